@@ -1,0 +1,24 @@
+# `make test` and `make demo` do all the set-up they need by themselves. Everything else is for developers.
+
+.PHONY: test demo lint venv lock fuzz clean
+
+test: ## everything that must hold: lint, types, unit to end-to-end tests
+	tools/with-setup dev tools/run-tests $(ARGS)
+
+demo: ## the whole story on this machine, in network namespaces of its own
+	tools/with-setup run .venv/bin/openme demo
+
+lint: ## ruff and mypy alone
+	tools/with-setup dev tools/lint
+
+venv: ## the virtual environment with everything a developer needs
+	tools/with-setup dev true
+
+lock: venv ## renew the locked dependencies
+	tools/lock
+
+fuzz: ## a long run of the fuzzers, about an hour: every parser that strangers or users reach, with another seed each time
+	OPENME_FUZZ_ROUNDS=200000 OPENME_FUZZ_SEED=$$(date +%s) tools/with-setup dev .venv/bin/pytest -q --timeout 0 tests/fuzz
+
+clean:
+	rm -rf .venv .cache build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
