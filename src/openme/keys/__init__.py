@@ -1,0 +1,1 @@
+"""Key types and their text forms."""

@@ -1,0 +1,109 @@
+"""A client's identity: Ed25519 (RFC 8032), as base64 or as an OpenSSH line."""
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass, field
+
+from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign_seed_keypair
+from nacl.signing import SigningKey
+
+KEY_SIZE = 32
+_SSH_TYPE = "ssh-ed25519"
+# RFC 8709 section 4: string "ssh-ed25519", string key; each string is preceded by its length as uint32.
+_SSH_PREFIX = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20"
+
+
+class KeyTextError(ValueError):
+    """A key that cannot be loaded; the message says what was expected and never contains the key."""
+
+
+class WeakKeyError(KeyTextError):
+    """A well-formed public key that must not be used: small order, mixed order, or not canonically encoded."""
+
+
+def decode_base64_key(text: str, size: tuple[int, ...] = (KEY_SIZE,)) -> bytes:
+    """The bytes of a key in standard base64, of one of the sizes given; KeyTextError otherwise."""
+    expected = " or ".join(str(s) for s in size)
+    try:
+        raw = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        raise KeyTextError(f"expected a key of {expected} bytes in base64") from None
+    if len(raw) not in size:
+        raise KeyTextError(f"expected a key of {expected} bytes in base64, got {len(raw)} bytes")
+    return raw
+
+
+def encode_base64(raw: bytes) -> str:
+    """Standard base64 with padding, the form in which keys stand in files."""
+    return base64.b64encode(raw).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPublicKey:
+    """32 bytes, a canonical point of the prime-order subgroup and not the identity (spec wire-v2.md).
+
+    The check stands in the constructor, so that no other kind of key can be held: some libraries accept forged
+    signatures for the others, and 32 zero bytes are among them.
+    """
+
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.raw) != KEY_SIZE:
+            raise KeyTextError(f"expected a key of {KEY_SIZE} bytes, got {len(self.raw)}")
+        if not crypto_core_ed25519_is_valid_point(self.raw):
+            raise WeakKeyError("not a usable Ed25519 public key: it is no canonical point of prime order")
+
+    def __str__(self) -> str:
+        return encode_base64(self.raw)
+
+    @property
+    def fingerprint(self) -> str:
+        """The first 8 bytes of SHA-256(public key), in hex (spec wire-v1.md)."""
+        return hashlib.sha256(self.raw).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientPrivateKey:
+    """A client's signing key. Its text form never appears in a repr or an error."""
+
+    seed: bytes = field(repr=False)
+
+    @property
+    def public(self) -> ClientPublicKey:
+        """The public key that belongs to the seed."""
+        return ClientPublicKey(crypto_sign_seed_keypair(self.seed)[0])
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64-byte Ed25519 signature over `message` (RFC 8032 section 5.1.6, deterministic)."""
+        return SigningKey(self.seed).sign(message).signature
+
+    def to_base64(self) -> str:
+        """The 64-byte form `seed ‖ public key`, which every existing client loads."""
+        return encode_base64(self.seed + self.public.raw)
+
+
+def parse_public_key(text: str) -> ClientPublicKey:
+    """A public key written as base64 or as an OpenSSH line `ssh-ed25519 AAAA… [comment]`; KeyTextError otherwise."""
+    words = text.split()
+    if words and words[0] == _SSH_TYPE and len(words) >= 2:
+        try:
+            blob = base64.b64decode(words[1], validate=True)
+        except (binascii.Error, ValueError):
+            blob = b""
+        if not blob.startswith(_SSH_PREFIX) or len(blob) != len(_SSH_PREFIX) + KEY_SIZE:
+            raise KeyTextError("expected an OpenSSH line such as: ssh-ed25519 AAAA…")
+        return ClientPublicKey(blob[len(_SSH_PREFIX) :])
+    if words and words[0].startswith(("ssh-", "ecdsa-", "sk-")):
+        raise KeyTextError(f"expected an Ed25519 key, got one of type {words[0]}")
+    return ClientPublicKey(decode_base64_key(text))
+
+
+def parse_private_key(text: str) -> ClientPrivateKey:
+    """A private key in base64: the 32-byte seed or the 64-byte `seed ‖ public key`; KeyTextError otherwise."""
+    raw = decode_base64_key(text, (KEY_SIZE, 2 * KEY_SIZE))
+    key = ClientPrivateKey(raw[:KEY_SIZE])
+    if len(raw) == 2 * KEY_SIZE and key.public.raw != raw[KEY_SIZE:]:
+        raise KeyTextError("the two halves of the private key do not belong together")
+    return key

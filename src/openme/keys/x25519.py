@@ -1,0 +1,36 @@
+"""A server's identity under version 1: X25519 (RFC 7748), in base64."""
+
+from dataclasses import dataclass, field
+
+from nacl.bindings import crypto_scalarmult_base
+
+from openme.keys.ed25519 import KEY_SIZE, KeyTextError, decode_base64_key, encode_base64
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPrivateKey:
+    """32 bytes, clamped by X25519 itself when used."""
+
+    raw: bytes = field(repr=False)
+
+    @property
+    def public(self) -> bytes:
+        """The 32-byte public key."""
+        return crypto_scalarmult_base(self.raw)
+
+    def to_base64(self) -> str:
+        """The form that stands in the server's file."""
+        return encode_base64(self.raw)
+
+
+def parse_server_private_key(text: str) -> ServerPrivateKey:
+    """A server's private key, 32 bytes in base64; KeyTextError otherwise."""
+    return ServerPrivateKey(decode_base64_key(text))
+
+
+def parse_server_public_key(text: str) -> bytes:
+    """A server's public key, 32 bytes in base64; KeyTextError otherwise."""
+    return decode_base64_key(text)
+
+
+__all__ = ["KEY_SIZE", "KeyTextError", "ServerPrivateKey", "parse_server_private_key", "parse_server_public_key"]
