@@ -1,0 +1,154 @@
+"""Wire format, version 1: 165 bytes (spec wire-v1.md).
+
+    offset  size  field
+         0     1  version, 0x01
+         1    32  ephemeral X25519 public key
+        33    12  AEAD nonce
+        45    56  ChaCha20-Poly1305 of the 40-byte plaintext, tag at the end
+       101    64  Ed25519 signature over bytes 0..100
+
+    plaintext
+         0     8  timestamp, signed, Unix time in nanoseconds
+         8    16  random nonce
+        24    16  target IP, all zero for the source address of the datagram
+
+All integers are big-endian.
+"""
+
+import hmac
+from collections.abc import Callable
+
+from nacl.bindings import (
+    crypto_aead_chacha20poly1305_ietf_decrypt,
+    crypto_aead_chacha20poly1305_ietf_encrypt,
+    crypto_scalarmult,
+    crypto_scalarmult_base,
+    crypto_sign_open,
+)
+from nacl.exceptions import CryptoError
+
+from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
+from openme.wire.knock import BadPacket, Knock, pack_target, unpack_target
+
+VERSION = 0x01
+
+VERSION_SIZE = 1
+EPHEMERAL_SIZE = 32
+AEAD_NONCE_SIZE = 12
+TIMESTAMP_SIZE = 8
+RANDOM_NONCE_SIZE = 16
+TARGET_SIZE = 16
+TAG_SIZE = 16
+SIGNATURE_SIZE = 64
+AEAD_KEY_SIZE = 32
+
+PLAINTEXT_SIZE = TIMESTAMP_SIZE + RANDOM_NONCE_SIZE + TARGET_SIZE  # 40
+CIPHERTEXT_SIZE = PLAINTEXT_SIZE + TAG_SIZE  # 56
+
+EPHEMERAL_OFFSET = VERSION_SIZE  # 1
+AEAD_NONCE_OFFSET = EPHEMERAL_OFFSET + EPHEMERAL_SIZE  # 33
+CIPHERTEXT_OFFSET = AEAD_NONCE_OFFSET + AEAD_NONCE_SIZE  # 45
+SIGNATURE_OFFSET = CIPHERTEXT_OFFSET + CIPHERTEXT_SIZE  # 101
+PACKET_SIZE = SIGNATURE_OFFSET + SIGNATURE_SIZE  # 165
+
+_KEY_INFO = b"openme-v1-chacha20poly1305"
+_NO_SALT = bytes(32)  # RFC 5869 section 2.2: an empty salt is HashLen zero bytes
+_NO_AAD = b""
+
+
+def _hkdf_32(shared_secret: bytes) -> bytes:
+    """HKDF-SHA256 (RFC 5869) for one block of output, in which expansion is a single HMAC over info ‖ 0x01."""
+    pseudorandom_key = hmac.digest(_NO_SALT, shared_secret, "sha256")
+    return hmac.digest(pseudorandom_key, _KEY_INFO + b"\x01", "sha256")
+
+
+def pack_plaintext(knock: Knock) -> bytes:
+    """The 40-byte plaintext."""
+    return (
+        knock.timestamp_ns.to_bytes(TIMESTAMP_SIZE, "big", signed=True) + knock.random_nonce + pack_target(knock.target)
+    )
+
+
+def assemble(
+    ephemeral_public: bytes,
+    aead_key: bytes,
+    aead_nonce: bytes,
+    plaintext: bytes,
+    sign: Callable[[bytes], bytes],
+) -> bytes:
+    """The 165-byte packet from its parts; `sign` returns the 64-byte signature over the first 101 bytes."""
+    ciphertext = crypto_aead_chacha20poly1305_ietf_encrypt(plaintext, _NO_AAD, aead_nonce, aead_key)
+    signed = bytes([VERSION]) + ephemeral_public + aead_nonce + ciphertext
+    return signed + sign(signed)
+
+
+def seal(
+    server_public: bytes,
+    client: ClientPrivateKey,
+    knock: Knock,
+    *,
+    ephemeral_private: bytes,
+    aead_nonce: bytes,
+) -> bytes:
+    """Build a knock: the 165-byte packet.
+
+    `ephemeral_private` (32 bytes) and `aead_nonce` (12 bytes) come from the caller's random generator, are fresh for
+    every packet and are dropped after use; this module has no source of randomness, so that known answers fit.
+    ValueError if `server_public` is a low-order point.
+    """
+    try:
+        shared_secret = crypto_scalarmult(ephemeral_private, server_public)
+    except CryptoError:
+        raise ValueError("the server's public key is a low-order point") from None
+    return assemble(
+        crypto_scalarmult_base(ephemeral_private),
+        _hkdf_32(shared_secret),
+        aead_nonce,
+        pack_plaintext(knock),
+        client.sign,
+    )
+
+
+def aead_key_untrusted(packet: bytes, server_private: bytes) -> bytes:
+    """The 32-byte AEAD key of a packet, by X25519 and HKDF. BadPacket: `length`, `version`, `low_order`."""
+    if len(packet) != PACKET_SIZE:
+        raise BadPacket("length")
+    if packet[0] != VERSION:
+        raise BadPacket("version")
+    try:
+        # libsodium fails on an all-zero result, as the spec asks for (RFC 7748 section 6.1).
+        shared_secret = crypto_scalarmult(server_private, packet[EPHEMERAL_OFFSET:AEAD_NONCE_OFFSET])
+    except CryptoError:
+        raise BadPacket("low_order") from None
+    return _hkdf_32(shared_secret)
+
+
+def open_untrusted(packet: bytes, aead_key: bytes) -> Knock:
+    """The knock inside a packet, given its AEAD key. BadPacket: `length`, `version`, `decrypt`.
+
+    The nonce and the ciphertext are read from the packet, never from elsewhere: the client's signature covers both.
+    """
+    if len(packet) != PACKET_SIZE:
+        raise BadPacket("length")
+    if packet[0] != VERSION:
+        raise BadPacket("version")
+    nonce = packet[AEAD_NONCE_OFFSET:CIPHERTEXT_OFFSET]
+    ciphertext = packet[CIPHERTEXT_OFFSET:SIGNATURE_OFFSET]
+    try:
+        plaintext = crypto_aead_chacha20poly1305_ietf_decrypt(ciphertext, _NO_AAD, nonce, aead_key)
+    except CryptoError:
+        raise BadPacket("decrypt") from None
+    return Knock(
+        timestamp_ns=int.from_bytes(plaintext[:TIMESTAMP_SIZE], "big", signed=True),
+        random_nonce=plaintext[TIMESTAMP_SIZE : TIMESTAMP_SIZE + RANDOM_NONCE_SIZE],
+        target=unpack_target(plaintext[TIMESTAMP_SIZE + RANDOM_NONCE_SIZE :]),
+    )
+
+
+def signed_by(packet: bytes, client: ClientPublicKey) -> bool:
+    """Whether the signature over bytes 0..100 is this client's (RFC 8032 section 5.1.7; S below the group order)."""
+    try:
+        crypto_sign_open(packet[SIGNATURE_OFFSET:] + packet[:SIGNATURE_OFFSET], client.raw)
+    except CryptoError:
+        return False
+    return True
