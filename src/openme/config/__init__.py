@@ -1,0 +1,1 @@
+"""YAML files ↔ frozen typed values, errors with line numbers, edits that keep comments."""

@@ -1,0 +1,366 @@
+"""Adding and removing a client in the server's file: lines change, and every other byte stays.
+
+The tree only says where. Each result is read again and compared with what was there before; a result that differs in
+anything but the one client is thrown away, so a file too unusual for the rules below is refused and never damaged.
+
+Full-line comments above an entry stay when the entry goes, for the first of them is often about all entries. Comments
+inside an entry, those indented deeper than its name right below it included, go with it.
+"""
+
+import base64
+import binascii
+import os
+from collections.abc import Callable
+from collections.abc import Mapping as Map
+from collections.abc import Sequence as Seq
+from itertools import starmap
+from pathlib import Path
+
+from openme.config.files import check_server_file, file_error, open_regular, read_text
+from openme.config.locked import locked_directory, replace_file
+from openme.config.model import WIRE_VERSIONS, ConfigError, ConfigFault
+from openme.config.nodes import Mapping, Node, Scalar, Sequence, collector_paused, compose
+from openme.config.scalars import flow_list, quote
+from openme.config.section import Section, nearest, shown
+from openme.config.server import (
+    DEFAULT_STATE_DIR,
+    SERVER_KEYS,
+    Surroundings,
+    parse_client_entry,
+    parse_groups,
+    validate_name,
+)
+
+Fields = Map[str, str | Seq[str]]
+
+_FLAGS = ("disable_health_port", "require_target_ip", "single_use")
+_BY_HAND = "edit the file by hand, then run: openme check-config"
+_BOM = "\ufeff"
+
+
+def add_client(path: Path, name: str, fields: Fields) -> None:
+    """Add client `name` with `fields` (key → text, or a list of texts) behind the last one; ConfigError if refused.
+
+    Refused: a name that is taken or not allowed, fields that would not load, a public key another client has. The
+    file is 0600 afterwards and is replaced in one step; on any failure it is as it was.
+    """
+    try:
+        validate_name(name)
+    except ValueError as error:
+        raise file_error(path, str(error)) from None
+    _edit(path, lambda text, place: insert_client(text, place, name, fields))
+
+
+def remove_client(path: Path, name: str) -> None:
+    """Remove client `name`; ConfigError, with the nearest name as a hint, if there is none. Otherwise as add_client.
+
+    It also works on a file with faults elsewhere, as long as it is YAML: taking a right away must not wait for those.
+    """
+    _edit(path, lambda text, place: delete_client(text, place, name))
+
+
+def state_dir_of(path: Path) -> Path:
+    """`server.state_dir` in a file that may have faults elsewhere, as long as it is YAML; ConfigError otherwise."""
+    descriptor = open_regular(path, "run: openme init --server HOST")
+    try:
+        text = read_text(descriptor, path)
+    finally:
+        os.close(descriptor)
+    _, server = _root(_without_bom(text)[1], path).entries.get("server", (None, None))
+    _, value = server.entries.get("state_dir", (None, None)) if isinstance(server, Mapping) else (None, None)
+    return Path(value.text if isinstance(value, Scalar) and value.text else DEFAULT_STATE_DIR)
+
+
+def _edit(path: Path, change: Callable[[str, Path], str]) -> None:
+    target = Path(os.path.realpath(path))
+    with locked_directory(target.parent, path):
+        descriptor = open_regular(target, "run: openme init --server HOST")
+        try:
+            status = os.fstat(descriptor)
+            check_server_file(status, path, os.geteuid())
+            old = read_text(descriptor, path)
+        finally:
+            os.close(descriptor)
+        replace_file(target, change(old, path).encode("utf-8"), status, path)
+
+
+@collector_paused()
+def insert_client(text: str, path: Path, name: str, fields: Fields) -> str:
+    """The file's text with a client more. Pure; ConfigError as for add_client."""
+    bom, body = _without_bom(text)
+    root = _root(body, path)
+    clients = _clients(root, path)
+    if isinstance(clients, Mapping):
+        if name in clients.entries:
+            raise _fault(path, clients.entries[name][0].line, f"clients.{shown(name)}", "expected a name not yet taken")
+        _refuse_shared_key(clients, fields, path)
+    edited = _inserted(body, root, name, fields, path)
+    result = _root(edited, path, ours=True)
+    _verify(root, result, path, name, added=True)
+    _check_entry(result, path, name)
+    return bom + edited
+
+
+@collector_paused()
+def delete_client(text: str, path: Path, name: str) -> str:
+    """The file's text with a client less. Pure; ConfigError as for remove_client."""
+    bom, body = _without_bom(text)
+    root = _root(body, path)
+    clients = _clients(root, path)
+    names = [key.text for key, _ in clients.pairs] if isinstance(clients, Mapping) else []
+    if not isinstance(clients, Mapping) or name not in names:
+        raise _fault(path, 0, "clients", f"no client {shown(name)}", nearest(name, names))
+    if names.count(name) > 1:
+        raise _by_hand(path, clients.line)
+    edited = _deleted(body, root, clients, names.index(name), path)
+    _verify(root, _root(edited, path, ours=True), path, name, added=False)
+    return bom + edited
+
+
+# ---- where things stand
+
+
+def _without_bom(text: str) -> tuple[str, str]:
+    return (_BOM, text[1:]) if text.startswith(_BOM) else ("", text)
+
+
+def _root(text: str, path: Path, *, ours: bool = False) -> Mapping:
+    """The outermost map. What does not parse after `ours`, an edit, is no fault of the file's."""
+    try:
+        root = compose(text, path)
+    except ConfigError:
+        if ours:
+            raise _by_hand(path, 0) from None
+        raise
+    if not isinstance(root, Mapping):
+        raise _fault(path, 1, "", "expected a map with 'server:', 'ports:' and 'clients:'")
+    if any(key.text == "clients" for key in root.repeated):
+        raise _fault(path, root.entries["clients"][0].line, "clients", "stands here a second time")
+    return root
+
+
+def _clients(root: Mapping, path: Path) -> Node | None:
+    key, value = root.entries.get("clients", (None, None))
+    if key is None or value is None:
+        return None
+    if value.start < key.end or isinstance(value, Sequence) or (isinstance(value, Scalar) and not value.is_null):
+        raise _by_hand(path, key.line)
+    return value
+
+
+def _content_end(node: Node, text: str) -> int:
+    """The offset behind the last character of a value. The parser's own end of a block lies behind later comments."""
+    while not isinstance(node, Scalar) and not node.flow:
+        children = node.items if isinstance(node, Sequence) else [child for pair in node.pairs for child in pair]
+        if not children:
+            return node.start
+        node = max(children[-2:], key=lambda n: n.start)
+    end = node.end
+    while end > node.start and text[end - 1] in " \r\n":
+        end -= 1
+    return end
+
+
+def _line_start(text: str, offset: int) -> int:
+    return text.rfind("\n", 0, offset) + 1
+
+
+def _line_end(text: str, offset: int) -> int:
+    """The offset of the line break that ends the line of `offset`, or of the end of the text."""
+    end = text.find("\n", offset)
+    if end < 0:
+        return len(text)
+    return end - 1 if end > offset and text[end - 1] == "\r" else end
+
+
+def _entry_end(text: str, offset: int, column: int) -> int:
+    """The end of the line of `offset`, or of the last full-line comment right below it that is indented deeper."""
+    end = _line_end(text, offset)
+    while True:
+        start = text.find("\n", end) + 1
+        if start == 0:
+            return end
+        line = text[start : _line_end(text, start)]
+        stripped = line.lstrip(" ")
+        if not stripped.startswith("#") or len(line) - len(stripped) <= column:
+            return end
+        end = _line_end(text, start)
+
+
+def _column(text: str, offset: int) -> int:
+    return offset - _line_start(text, offset)
+
+
+# ---- changes
+
+
+def _inserted(body: str, root: Mapping, name: str, fields: Fields, path: Path) -> str:
+    clients = _clients(root, path)
+    newline = "\r\n" if "\r\n" in body else "\n"
+    step = _step(body, root)
+    if clients is None:
+        if root.flow or not root.pairs or _column(body, root.pairs[0][0].start):
+            raise _by_hand(path, root.line)
+        end = _line_end(body, max(_content_end(node, body) for pair in root.pairs[-1:] for node in pair))
+        return _spliced(body, end, newline, ["clients:", *_block(name, fields, " " * step, " " * step)])
+    key = root.entries["clients"][0]
+    if isinstance(clients, Mapping) and clients.pairs and not clients.flow:
+        first = clients.pairs[0][0]
+        column = _column(body, first.start)
+        last = clients.pairs[-1]
+        end = _entry_end(body, max(_content_end(node, body) for node in last), column)
+        return _spliced(body, end, newline, _block(name, fields, " " * column, " " * _inner_step(body, clients, step)))
+    if isinstance(clients, Mapping) and (clients.pairs or root.flow or "\n" in body[clients.start : clients.end]):
+        if not clients.pairs:
+            return f"{body[: clients.start + 1]}{_flow(name, fields)}{body[clients.start + 1 :]}"
+        end = max(_content_end(node, body) for node in clients.pairs[-1])
+        return f"{body[:end]}, {_flow(name, fields)}{body[end:]}"
+    if root.flow:
+        return f"{body[: clients.start]} {{{_flow(name, fields)}}}{body[clients.end :]}"
+    # `clients:`, `clients: null` or `clients: {}` on one line become the head of a block.
+    start = clients.start
+    while body[start - 1] == " ":
+        start -= 1
+    body = body[:start] + body[clients.end :]
+    indent = " " * (_column(body, key.start) + step)
+    return _spliced(body, _line_end(body, start), newline, _block(name, fields, indent, " " * step))
+
+
+def _deleted(body: str, root: Mapping, clients: Mapping, index: int, path: Path) -> str:
+    key, value = clients.pairs[index]
+    value_end = max(_content_end(value, body), key.end)
+    if clients.flow:
+        if index + 1 < len(clients.pairs):
+            return body[: key.start] + body[clients.pairs[index + 1][0].start :]
+        if index:
+            return body[: max(_content_end(n, body) for n in clients.pairs[index - 1])] + body[value_end:]
+        return body[: key.start] + body[value_end:].lstrip(" ").removeprefix(",")
+    start = _line_start(body, key.start)
+    if body[start : key.start].strip(" "):
+        raise _by_hand(path, key.line)
+    end = _entry_end(body, value_end, key.start - start)
+    if end < len(body):
+        end = body.index("\n", end) + 1
+    elif start:  # the last line of a file without a final line break: the break above goes
+        start -= 2 if body[:start].endswith("\r\n") else 1
+    if len(clients.pairs) > 1:
+        return body[:start] + body[end:]
+    colon = body.index(":", root.entries["clients"][0].end) + 1
+    return f"{body[:colon]} {{}}{body[colon:start]}{body[end:]}"
+
+
+def _spliced(body: str, end: int, newline: str, lines: list[str]) -> str:
+    return f"{body[:end]}{newline}{newline.join(lines)}{body[end:]}"
+
+
+def _step(body: str, root: Mapping) -> int:
+    """How far the file indents what stands below a top-level key."""
+    for _, value in root.pairs:
+        if isinstance(value, Mapping) and value.pairs and not value.flow:
+            return max(_column(body, value.pairs[0][0].start) - _column(body, root.pairs[0][0].start), 1)
+    return 2
+
+
+def _inner_step(body: str, clients: Mapping, default: int) -> int:
+    for key, value in clients.pairs:
+        if isinstance(value, Mapping) and value.pairs and not value.flow and value.start > key.start:
+            return max(_column(body, value.pairs[0][0].start) - _column(body, key.start), 1)
+    return default
+
+
+def _value(key: str, value: str | Seq[str]) -> str:
+    if not isinstance(value, str):
+        return flow_list(value)
+    return value if key in _FLAGS and value in ("true", "false") else quote(value)
+
+
+def _block(name: str, fields: Fields, indent: str, step: str) -> list[str]:
+    return [f"{indent}{quote(name)}:", *(f"{indent}{step}{key}: {_value(key, v)}" for key, v in fields.items())]
+
+
+def _flow(name: str, fields: Fields) -> str:
+    return f"{quote(name)}: {{{', '.join(f'{key}: {_value(key, v)}' for key, v in fields.items())}}}"
+
+
+# ---- checks
+
+
+def _same(one: Node, other: Node) -> bool:
+    """Whether two values mean the same. Their depth and size are bounded by compose."""
+    if isinstance(one, Scalar):
+        return isinstance(other, Scalar) and one.text == other.text and one.plain == other.plain
+    if isinstance(one, Sequence):
+        return (
+            isinstance(other, Sequence)
+            and len(one.items) == len(other.items)
+            and all(starmap(_same, zip(one.items, other.items, strict=True)))
+        )
+    return isinstance(other, Mapping) and _same_pairs(one.pairs, other.pairs)
+
+
+def _same_pairs(one: Seq[tuple[Scalar, Node]], other: Seq[tuple[Scalar, Node]]) -> bool:
+    return len(one) == len(other) and all(
+        a.text == b.text and a.plain == b.plain and _same(x, y) for (a, x), (b, y) in zip(one, other, strict=True)
+    )
+
+
+def _verify(old: Mapping, new: Mapping, path: Path, name: str, *, added: bool) -> None:
+    def rest(root: Mapping) -> list[tuple[Scalar, Node]]:
+        return [pair for pair in root.pairs if pair[0].text != "clients"]
+
+    def others(root: Mapping) -> list[tuple[Scalar, Node]]:
+        _, value = root.entries.get("clients", (None, None))
+        return [pair for pair in value.pairs if pair[0].text != name] if isinstance(value, Mapping) else []
+
+    _, clients = new.entries.get("clients", (None, None))
+    there = isinstance(clients, Mapping) and name in clients.entries
+    if there != added or not _same_pairs(rest(old), rest(new)) or not _same_pairs(others(old), others(new)):
+        raise _by_hand(path, old.line)
+
+
+def _check_entry(root: Mapping, path: Path, name: str) -> None:
+    clients = root.entries["clients"][1]
+    key, value = clients.entries[name] if isinstance(clients, Mapping) else (None, None)
+    if key is None or not isinstance(value, Mapping):
+        raise _by_hand(path, root.line)
+    faults: list[ConfigFault] = []
+    section = Section(path, root, "", faults)
+    groups = parse_groups(section, faults)
+    protocols = frozenset(WIRE_VERSIONS)
+    if (server := section.section("server")) is not None:
+        protocols = Section(path, server, "server", [], known=SERVER_KEYS).words("protocols", protocols, WIRE_VERSIONS)
+    if faults:
+        raise ConfigError(*faults)
+    try:
+        parse_client_entry(name, key.line, value, Surroundings(path, groups, protocols, []))
+    except ConfigError as error:
+        # The line is one of the text that was never written.
+        raise ConfigError(*(ConfigFault(f.path, 0, f.key, f.message, f.hint) for f in error.faults)) from None
+
+
+def _refuse_shared_key(clients: Mapping, fields: Fields, path: Path) -> None:
+    new = _raw_key(fields.get("ed25519_pubkey"))
+    if new is None:
+        return
+    for key, value in clients.pairs:
+        for field, held in value.pairs if isinstance(value, Mapping) else ():
+            if field.text == "ed25519_pubkey" and isinstance(held, Scalar) and _raw_key(held.text) == new:
+                message = f"expected a key of its own: client {shown(key.text)} has the same"
+                raise _fault(path, key.line, "clients", message)
+
+
+def _raw_key(text: str | Seq[str] | None) -> bytes | None:
+    """The 32 bytes of a key in either notation, unchecked: the point itself is checked once, for the new client."""
+    words = text.split() if isinstance(text, str) else []
+    try:
+        return base64.b64decode(words[1] if len(words) > 1 else words[0], validate=True)[-32:] if words else None
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _fault(path: Path, line: int, key: str, message: str, hint: str | None = None) -> ConfigError:
+    return ConfigError(ConfigFault(path, line, key, message, hint))
+
+
+def _by_hand(path: Path, line: int) -> ConfigError:
+    return _fault(path, line, "clients", "cannot be edited safely: the notation is unusual; nothing changed", _BY_HAND)

@@ -1,0 +1,169 @@
+"""What a configuration says, once it has been checked: plain values, in seconds, ports and keys."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Literal
+
+from openme.errors import OpenmeError
+from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
+from openme.keys.x25519 import ServerPrivateKey
+from openme.ports import PortRange, merged, port
+
+Network = IPv4Network | IPv6Network
+HiddenAs = Literal["drop", "reject"]
+
+DEFAULT_UDP_PORT = 54154
+WIRE_VERSIONS = ("v1", "v2")
+FIREWALLS = ("nft", "iptables", "memory")
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFault:
+    """One thing wrong with a file.
+
+    `line` counts from 1, and 0 stands for the file as a whole; `key` is the way to the value (`clients.alice.expires`),
+    or empty; `message` says what was expected and never repeats a value: it might be a key pasted in the wrong place.
+    """
+
+    path: Path
+    line: int
+    key: str
+    message: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}" if self.line else str(self.path)
+        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+
+
+class ConfigError(OpenmeError):
+    """A file that cannot be used. The message is the first fault's line; `faults` holds all that were found."""
+
+    def __init__(self, *faults: ConfigFault) -> None:
+        super().__init__(str(faults[0]), faults[0].hint)
+        self.faults: tuple[ConfigFault, ...] = faults
+
+
+@dataclass(frozen=True, slots=True)
+class ClientEntry:
+    """One client as the server knows it (spec config.md "Server").
+
+    `ports` is what a knock opens: groups and specs resolved and merged. `allowed_ports` is the list as written, None
+    where the file has none. `protocols` never exceeds the server's. `expires` is in UTC, `max_timeout` in seconds.
+    """
+
+    name: str
+    public_key: ClientPublicKey
+    ports: tuple[PortRange, ...] = ()
+    allowed_ports: tuple[str, ...] | None = None
+    expires: datetime | None = None
+    disable_health_port: bool = False
+    protocols: frozenset[str] = frozenset(WIRE_VERSIONS)
+    allowed_from: tuple[Network, ...] = ()
+    require_target_ip: bool = False
+    single_use: bool = False
+    max_timeout: float | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """A server's file. Durations are seconds; defaults are those of spec config.md "Server".
+
+    A client whose entry has a fault is missing from `clients` and named in `client_faults`, so that one slip shuts out
+    one person; the ports it names stay managed, as `orphan_ports`. `warnings` are lines for the log or stderr about
+    things that work, but not as their writer may think.
+    """
+
+    path: Path
+    private_key: ServerPrivateKey
+    public_key: bytes
+    host: str | None = None
+    udp_port: int = DEFAULT_UDP_PORT
+    health_port: int = DEFAULT_UDP_PORT
+    firewall: str = "nft"
+    knock_timeout: float = 30.0
+    replay_window: float = 60.0
+    open_knock_port: bool = True
+    drop_ports: bool = False
+    interface: str | None = None
+    default_profile: str = "default"
+    protocols: frozenset[str] = frozenset(WIRE_VERSIONS)
+    epoch_length: float = 7 * 86400.0
+    epoch_horizon: int = 53
+    hidden_as: HiddenAs = "drop"
+    hide_udp_errors: bool = True
+    state_dir: Path = Path("/var/lib/openme")
+    run_as: str | None = None
+    groups: Mapping[str, tuple[PortRange, ...]] = field(default_factory=dict)
+    clients: Mapping[str, ClientEntry] = field(default_factory=dict)
+    client_faults: tuple[ConfigFault, ...] = ()
+    orphan_ports: tuple[PortRange, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def managed_ports(self) -> tuple[PortRange, ...]:
+        """Every port that a grant may open: those of all groups and clients, and the health port (TCP), merged.
+
+        Ports of clients at fault are among them: nobody may open those now, and they must not lie open to everybody.
+        """
+        ranges = {port("tcp", self.health_port)}
+        ranges.update(r for group in self.groups.values() for r in group)
+        ranges.update(r for client in self.clients.values() for r in client.ports)
+        return merged((*ranges, *self.orphan_ports))
+
+
+@dataclass(frozen=True, slots=True)
+class EpochKeys:
+    """A server's version 2 public keys as a client carries them: `keys[n]` belongs to epoch `first + n`.
+
+    `length` is an epoch's length in seconds.
+    """
+
+    length: float
+    first: int
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A server as a client knows it (spec config.md "Client")."""
+
+    name: str
+    server_host: str
+    server_pubkey: bytes
+    server_udp_port: int = DEFAULT_UDP_PORT
+    server_health_port: int = DEFAULT_UDP_PORT
+    private_key: ClientPrivateKey | None = None
+    public_key: ClientPublicKey | None = None
+    post_knock: str | None = None
+    ip: str | None = None
+    epoch_keys: EpochKeys | None = None
+    protocol: str | None = None
+    identity: str | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A profile that names no server yet, only keys: what `keygen` leaves and `import` completes."""
+
+    name: str
+    private_key: ClientPrivateKey | None
+    public_key: ClientPublicKey | None
+    identity: str | None
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """A client's file: the profiles one can knock with, and those that still wait for their server."""
+
+    path: Path
+    profiles: Mapping[str, Profile]
+    waiting: Mapping[str, KeyPair] = field(default_factory=dict)
+    warnings: Sequence[str] = ()

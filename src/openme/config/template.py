@@ -1,0 +1,83 @@
+"""The file that `init` writes: every setting with its default, and what it does."""
+
+from pathlib import Path
+
+from openme.config.model import DEFAULT_UDP_PORT
+from openme.config.scalars import quote
+from openme.keys.ed25519 import encode_base64
+from openme.keys.x25519 import ServerPrivateKey
+
+_TEMPLATE = """\
+# The configuration of an openme server. It holds the server's private key: keep it at mode 0600.
+# Durations are written 30s, 1m30s, 2h or 7d. Check the file after a change: openme check-config
+
+server:
+  # Public name or address of this machine, copied into client profiles.
+{host}
+  # UDP port for knocks, and the TCP port that answers only after one.
+  udp_port: {udp_port}
+  health_port: {udp_port}
+  # Accept the knock port in this host's firewall.
+  open_knock_port: true
+
+  # nft: the kernel's firewall. memory: a dry run that decides and logs, and touches nothing.
+  firewall: {firewall}
+  # Hide every port under 'ports' and of every client from whoever has not knocked.
+  drop_ports: true
+  # What a hidden port shows: drop (no answer) or reject (looks closed).
+  hidden_as: drop
+  # Drop this host's own "port unreachable" errors for UDP, which would tell the knock port from the others.
+  hide_udp_errors: true
+  # Apply the rules only to packets that arrive on this interface; without it: on all.
+{interface}
+
+  # How long a door stays open after a knock; another knock starts it afresh.
+  knock_timeout: 30s
+  # Largest accepted difference between a knock's time and this machine's clock.
+  replay_window: 60s
+  # Wire formats to accept, as far as this version of openme speaks them.
+  protocols: [v1, v2]
+  # Key epochs of wire format v2: the length of one, and for how many a client carries keys.
+  epoch_length: 7d
+  epoch_horizon: 53
+
+  # Where the server remembers knocks across restarts.
+  state_dir: {state_dir}
+  # User of the process that reads the network; without it: 'openme' if there is one, else 'nobody'.
+  # run_as: openme
+
+  # Name of the profile in the client files that 'openme add' writes.
+  default_profile: default
+
+  # X25519, base64. The private key never leaves this file; clients carry the public one.
+  private_key: {private_key}
+  public_key: {public_key}
+
+# Named groups of ports. 22/tcp, 53/udp, 80 (both), 8080-8090/tcp. Clients without allowed_ports get 'default'.
+ports:
+  default: [22/tcp]
+
+# Added with 'openme add NAME', removed with 'openme revoke NAME'.
+clients: {{}}
+"""
+
+
+def render_server_config(
+    private_key: ServerPrivateKey,
+    *,
+    host: str | None = None,
+    udp_port: int = DEFAULT_UDP_PORT,
+    firewall: str = "nft",
+    interface: str | None = None,
+    state_dir: Path = Path("/var/lib/openme"),
+) -> str:
+    """The text of a new server's file, secret. Every key of `server:` that has a default is a live line."""
+    return _TEMPLATE.format(
+        host="  # host: knock.example.org" if host is None else f"  host: {quote(host)}",
+        udp_port=udp_port,
+        firewall=quote(firewall),
+        interface="  # interface: eth0" if interface is None else f"  interface: {quote(interface)}",
+        state_dir=quote(str(state_dir)),
+        private_key=quote(private_key.to_base64()),
+        public_key=quote(encode_base64(private_key.public)),
+    )
