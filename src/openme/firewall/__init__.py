@@ -1,0 +1,1 @@
+"""One module per firewall behind the protocol in `base`."""

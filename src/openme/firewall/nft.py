@@ -1,0 +1,336 @@
+"""The firewall `nft`: structure through libnftables, people over netlink.
+
+libnftables reads the whole ruleset of the host at every command, which is fine once a start and out of the question
+once a knock; so doors take the short way (docs/decisions/0002-nftables.md).
+"""
+
+import ctypes
+import errno
+import logging
+import math
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from openme.firewall import nft_listing
+from openme.firewall.base import Door, FirewallError, IPAddress, PortList, Rules, check_door, unknown_port_list
+from openme.firewall.connections import Connection, Connections, cut_key
+from openme.firewall.nfnetlink import NFPROTO_INET, Message, NetlinkError, NfNetlink
+from openme.firewall.nft_elements import (
+    NFT_MSG_GETSETELEM,
+    Refresh,
+    parse_elements,
+    refreshed,
+    removed,
+    set_reference,
+)
+from openme.firewall.nftables_rules import (
+    CUT_SECONDS,
+    CUT_SETS,
+    MARK_COMMENT,
+    TABLE,
+    TAKEN_SET,
+    HostChain,
+    HostMark,
+    can_be_named,
+    marks_script,
+    milliseconds,
+    set_for,
+    set_names,
+    stop_script,
+    table_script,
+    wanted_sets,
+)
+from openme.firewall.redirects import redirects
+from openme.firewall.ruleset_changes import RulesetChanges
+from openme.ports import PortRange
+
+if TYPE_CHECKING:
+    from openme.firewall.nftables_rules import SetNames
+    from openme.firewall.redirects import Redirect
+
+try:
+    import nftables
+except ImportError:  # pip-nftables is a dependency on Linux alone
+    nftables = None
+
+LIBRARY = "libnftables.so.1"
+EXPIRES_SINCE = (6, 12)
+"""The first Linux release on which an add that carries the expiration refreshes an element."""
+ATTEMPTS = 5
+CUT_PASSES = 100
+"""Looks at the connections until none is left; each ends at most `connections.MOST_AT_ONCE`."""
+
+_log = logging.getLogger(__name__)
+_COMMENT_PREFIX = "openme-mark-"
+_FAILURE = re.compile(r"^.*?Error: (.*)$", re.MULTILINE)
+
+
+class _Marks(NamedTuple):
+    """Our rules in the host's chains: chains without one at their head, rules to delete, rules in place, chains out of
+    reach.
+    """
+
+    missing: list[HostChain]
+    stale: list[HostMark]
+    present: list[HostMark]
+    locked: list[HostChain]
+
+
+class NftFirewall:
+    """`Firewall` on the kernel's nf_tables, in the network namespace where it is made.
+
+    After the constructor it needs CAP_NET_ADMIN and nothing else: no file, no import, no program. `refresh` forces one
+    of the two ways to refresh a door; `auto` takes the one this kernel can do.
+    """
+
+    def __init__(self, *, refresh: Refresh | Literal["auto"] = "auto") -> None:
+        self._refresh: Refresh = _kernel_refresh(os.uname().release) if refresh == "auto" else refresh
+        self._nft = _libnftables()
+        self._netlink = NfNetlink()
+        self._changes = _ruleset_changes()
+        self._connections = Connections()
+        self._taken = False
+        self._locked: set[HostChain] = set()
+        self._sets: dict[PortList, SetNames] = {}
+        self._handles: list[tuple[str, int]] = []
+        self._redirects: set[Redirect] = set()
+
+    def start(self, rules: Rules) -> None:
+        """See `Firewall.start`. Chains that a running program keeps to itself are named in a warning."""
+        self._put_in_force(rules)
+
+    def apply(self, rules: Rules, doors: Iterable[Door] = ()) -> None:
+        """See `Firewall.apply`. Equal rules are asserted again, in the host's chains as well."""
+        doors = list(doors)
+        for door in doors:
+            check_door(door)
+            if door.port_list not in rules.port_lists:
+                raise unknown_port_list()
+        self._put_in_force(rules, doors)
+        # What was open before has not been given its new time by that.
+        self.open(doors)
+
+    def open(self, doors: Iterable[Door]) -> None:
+        """See `Firewall.open`. Of two doors for the same list and address the last one counts."""
+        elements: dict[str, dict[bytes, int]] = {}
+        for door in doors:
+            check_door(door)
+            names = self._sets.get(door.port_list)
+            if names is None:
+                raise unknown_port_list()
+            elements.setdefault(set_for(names, door.address), {})[door.address.packed] = milliseconds(door)
+        self._transact(
+            message for name, people in elements.items() for message in refreshed(TABLE, name, people, self._refresh)
+        )
+
+    def close(self, doors: Iterable[tuple[PortList, IPAddress]]) -> None:
+        """See `Firewall.close`. A port list without a rule has no open doors."""
+        keys: dict[str, dict[bytes, None]] = {}
+        for port_list, address in doors:
+            names = self._sets.get(port_list)
+            if names is not None:
+                keys.setdefault(set_for(names, address), {})[address.packed] = None
+        self._transact(message for name, people in keys.items() for message in removed(TABLE, name, list(people)))
+
+    def cut(self, address: IPAddress, ports: Iterable[PortRange]) -> int:
+        """See `Firewall.cut`."""
+        ports = tuple(ports)
+        count = 0
+        for _ in range(CUT_PASSES):
+            found = self._connections.let_in(address, ports)
+            if not found:
+                return count
+            self._silence(found)
+            self._connections.end(found)
+            count += sum(connection.alive for connection in found)
+        raise FirewallError("connections come faster than they can be cut", "close the door first")
+
+    def doors(self) -> list[Door]:
+        """See `Firewall.doors`. An element that somebody else put there without a timeout has infinite `seconds`."""
+        return [
+            Door(port_list, address, seconds)
+            for port_list, names in self._sets.items()
+            for name, kind in ((names.v4, IPv4Address), (names.v6, IPv6Address))
+            for address, seconds in self._people(name, kind)
+        ]
+
+    def stop(self) -> None:
+        """See `Firewall.stop`. Also removes what a run that died has left."""
+        for attempt in range(ATTEMPTS):
+            marks = self._marks()
+            script = stop_script(
+                table_exists=nft_listing.table_exists(self._netlink),
+                marks=[*marks.present, *marks.stale],
+            )
+            if not script or self._run(script, last=attempt == ATTEMPTS - 1):
+                break
+        self._sets = {}
+        self._handles = []
+        self._taken = False
+
+    @property
+    def changes(self) -> socket.socket | None:
+        """See `Firewall.changes`."""
+        return None if self._changes is None else self._changes.socket
+
+    def has_changed(self) -> bool:
+        """See `Firewall.has_changed`."""
+        return self._changes is not None and self._changes.has_changed()
+
+    def intact(self) -> bool:
+        """Whether our table is as we left it and every chain of the host's has our rule (at its head or not)."""
+        if not self._handles or self._rule_handles() != self._handles:
+            return False
+        if not {name for names in self._sets.values() for name in names} <= nft_listing.set_names_of_table(
+            self._netlink
+        ):
+            return False
+        marks = self._marks()
+        self._say_locked(marks)
+        marked = {mark.where for mark in (*marks.present, *marks.stale)}
+        return all(chain in marked for chain in marks.missing)
+
+    def _silence(self, connections: Iterable[Connection]) -> None:
+        """Keep these connections from living on once conntrack has forgotten them: no service speaks first, and none
+        is the one that took a single-use door (a new connection may get the same id).
+        """
+        if not self._handles:
+            return
+        cut: dict[str, dict[bytes, int]] = {name: {} for name in CUT_SETS.values()}
+        for connection in connections:
+            cut[CUT_SETS[connection.version]][cut_key(connection)] = CUT_SECONDS * 1000
+        messages = [
+            message for name, keys in cut.items() if keys for message in refreshed(TABLE, name, keys, self._refresh)
+        ]
+        if self._taken:
+            messages += removed(TABLE, TAKEN_SET, list({connection.id: None for connection in connections}))
+        self._transact(messages)
+
+    def _put_in_force(self, rules: Rules, doors: Iterable[Door] = ()) -> None:
+        for attempt in range(ATTEMPTS):
+            stale_sets = nft_listing.set_names_of_table(self._netlink) - wanted_sets(rules)
+            marks = self._marks()
+            script = table_script(rules, stale_sets, doors) + marks_script(marks.missing, marks.stale)
+            if self._run(script, last=attempt == ATTEMPTS - 1):
+                self._say_locked(marks)
+                break
+        self._sets = {port_list: set_names(port_list) for port_list in rules.port_lists}
+        self._taken = TAKEN_SET in wanted_sets(rules)
+        self._handles = self._rule_handles()
+        self._say_redirects(rules)
+
+    def _say_redirects(self, rules: Rules) -> None:
+        """Warn of managed ports that never come to our input chain, of each once."""
+        managed = [*rules.hidden, *(item for port_list in rules.port_lists for item in port_list.ports)]
+        try:
+            found = set(redirects(self._netlink, managed))
+        except FirewallError as error:
+            # The rules are in force; this is only about what they cannot do.
+            _log.warning("whether ports are sent elsewhere before openme sees them cannot be told: %s", error.message)
+            return
+        for redirect in sorted(found - self._redirects):
+            _log.warning("%s", redirect)
+        self._redirects = found
+
+    def _say_locked(self, marks: _Marks) -> None:
+        """Name each chain that is out of reach, once for as long as it is there."""
+        for chain in marks.locked:
+            if chain not in self._locked:
+                _log.warning(
+                    "chain %s %s %s is out of reach: what it drops, openme cannot let in (firewalld: set "
+                    "NftablesTableOwner=no)",
+                    *chain,
+                )
+        self._locked = set(marks.locked)
+
+    def _marks(self) -> _Marks:
+        marks = _Marks([], [], [], [])
+        owned = nft_listing.owned_tables(self._netlink)
+        for chain in nft_listing.host_input_chains(self._netlink):
+            if (chain.family, chain.table) in owned or not can_be_named(chain):
+                marks.locked.append(chain)
+                continue
+            listed = nft_listing.rules_of(self._netlink, *chain)
+            ours = [(place, rule) for place, rule in enumerate(listed) if rule.comment.startswith(_COMMENT_PREFIX)]
+            in_place = [rule for place, rule in ours if place == 0 and rule.comment == MARK_COMMENT]
+            marks.present.extend(HostMark(chain, rule.handle) for rule in in_place)
+            marks.stale.extend(HostMark(chain, rule.handle) for _, rule in ours if rule not in in_place)
+            if not in_place:
+                marks.missing.append(chain)
+        return marks
+
+    def _rule_handles(self) -> list[tuple[str, int]]:
+        return [(rule.chain, rule.handle) for rule in nft_listing.rules_of(self._netlink, "inet", TABLE)]
+
+    def _run(self, script: str, *, last: bool) -> bool:
+        """One transaction. False: refused, but perhaps since the host's rules moved meanwhile, so look again."""
+        code, _, errors = self._nft.cmd(script)
+        if code == 0:
+            return True
+        if not last and "No such file or directory" in errors:
+            return False
+        raise _refusal(errors)
+
+    def _transact(self, messages: Iterable[Message]) -> None:
+        messages = list(messages)
+        for attempt in range(ATTEMPTS):
+            try:
+                self._netlink.transact(messages)
+            except NetlinkError as error:
+                # Before 6.9 an element may run out between the add and the delete of one batch.
+                if attempt == ATTEMPTS - 1 or error.errno != errno.ENOENT:
+                    raise
+            else:
+                return
+
+    def _people(self, name: str, kind: type[IPv4Address | IPv6Address]) -> Iterator[tuple[IPAddress, float]]:
+        for row in self._netlink.dump(NFT_MSG_GETSETELEM, NFPROTO_INET, set_reference(TABLE, name)):
+            try:
+                for key, left in parse_elements(row.attributes):
+                    if left != 0:
+                        yield kind(key), math.inf if left is None else left / 1000
+            except ValueError as error:
+                raise FirewallError("the kernel's list of open doors makes no sense") from error
+
+
+def _kernel_refresh(release: str) -> Refresh:
+    """What the kernel of this release (`uname -r`) can do; the way that works everywhere if it cannot be told."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    return "expires" if match and (int(match[1]), int(match[2])) >= EXPIRES_SINCE else "replace"
+
+
+def _libnftables() -> Any:  # noqa: ANN401  # the binding has no types
+    """A handle on libnftables. FirewallError with the cure when it is not installed."""
+    if nftables is None:
+        raise FirewallError("the python package pip-nftables is missing", "install it: pip install pip-nftables")
+    try:
+        # Tried first, as the binding's own destructor complains on stderr when its constructor has failed.
+        ctypes.CDLL(LIBRARY)
+        return nftables.Nftables(sofile=LIBRARY)
+    except (OSError, AttributeError) as error:
+        hint = "install it: apt-get install libnftables1"
+        raise FirewallError(f"the library {LIBRARY} cannot be used", hint) from error
+
+
+def _refusal(errors: str) -> FirewallError:
+    """What libnftables said, as one line."""
+    match = _FAILURE.search(errors)
+    said = match[1] if match else errors.strip().partition("\n")[0]
+    hint = None
+    if "not permitted" in said:
+        hint = "run it as root, or give it CAP_NET_ADMIN"
+    elif "not supported" in said or "No such file" in said:
+        hint = "openme needs a kernel with nf_tables, nft_ct and connection labels (CONFIG_NF_CONNTRACK_LABELS)"
+    return FirewallError(f"the firewall refused the rules: {said or 'no reason given'}", hint)
+
+
+def _ruleset_changes() -> RulesetChanges | None:
+    """None without the privilege, which whatever is asked of the firewall next will say, with the cure."""
+    try:
+        return RulesetChanges()
+    except FirewallError:
+        return None

@@ -1,0 +1,229 @@
+"""What every firewall does alike (openme.firewall.base), on the kernel's nf_tables and in memory."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+import pytest
+
+from openme.firewall.base import MAX_SECONDS, Door, Firewall, FirewallError, PortList, Rules
+from openme.firewall.memory import MemoryFirewall
+from openme.firewall.nft import NftFirewall
+from openme.ports import merged, parse_port_spec
+from support.netns import namespace, until
+
+SSH = PortList(parse_port_spec("22/tcp"))
+WEB = PortList(merged((*parse_port_spec("80"), *parse_port_spec("8080-8090/tcp"))))
+ONCE = PortList(parse_port_spec("22/tcp"), single_use=True)
+RULES = Rules(
+    knock_port=54154,
+    open_knock_port=True,
+    hidden=merged(SSH.ports + WEB.ports),
+    hidden_as="drop",
+    hide_udp_errors=True,
+    interface=None,
+    port_lists=frozenset({SSH, WEB, ONCE}),
+)
+ALICE = ip_address("192.0.2.2")
+ALICE6 = ip_address("2001:db8::2")
+BOB = ip_address("192.0.2.3")
+TICK = 0.1  # what may pass between two lines of a test
+
+
+@dataclass
+class Subject:
+    firewall: Firewall
+    another: Callable[[], Firewall]
+    """What a later run of the server would hold; the first one is used no more."""
+
+
+def _memory(_: ExitStack) -> Subject:
+    firewall = MemoryFirewall()
+    return Subject(firewall, lambda: firewall)
+
+
+def _nft_expires(stack: ExitStack) -> Subject:
+    stack.enter_context(namespace(stack).entered())
+    return Subject(NftFirewall(refresh="expires"), lambda: NftFirewall(refresh="expires"))
+
+
+def _nft_replace(stack: ExitStack) -> Subject:
+    stack.enter_context(namespace(stack).entered())
+    return Subject(NftFirewall(refresh="replace"), lambda: NftFirewall(refresh="replace"))
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(_memory, id="memory"),
+        pytest.param(_nft_expires, id="nft-expires", marks=pytest.mark.root),
+        pytest.param(_nft_replace, id="nft-replace", marks=pytest.mark.root),
+    ]
+)
+def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
+    with ExitStack() as stack:
+        yield request.param(stack)
+
+
+@pytest.fixture
+def firewall(subject: Subject) -> Firewall:
+    subject.firewall.start(RULES)
+    return subject.firewall
+
+
+def remaining(firewall: Firewall) -> dict[tuple[PortList, str], float]:
+    return {(door.port_list, str(door.address)): door.seconds for door in firewall.doors()}
+
+
+def test_a_started_firewall_has_no_open_doors(firewall: Firewall) -> None:
+    assert firewall.doors() == []
+
+
+def test_an_open_door_is_listed_with_its_remaining_time(firewall: Firewall) -> None:
+    firewall.open([Door(SSH, ALICE, 30), Door(WEB, ALICE6, 60), Door(ONCE, BOB, 90)])
+    seen = remaining(firewall)
+    assert seen.keys() == {(SSH, "192.0.2.2"), (WEB, "2001:db8::2"), (ONCE, "192.0.2.3")}
+    assert 30 - TICK < seen[SSH, "192.0.2.2"] <= 30
+    assert 60 - TICK < seen[WEB, "2001:db8::2"] <= 60
+    assert 90 - TICK < seen[ONCE, "192.0.2.3"] <= 90
+
+
+@pytest.mark.parametrize("port_list", [SSH, ONCE])
+@pytest.mark.parametrize(("first", "then"), [(30, 60), (60, 30)])
+def test_opening_again_sets_the_time_afresh(firewall: Firewall, port_list: PortList, first: float, then: float) -> None:
+    firewall.open([Door(port_list, ALICE, first), Door(port_list, ALICE6, first)])
+    firewall.open([Door(port_list, ALICE, then), Door(port_list, ALICE6, then)])
+    assert len(firewall.doors()) == 2
+    assert all(then - TICK < door.seconds <= then for door in firewall.doors())
+
+
+def test_of_two_doors_alike_in_one_call_the_last_counts(firewall: Firewall) -> None:
+    firewall.open([Door(SSH, ALICE, 60), Door(SSH, ALICE, 30)])
+    assert [round(door.seconds) for door in firewall.doors()] == [30]
+
+
+def test_a_door_closes_by_itself_and_others_stay(firewall: Firewall) -> None:
+    firewall.open([Door(SSH, ALICE, 0.2), Door(SSH, BOB, 30)])
+    assert len(firewall.doors()) == 2
+    until(lambda: remaining(firewall).keys() == {(SSH, "192.0.2.3")}, seconds=2)
+
+
+def test_a_door_that_closed_by_itself_opens_again(firewall: Firewall) -> None:
+    firewall.open([Door(SSH, ALICE, 0.1)])
+    until(lambda: not firewall.doors(), seconds=2)
+    firewall.open([Door(SSH, ALICE, 30)])
+    assert len(firewall.doors()) == 1
+
+
+def test_closing_shuts_one_door(firewall: Firewall) -> None:
+    firewall.open([Door(SSH, ALICE, 30), Door(WEB, ALICE, 30), Door(SSH, BOB, 30), Door(SSH, ALICE6, 30)])
+    firewall.close([(SSH, ALICE)])
+    assert remaining(firewall).keys() == {(WEB, "192.0.2.2"), (SSH, "192.0.2.3"), (SSH, "2001:db8::2")}
+
+
+def test_closing_a_shut_door_is_no_error_and_does_not_hinder_the_others(firewall: Firewall) -> None:
+    firewall.open([Door(SSH, ALICE, 30)])
+    unknown = PortList(parse_port_spec("9/tcp"))
+    firewall.close([(SSH, BOB), (SSH, ALICE), (SSH, ALICE), (WEB, ALICE6), (unknown, ALICE)])
+    assert firewall.doors() == []
+    firewall.close([])
+
+
+def test_a_door_without_a_rule_is_refused_and_so_is_all_that_came_with_it(firewall: Firewall) -> None:
+    with pytest.raises(FirewallError, match="no rule for this port list"):
+        firewall.open([Door(SSH, ALICE, 30), Door(PortList(parse_port_spec("9/tcp")), ALICE, 30)])
+    assert firewall.doors() == []
+
+
+@pytest.mark.parametrize("seconds", [0, -1, MAX_SECONDS + 1, float("inf"), float("nan")])
+def test_a_time_that_cannot_be_counted_is_refused(firewall: Firewall, seconds: float) -> None:
+    with pytest.raises(FirewallError, match="a door opens for more than 0"):
+        firewall.open([Door(SSH, ALICE, 30), Door(SSH, BOB, seconds)])
+    assert firewall.doors() == []
+
+
+def test_nothing_opens_before_the_start(subject: Subject) -> None:
+    assert subject.firewall.doors() == []
+    with pytest.raises(FirewallError):
+        subject.firewall.open([Door(SSH, ALICE, 30)])
+
+
+def test_apply_keeps_the_doors_whose_port_list_still_exists(firewall: Firewall) -> None:
+    firewall.open([Door(SSH, ALICE, 30), Door(WEB, ALICE, 30)])
+    mail = PortList(parse_port_spec("25/tcp"))
+    firewall.apply(replace(RULES, hidden_as="reject", port_lists=frozenset({SSH, mail})))
+    assert remaining(firewall).keys() == {(SSH, "192.0.2.2")}
+    firewall.open([Door(mail, ALICE, 30)])
+    with pytest.raises(FirewallError):
+        firewall.open([Door(WEB, ALICE, 30)])
+    firewall.apply(RULES)
+    assert remaining(firewall).keys() == {(SSH, "192.0.2.2")}
+
+
+def test_apply_opens_doors_along_with_the_rules(firewall: Firewall) -> None:
+    firewall.open([Door(SSH, ALICE, 30), Door(WEB, ALICE, 30), Door(WEB, BOB, 30)])
+    mail = PortList(parse_port_spec("25/tcp"))
+    rules = replace(RULES, port_lists=frozenset({WEB, mail}))
+    firewall.apply(rules, [Door(mail, ALICE, 20), Door(mail, ALICE6, MAX_SECONDS - 0.5), Door(WEB, ALICE, 60)])
+    seen = remaining(firewall)
+    assert seen.keys() == {(mail, "192.0.2.2"), (mail, "2001:db8::2"), (WEB, "192.0.2.2"), (WEB, "192.0.2.3")}
+    assert 20 - TICK < seen[mail, "192.0.2.2"] <= 20
+    assert 60 - TICK < seen[WEB, "192.0.2.2"] <= 60
+    assert 30 - TICK < seen[WEB, "192.0.2.3"] <= 30
+    firewall.apply(rules, [Door(WEB, ALICE, 5)])
+    assert remaining(firewall)[WEB, "192.0.2.2"] <= 5
+
+
+@pytest.mark.parametrize("door", [Door(WEB, BOB, 30), Door(SSH, BOB, 0)], ids=["without_a_rule", "without_time"])
+def test_apply_with_a_door_that_cannot_be_opened_changes_nothing(firewall: Firewall, door: Door) -> None:
+    firewall.open([Door(WEB, ALICE, 30)])
+    with pytest.raises(FirewallError):
+        firewall.apply(replace(RULES, port_lists=frozenset({SSH})), [Door(SSH, ALICE, 30), door])
+    assert remaining(firewall).keys() == {(WEB, "192.0.2.2")}
+
+
+def test_cutting_where_there_are_no_connections(firewall: Firewall, subject: Subject) -> None:
+    firewall.open([Door(SSH, ALICE, 30)])
+    assert firewall.cut(ALICE, SSH.ports) == 0
+    assert firewall.cut(ALICE6, WEB.ports) == 0
+    assert firewall.cut(BOB, ()) == 0
+    assert remaining(firewall).keys() == {(SSH, "192.0.2.2")}
+    firewall.stop()
+    assert subject.another().cut(ALICE, SSH.ports) == 0
+
+
+def test_the_next_run_takes_doors_over_with_their_remaining_time(subject: Subject) -> None:
+    subject.firewall.start(RULES)
+    subject.firewall.open([Door(SSH, ALICE, 30), Door(WEB, ALICE6, 60), Door(ONCE, BOB, 0.3)])
+    second = subject.another()
+    second.start(RULES)
+    seen = remaining(second)
+    assert 30 - 2 * TICK < seen[SSH, "192.0.2.2"] <= 30
+    assert 60 - 2 * TICK < seen[WEB, "2001:db8::2"] <= 60
+    until(lambda: (ONCE, "192.0.2.3") not in remaining(second), seconds=2)
+
+
+def test_stop_shuts_everything_and_can_be_repeated(firewall: Firewall, subject: Subject) -> None:
+    firewall.open([Door(SSH, ALICE, 30)])
+    firewall.stop()
+    assert firewall.doors() == []
+    firewall.stop()
+    again = subject.another()
+    again.start(RULES)
+    assert again.doors() == []
+
+
+def test_stop_where_nothing_was_started(subject: Subject) -> None:
+    subject.firewall.stop()
+    assert subject.firewall.doors() == []
+
+
+def test_many_doors_at_once(firewall: Firewall) -> None:
+    crowd = [ip_address(int(ip_address("2001:db8::1:0")) + number) for number in range(3000)]
+    firewall.open(Door(WEB, address, 60) for address in crowd)
+    firewall.open(Door(WEB, address, 90) for address in crowd)
+    doors = firewall.doors()
+    assert {door.address for door in doors} == set(crowd)
+    assert min(door.seconds for door in doors) > 80
+    firewall.close([(WEB, address) for address in crowd[1:]])
+    assert [door.address for door in firewall.doors()] == crowd[:1]
