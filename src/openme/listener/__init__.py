@@ -1,0 +1,1 @@
+"""From datagram to frame: the unprivileged side, without I/O."""

@@ -1,0 +1,98 @@
+"""What the listener does when more comes than it can work on: whose datagram is next, and which are dropped.
+
+Everything here is bounded, whatever strangers send. A source address may be forged, so that none is ever held against
+anybody: it only says in which queue a datagram waits.
+"""
+
+import secrets
+from collections import Counter, OrderedDict, deque
+
+from openme.wire.knock import IPAddress
+
+MAX_STRANGERS = 1024  # datagrams from unknown addresses that wait
+MAX_PER_SOURCE = 1024  # datagrams that wait from one known address
+MAX_KNOWN = 16384  # datagrams that wait from all known addresses together
+MAX_SOURCES = 4096
+MAX_COPIES = 64  # of one packet that the keeper is given, which reports a copy from another address
+MAX_COPIES_PER_SOURCE = 8
+_MAX_PACKETS = 8192
+
+Datagram = tuple[bytes, tuple[str, ...]]
+"""A datagram and its source, as `recvfrom` returns them."""
+
+
+class Waiting:
+    """Datagrams that wait: by address where a client has knocked from it, in one bag for all others."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._of_known: OrderedDict[str, deque[Datagram]] = OrderedDict()
+        self._known_waiting = 0
+        self._strangers: deque[Datagram] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._of_known or self._strangers)
+
+    def know(self, source: IPAddress) -> None:
+        """A client has knocked from this address: what comes from there waits apart from now on."""
+        # As the kernel writes it, also where IPv4 comes in over an IPv6 socket.
+        for host in (str(source), f"::ffff:{source}") if source.version == 4 else (str(source),):
+            self._known[host] = None
+            self._known.move_to_end(host)
+            if len(self._known) > 2 * MAX_SOURCES:
+                self._known.popitem(last=False)
+
+    def add(self, datagram: bytes, sockaddr: tuple[str, ...]) -> bool:
+        """Let a datagram wait; False if that has cost the place of one drawn by lot."""
+        host = sockaddr[0]
+        if host not in self._known:
+            return _add_by_lot(self._strangers, (datagram, sockaddr), MAX_STRANGERS)
+        queue = self._of_known.get(host, deque())
+        most = MAX_PER_SOURCE if self._known_waiting < MAX_KNOWN else len(queue)
+        if not most:
+            return False
+        self._of_known[host] = queue
+        added = _add_by_lot(queue, (datagram, sockaddr), most)
+        self._known_waiting += added
+        return added
+
+    def take_known(self) -> Datagram | None:
+        """The next datagram from a known address, each address in its turn."""
+        if not self._of_known:
+            return None
+        host, queue = self._of_known.popitem(last=False)
+        taken = queue.popleft()
+        self._known_waiting -= 1
+        if queue:
+            self._of_known[host] = queue
+        return taken
+
+    def take_stranger(self) -> Datagram | None:
+        """One of the others."""
+        return self._strangers.popleft() if self._strangers else None
+
+
+def _add_by_lot(queue: deque[Datagram], item: Datagram, most: int) -> bool:
+    if len(queue) < most:
+        queue.append(item)
+        return True
+    queue[secrets.randbelow(len(queue))] = item
+    return False
+
+
+class Copies:
+    """How often the keeper was given the same packet, and where from, for the latest thousands of packets."""
+
+    def __init__(self) -> None:
+        self._given: OrderedDict[bytes, Counter[str]] = OrderedDict()
+
+    def too_many(self, packet: bytes, host: str) -> bool:
+        """Whether the keeper has seen enough of this one: in all, or from this address."""
+        given = self._given.get(packet)
+        return given is not None and (given.total() >= MAX_COPIES or given[host] >= MAX_COPIES_PER_SOURCE)
+
+    def note(self, packet: bytes, host: str) -> None:
+        """The keeper has been given it."""
+        self._given.setdefault(packet, Counter())[host] += 1
+        if len(self._given) > _MAX_PACKETS:
+            self._given.popitem(last=False)
