@@ -1,0 +1,1 @@
+"""From frame to grant: the side that owns clients, replay memory and the firewall."""

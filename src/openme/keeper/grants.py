@@ -1,0 +1,113 @@
+"""Who is in: the grants in force, and what that asks of the firewall.
+
+The firewall's doors are keyed by port list and address; people are not known there. Two clients behind one address with
+the same ports share a door, so that a door's time is the longest of its grants', and it closes with the last of them.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from openme.firewall.base import Door, PortList
+from openme.ports import PortRange
+from openme.wire.knock import IPAddress
+
+DoorKey = tuple[PortList, IPAddress]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One client's open doors for one address.
+
+    `ports`: what the client was given, without the health port, which is part of `port_lists` alone. `opened_at`,
+    `expires_at`: Unix seconds, for people. `deadline`: monotonic seconds, which alone counts.
+    """
+
+    client_key: bytes
+    client_name: str
+    address: IPAddress
+    ports: tuple[PortRange, ...]
+    port_lists: tuple[PortList, ...]
+    opened_at: float
+    expires_at: float
+    deadline: float
+
+    @property
+    def doors(self) -> tuple[DoorKey, ...]:
+        """The firewall's keys of this grant's doors."""
+        return tuple((port_list, self.address) for port_list in self.port_lists)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What the firewall is to do so that it agrees with the grants."""
+
+    open: tuple[Door, ...] = ()
+    close: tuple[DoorKey, ...] = ()
+
+
+class Grants:
+    """The grants in force: by address, then by client key."""
+
+    def __init__(self) -> None:
+        self._by_address: dict[IPAddress, dict[bytes, Grant]] = {}
+
+    def __iter__(self) -> Iterator[Grant]:
+        return iter([grant for beside in self._by_address.values() for grant in beside.values()])
+
+    def next_deadline(self) -> float | None:
+        """Monotonic seconds at which the next grant ends."""
+        return min((grant.deadline for grant in self), default=None)
+
+    def doors_for(self, grant: Grant, now: float) -> tuple[Door, ...]:
+        """The doors to open for a new grant: each for the longest time that it or another client's grant asks for."""
+        beside = [g for key, g in self._by_address.get(grant.address, {}).items() if key != grant.client_key]
+        return tuple(
+            Door(port_list, address, max(g.deadline for g in (grant, *beside) if (port_list, address) in g.doors) - now)
+            for port_list, address in grant.doors
+        )
+
+    def add(self, grant: Grant) -> Grant | None:
+        """Put a grant in force, in place of an earlier one of the same client and address, which is returned."""
+        beside = self._by_address.setdefault(grant.address, {})
+        earlier = beside.get(grant.client_key)
+        beside[grant.client_key] = grant if earlier is None else replace(grant, opened_at=earlier.opened_at)
+        return earlier
+
+    def take_back(self, grant: Grant, earlier: Grant | None) -> None:
+        """Undo an `add` whose doors did not open: what `earlier` has opened is open still."""
+        if earlier is None:
+            self._drop(grant)
+        else:
+            self._by_address[grant.address][grant.client_key] = earlier
+
+    def expire(self, now: float) -> list[Grant]:
+        """Drop and return the grants whose time is over; the kernel has closed their doors by itself."""
+        over = [grant for grant in self if grant.deadline <= now]
+        for grant in over:
+            self._drop(grant)
+        return over
+
+    def remove(self, grants: Iterable[Grant], now: float) -> Change:
+        """End grants early: doors nobody else holds are closed, the others fall back to what the rest asks for."""
+        touched: dict[DoorKey, None] = {}
+        for grant in grants:
+            # The doors of the grant as it is held: the caller's copy may already have moved to other ports.
+            if held := self._drop(grant):
+                touched.update(dict.fromkeys(held.doors))
+        to_open: list[Door] = []
+        to_close: list[DoorKey] = []
+        for port_list, address in touched:
+            beside = self._by_address.get(address, {}).values()
+            remaining = max((g.deadline for g in beside if (port_list, address) in g.doors), default=now) - now
+            if remaining > 0:
+                to_open.append(Door(port_list, address, remaining))
+            else:
+                to_close.append((port_list, address))
+        return Change(tuple(to_open), tuple(to_close))
+
+    def _drop(self, grant: Grant) -> Grant | None:
+        beside = self._by_address.get(grant.address, {})
+        held = beside.pop(grant.client_key, None)
+        if held is not None and not beside:
+            del self._by_address[grant.address]
+        return held

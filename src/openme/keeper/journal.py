@@ -1,0 +1,81 @@
+"""What happened: one line per accepted knock, refusals as counts at a bounded rate.
+
+A refusal before the signature is checked is a stranger's doing and leaves a count alone (and a line on level debug);
+from the signature on the line names the client, but no more than a few of those a minute either.
+"""
+
+import logging
+from typing import Any
+
+from openme.durations import format_duration
+from openme.keeper.grants import Grant
+from openme.refusals import RefusalCounts
+from openme.wire.knock import IPAddress
+
+_NAMED_PER_INTERVAL = 10
+
+_log = logging.getLogger("openme.journal")
+
+
+class Journal:
+    """Counts refusals and writes lines to the `openme.journal` logger, facts beside the text for JSON logs."""
+
+    def __init__(self) -> None:
+        self.counts = RefusalCounts()
+        self._named = 0
+
+    def accepted(self, grant: Grant, source: IPAddress, seconds: float) -> None:
+        """A knock opened doors."""
+        ports = ", ".join(map(str, grant.ports)) or "the health port"
+        elsewhere = "" if source == grant.address else f", knock came from {source}"
+        self._line(
+            logging.INFO,
+            f"{grant.client_name}: opened {ports} for {grant.address} for {format_duration(seconds)}{elsewhere}",
+            event="accepted",
+            client=grant.client_name,
+            ip=str(grant.address),
+            source=str(source),
+            ports=[str(p) for p in grant.ports],
+            expires_at=grant.expires_at,
+        )
+
+    def closed(self, grant: Grant, why: str) -> None:
+        """Doors closed before or at their time."""
+        self._line(
+            logging.INFO,
+            f"{grant.client_name}: closed for {grant.address} ({why})",
+            event="closed",
+            client=grant.client_name,
+            ip=str(grant.address),
+            why=why,
+        )
+
+    def refused_stranger(self, reason: str, source: IPAddress) -> None:
+        """A knock that no registered client has signed."""
+        self.counts.add(reason)
+        self._line(
+            logging.DEBUG, f"refused: {reason} (from {source})", event="refused", reason=reason, source=str(source)
+        )
+
+    def refused_client(self, name: str, reason: str, source: IPAddress, detail: str = "") -> None:
+        """A knock with a registered client's signature that opens nothing all the same."""
+        self.counts.add(reason)
+        self._named += 1
+        level = logging.WARNING if self._named <= _NAMED_PER_INTERVAL else logging.DEBUG
+        self._line(
+            level,
+            f"{name}: refused: {reason}{detail} (from {source})",
+            event="refused",
+            client=name,
+            reason=reason,
+            source=str(source),
+        )
+
+    def report(self, now: float) -> None:
+        """Say what was refused, at most once per interval; `now` in monotonic seconds."""
+        if self.counts.report(now, _log):
+            self._named = 0
+
+    @staticmethod
+    def _line(level: int, text: str, **facts: Any) -> None:  # noqa: ANN401  # JSON values
+        _log.log(level, "%s", text, extra={"facts": facts})

@@ -1,0 +1,262 @@
+"""From frame to grant: the only judge of a knock. Without I/O: frame and time in, judgement out.
+
+A frame is the word of the listener, which may have been taken over. Everything that decides is therefore done here
+again or here alone: the packet is opened, the signature checked, the time, the replay memory and the policy asked. What
+remains the listener's word is the source address, which decides only for a knock that names no target.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from openme.config.model import ClientEntry, ServerConfig
+from openme.firewall.base import Rules
+from openme.keeper.grants import Change, Grant, Grants
+from openme.keeper.journal import Journal
+from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide
+from openme.keeper.registry import Registry
+from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal
+from openme.keeper.rules import rules_for
+from openme.wire import v1
+from openme.wire.frame import Frame, unpack_frame_untrusted
+from openme.wire.knock import BadPacket, IPAddress, Knock
+
+_NS = 10**9
+_MAX_SOURCES = 65536  # addresses of which the last clients are remembered, to try their keys first
+_MAX_KEYS_PER_SOURCE = 4  # people behind one address
+_MAX_NEW_SOURCES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One reading of both clocks: Unix time in nanoseconds, and monotonic seconds."""
+
+    unix_ns: int
+    monotonic: float
+
+    @property
+    def unix(self) -> float:
+        """Unix time in seconds."""
+        return self.unix_ns / _NS
+
+    @property
+    def utc(self) -> datetime:
+        """The wall clock's time as a datetime."""
+        return datetime.fromtimestamp(self.unix, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a frame leads to.
+
+    `remembered`: to be stored before anything opens, whether or not a grant follows. `grant`: the doors to open, or
+    None when nothing opens; `reason` then says why, in one word.
+    """
+
+    reason: str
+    source: IPAddress | None = None
+    client: ClientEntry | None = None
+    remembered: Remembered | None = None
+    grant: Grant | None = None
+
+
+@dataclass(slots=True)
+class Stranger:
+    """A knock from an address that no client is known to use: its signature is still to be matched with a client."""
+
+    frame: Frame
+    knock: Knock
+    registry: Registry
+    tries: Iterator[ClientEntry | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfiguration:
+    """What a changed config asks of the firewall: new rules, and doors to move or close."""
+
+    rules: Rules
+    change: Change
+    ended: tuple[tuple[Grant, str], ...]
+
+
+class Keeper:
+    """Judges frames and knows who is in."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        replay: ReplayMemory,
+        journal: Journal,
+        is_own: Callable[[IPAddress], bool],
+    ) -> None:
+        """`is_own` tells the addresses that are this host's own or a broadcast address of its networks."""
+        self.grants = Grants()
+        self.config = config
+        self._replay = replay
+        self._journal = journal
+        self._is_own = is_own
+        self._registry = Registry(config.clients.values())
+        self._last_from: dict[IPAddress, tuple[bytes, ...]] = {}
+        self.new_sources: deque[IPAddress] = deque(maxlen=_MAX_NEW_SOURCES)
+        """Addresses that clients have begun to knock from, for whoever passes them on to the listener."""
+
+    def judge_untrusted(self, raw: bytes, now: Now) -> Judgement:
+        """Judge one frame, however long the search for its client takes. Never raises, whatever the bytes are."""
+        outcome = self.recognise_untrusted(raw, now)
+        if isinstance(outcome, Stranger):
+            found = self.search(outcome, now, lambda: True)
+            if found is None:
+                raise AssertionError("a search without a limit has an end")
+            return found
+        return outcome
+
+    def recognise_untrusted(self, raw: bytes, now: Now) -> "Judgement | Stranger":
+        """Judge one frame at once if it is garbage, or from a client that knocked from this address before.
+
+        Anybody else is a stranger, whose client is still to be searched for. Never raises, whatever the bytes are.
+        """
+        try:
+            frame = unpack_frame_untrusted(raw)
+            knock = v1.open_untrusted(frame.packet, frame.aead_key)
+        except BadPacket as bad:
+            # The listener lets nothing of the kind through: a count other than zero shows that it is not itself.
+            self._journal.counts.add(bad.reason)
+            return Judgement(bad.reason)
+        known = self._last_from.get(frame.source, ())
+        client = self._registry.signer_among(frame.packet, known)
+        if client is None:
+            return Stranger(frame, knock, self._registry, self._registry.search(frame.packet, known))
+        return self._judge_signed(client, frame, knock, now)
+
+    def search(self, stranger: "Stranger", now: Now, may_go_on: Callable[[], bool]) -> Judgement | None:
+        """Try one public key after the other while `may_go_on`; None if the search is to be continued later."""
+        if stranger.registry is not self._registry:
+            # The config has changed meanwhile: who was removed must not be found, who was added must be.
+            stranger.registry = self._registry
+            stranger.tries = self._registry.search(stranger.frame.packet)
+        while may_go_on():
+            try:
+                client = next(stranger.tries)
+            except StopIteration:
+                self._journal.refused_stranger("unknown_key", stranger.frame.source)
+                return Judgement("unknown_key", stranger.frame.source)
+            if client is not None:
+                return self._judge_signed(client, stranger.frame, stranger.knock, now)
+        return None
+
+    def _judge_signed(self, client: ClientEntry, frame: Frame, knock: Knock, now: Now) -> Judgement:
+        """What follows once the signature is known to be this client's.
+
+        The order is that of spec wire-v2.md "What the server does with a datagram": signature before time, so that a
+        refusal can name the client whose clock is wrong; all mutation after the last check that a stranger can fail.
+        """
+        if "v1" not in client.protocols:
+            return self._refuse(client, frame, "protocol")
+        if client.expires is not None and client.expires <= now.utc:
+            return self._refuse(client, frame, "expired")
+        skew_ns = knock.timestamp_ns - now.unix_ns
+        if abs(skew_ns) > self.config.replay_window * _NS:
+            return self._refuse(client, frame, "time", f", its clock is {_skew(skew_ns)} ours")
+        remembered = self._replay.accept(client.public_key.raw, knock, frame.source)
+        if isinstance(remembered, ReplayRefusal):
+            elsewhere = remembered.first_source not in {None, frame.source}
+            detail = f", first seen from {remembered.first_source}: somebody is on the path" if elsewhere else ""
+            return self._refuse(client, frame, remembered.reason, detail)
+        self._note_source(frame.source, client.public_key.raw)
+        opening = decide(
+            client,
+            knock.target,
+            frame.source,
+            now.utc,
+            self.config.knock_timeout,
+            self.config.health_port,
+            self._is_own,
+        )
+        if isinstance(opening, PolicyRefusal):
+            return self._refuse(client, frame, opening.reason, remembered=remembered)
+        return Judgement("accepted", frame.source, client, remembered, _grant(client, opening, now))
+
+    def _note_source(self, source: IPAddress, client_key: bytes) -> None:
+        known = self._last_from.pop(source, ())
+        if not known:
+            self.new_sources.append(source)
+        self._last_from[source] = (client_key, *(key for key in known if key != client_key))[:_MAX_KEYS_PER_SOURCE]
+        if len(self._last_from) > _MAX_SOURCES:
+            del self._last_from[next(iter(self._last_from))]
+
+    def remember_sources(self, sources: Iterable[tuple[IPAddress, bytes]]) -> None:
+        """Know again, after a restart, who knocked from where: (address, 32-byte public key), the oldest first."""
+        for source, client_key in sources:
+            self._note_source(source, client_key)
+
+    def _refuse(
+        self, client: ClientEntry, frame: Frame, reason: str, detail: str = "", remembered: Remembered | None = None
+    ) -> Judgement:
+        self._journal.refused_client(client.name, reason, frame.source, detail)
+        return Judgement(reason, frame.source, client, remembered)
+
+    def reconfigure(self, config: ServerConfig, now: Now) -> Reconfiguration:
+        """Follow a changed config: the next knock is judged by it, and open doors are moved or closed."""
+        self.config = config
+        self._registry = Registry(config.clients.values())
+        self._replay.set_window(round(config.replay_window * _NS))
+        ended: list[tuple[Grant, str]] = []
+        moved: list[Grant] = []
+        for grant in self.grants:
+            if why := self._over(grant, now):
+                ended.append((grant, why))
+                continue
+            client = self._registry.by_key(grant.client_key)
+            lists = client_lists(client, config.health_port) if client is not None else ()
+            if client is not None and (lists != grant.port_lists or client.name != grant.client_name):
+                moved.append(replace(grant, ports=client.ports, port_lists=lists, client_name=client.name))
+        closing = self.grants.remove([*(grant for grant, _ in ended), *moved], now.monotonic)
+        opening = {(door.port_list, door.address): door for door in closing.open}
+        for grant in moved:
+            self.grants.add(grant)
+            opening.update({(d.port_list, d.address): d for d in self.grants.doors_for(grant, now.monotonic)})
+        rules = rules_for(config)
+        still = tuple(d for d in closing.close if d not in opening and d[0] in rules.port_lists)
+        return Reconfiguration(rules, Change(tuple(opening.values()), still), tuple(ended))
+
+    def overdue(self, now: Now) -> list[tuple[Grant, str]]:
+        """Grants whose client has lost its right while the door is open, with the reason."""
+        return [(grant, why) for grant in self.grants if (why := self._over(grant, now))]
+
+    def _over(self, grant: Grant, now: Now) -> str | None:
+        client = self._registry.by_key(grant.client_key)
+        if client is None:
+            return "revoked"
+        if client.expires is not None and client.expires <= now.utc:
+            return "expired"
+        if client.allowed_from and not any(grant.address in network for network in client.allowed_from):
+            return "allowed_from"
+        return None
+
+    def grants_of(self, name: str) -> list[Grant]:
+        """The open doors of the client with this name."""
+        return [grant for grant in self.grants if grant.client_name == name]
+
+    def adopt(self, grants: Iterable[Grant]) -> None:
+        """Take over grants of an earlier run, whose doors are still open in the kernel."""
+        for grant in grants:
+            self.grants.add(grant)
+
+
+def _grant(client: ClientEntry, opening: Opening, now: Now) -> Grant:
+    return Grant(
+        client_key=client.public_key.raw,
+        client_name=client.name,
+        address=opening.address,
+        ports=client.ports,
+        port_lists=opening.port_lists,
+        opened_at=now.unix,
+        expires_at=now.unix + opening.seconds,
+        deadline=now.monotonic + opening.seconds,
+    )
+
+
+def _skew(skew_ns: int) -> str:
+    seconds = abs(skew_ns) // _NS
+    return f"{seconds} s {'ahead of' if skew_ns > 0 else 'behind'}"

@@ -1,0 +1,93 @@
+"""What a client that has proven itself may open: where, which ports, for how long."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from openme.config.model import ClientEntry
+from openme.firewall.base import PortList
+from openme.ports import merged, port
+from openme.wire.knock import IPAddress
+
+# A door opens for one unicast address. What is none, by the name under which a refusal is counted (IANA's special
+# purpose registries, RFC 6890). Private, link-local and documentation networks are unicast and stay.
+_REFUSED: dict[str, tuple[IPv4Network | IPv6Network, ...]] = {
+    "loopback": (ip_network("127.0.0.0/8"), ip_network("::1")),
+    "unspecified": (ip_network("0.0.0.0/8"), ip_network("::")),
+    "multicast": (ip_network("224.0.0.0/4"), ip_network("ff00::/8")),
+    "broadcast": (ip_network("255.255.255.255"),),
+    "reserved": (ip_network("240.0.0.0/4"),),
+    # The other spellings of an IPv4 address inside IPv6: compatible (RFC 4291 2.5.5.1) and translated (RFC 2765 2.1).
+    # No packet arrives from them, and mapped ones have become IPv4 before they get here.
+    "embedded": (ip_network("::/96"), ip_network("::ffff:0:0:0/96")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a knock opens: port lists, for one address, for `seconds`."""
+
+    address: IPAddress
+    port_lists: tuple[PortList, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRefusal:
+    """Why a proven client opens nothing, as a short fixed word for counting."""
+
+    reason: str
+
+
+def refused_target(address: IPAddress, is_own: Callable[[IPAddress], bool]) -> str | None:
+    """The name of the rule by which no door opens for this address, or None (spec security-model.md, `target`).
+
+    `is_own` tells the addresses that are the server's own or a broadcast address of its networks.
+    """
+    for reason, networks in _REFUSED.items():
+        if any(address in network for network in networks):
+            return reason
+    return "own_address" if is_own(address) else None
+
+
+def health_list(health_port: int) -> PortList:
+    """The health port as a list of its own: whoever opens a door opens it too, but it never uses a single use up."""
+    return PortList((port("tcp", health_port),))
+
+
+def client_lists(client: ClientEntry, health_port: int) -> tuple[PortList, ...]:
+    """The port lists that this client's doors consist of."""
+    lists: list[PortList] = []
+    if client.ports:
+        lists.append(PortList(merged(client.ports), single_use=client.single_use))
+    if not client.disable_health_port:
+        lists.append(health_list(health_port))
+    return tuple(dict.fromkeys(lists))
+
+
+def decide(  # noqa: PLR0917  # the facts that the decision rests on, each once
+    client: ClientEntry,
+    target: IPAddress | None,
+    source: IPAddress,
+    now: datetime,
+    knock_timeout: float,
+    health_port: int,
+    is_own: Callable[[IPAddress], bool],
+) -> Opening | PolicyRefusal:
+    """What this client's knock opens. `target` None stands for the source address; times in seconds."""
+    if target is None and client.require_target_ip:
+        return PolicyRefusal("target_required")
+    address = source if target is None else target
+    if reason := refused_target(address, is_own):
+        return PolicyRefusal(reason)
+    if client.allowed_from and not any(address in network for network in client.allowed_from):
+        return PolicyRefusal("allowed_from")
+    lists = client_lists(client, health_port)
+    if not lists:
+        return PolicyRefusal("no_ports")
+    seconds = knock_timeout if client.max_timeout is None else min(knock_timeout, client.max_timeout)
+    if client.expires is not None:
+        # The kernel itself ends the door of a client that expires meanwhile, whether or not we are alive.
+        seconds = min(seconds, (client.expires - now).total_seconds())
+    return Opening(address, lists, seconds) if seconds > 0 else PolicyRefusal("expired")

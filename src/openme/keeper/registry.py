@@ -1,0 +1,36 @@
+"""The registered clients, and which of them signed a knock."""
+
+from collections.abc import Collection, Iterable, Iterator
+
+from openme.config.model import ClientEntry
+from openme.wire import v1
+
+
+class Registry:
+    """The clients of one config, immutable; a changed config makes a new registry."""
+
+    def __init__(self, clients: Iterable[ClientEntry]) -> None:
+        self._clients = tuple(clients)
+        self._by_key = {client.public_key.raw: client for client in reversed(self._clients)}
+
+    def by_key(self, public_key: bytes) -> ClientEntry | None:
+        """The client with this 32-byte public key."""
+        return self._by_key.get(public_key)
+
+    def signer_among(self, packet: bytes, keys: Iterable[bytes]) -> ClientEntry | None:
+        """The client among these public keys whose signature a version 1 packet carries, or None."""
+        for key in keys:
+            client = self._by_key.get(key)
+            if client is not None and v1.signed_by(packet, client.public_key):
+                return client
+        return None
+
+    def search(self, packet: bytes, tried: Collection[bytes] = ()) -> Iterator[ClientEntry | None]:
+        """Look for the client whose signature a version 1 packet carries: None for every key that does not fit.
+
+        Nothing in a version 1 packet names its client, so every public key is tried (spec wire-v1.md "Linear
+        search"). An iterator, so that the caller can stop when strangers have had their share of the time.
+        """
+        for key, client in self._by_key.items():
+            if key not in tried:
+                yield client if v1.signed_by(packet, client.public_key) else None

@@ -1,0 +1,26 @@
+"""The firewall's static rules as a function of the config."""
+
+from openme.config.model import ServerConfig
+from openme.firewall.base import Rules
+from openme.keeper.policy import client_lists, health_list
+from openme.ports import port
+
+
+def rules_for(config: ServerConfig) -> Rules:
+    """What the firewall is to enforce under this config.
+
+    The health port is hidden whatever `drop_ports` says: a port that shows itself would tell that openme runs here.
+    """
+    health = health_list(config.health_port)
+    lists = {health}
+    for client in config.clients.values():
+        lists.update(client_lists(client, config.health_port))
+    return Rules(
+        knock_port=config.udp_port,
+        open_knock_port=config.open_knock_port,
+        hidden=config.managed_ports if config.drop_ports else (port("tcp", config.health_port),),
+        hidden_as=config.hidden_as,
+        hide_udp_errors=config.hide_udp_errors,
+        interface=config.interface,
+        port_lists=frozenset(lists),
+    )

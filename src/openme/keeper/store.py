@@ -1,0 +1,340 @@
+"""What survives the server: replay memory, grants and history, in SQLite under `state_dir`.
+
+`state.db` is written in WAL mode with `synchronous=FULL`: when `commit` returns, a power cut loses none of it (NORMAL
+does, measured in docs/decisions/0004-state.md). One commit carries every knock that waited, so they share one sync.
+
+`complete` is an empty file that stands beside the database as long as the database is known to hold every accepted
+knock. It is removed when a write fails, which works on a full disk too; a start that does not find it, or finds the
+database damaged, lets in only what was signed after that start.
+"""
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from openme.errors import OpenmeError
+from openme.keeper.replay import Remembered, ReplayMemory
+from openme.ports import PortRange, parse_port_spec
+from openme.wire.knock import IPAddress, pack_address, unpack_address
+
+DATABASE = "state.db"
+COMPLETE = "complete"
+_SCHEMA_VERSION = 1
+_PRIMARY_CODE = 0xFF  # sqlite.org/rescode.html: the low byte of an extended result code
+_KEEP_HOLDERS = 30 * 86400.0  # seconds
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE mark (client BLOB PRIMARY KEY, high_ns INTEGER NOT NULL, low_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE nonce (client BLOB NOT NULL, nonce BLOB NOT NULL, timestamp_ns INTEGER NOT NULL, source BLOB NOT NULL,
+    PRIMARY KEY (client, nonce)) WITHOUT ROWID;
+CREATE TABLE seen (client BLOB PRIMARY KEY, name TEXT NOT NULL, at REAL NOT NULL, source BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE holder (client BLOB NOT NULL, address BLOB NOT NULL, name TEXT NOT NULL, ports TEXT NOT NULL,
+    opened_at REAL NOT NULL, expires_at REAL NOT NULL, PRIMARY KEY (client, address)) WITHOUT ROWID;
+"""
+
+
+class StoreError(OpenmeError):
+    """The disk would not take or give what it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The last accepted knock of a client: its name then, Unix seconds, where from."""
+
+    name: str
+    at: float
+    source: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who was given a door for `address`, and to which ports.
+
+    A restart learns from it whose the doors in the kernel are, and `--cut` which connections are whose.
+    """
+
+    client_key: bytes
+    address: IPAddress
+    client_name: str
+    ports: tuple[PortRange, ...]
+    opened_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An accepted knock as it goes to the disk: the replay memory's part and, unless policy refused it, the grant's."""
+
+    remembered: Remembered
+    client_name: str
+    at: float
+    holder: Holder | None
+
+
+class Store:
+    """The database of one running server. Not for two processes at once: `server.start` holds a lock."""
+
+    def __init__(self, state_dir: Path, run_dir: Path | None = None) -> None:
+        """Open or make the database.
+
+        A disk that will not have it locks nobody out: the server then decides from memory alone, and says so.
+        `run_dir` takes the mark of a failure where `state_dir` itself can no longer be changed. StoreError only for a
+        database of a newer openme.
+        """
+        self._directory = state_dir
+        name = f"incomplete-{hashlib.sha256(bytes(state_dir.absolute())).hexdigest()[:16]}"
+        self._fallback_mark = None if run_dir is None else run_dir / name
+        self._waiting: list[Accepted] = []
+        self._waiting_floor_ns: int | None = None
+        self._on_disk = True
+        self.damage: str | None = None
+        """What was wrong with an earlier database, set aside; None when it was whole."""
+        self.failing: str | None = None
+        """Why the last write failed; None when what was accepted is on the disk."""
+        database, mark = (state_dir / DATABASE).exists(), (state_dir / COMPLETE).exists()
+        # Both or neither: a mark alone stands for a database that was lost, and must go before there is a new one.
+        self._was_complete = database == mark and not (self._fallback_mark is not None and self._fallback_mark.exists())
+        if not self._was_complete:
+            self._remove_mark()
+        self._connection = self._open_or_replace(state_dir / DATABASE)
+
+    def _open_or_replace(self, path: Path) -> sqlite3.Connection:
+        try:
+            return _connect(path)
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
+            if code not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+                return self._without_disk(path, error)
+            self.damage = str(error)
+        self._was_complete = False
+        # First the mark: should we end before `load`, the next start must not take the new database for the old one.
+        self._remove_mark()
+        try:
+            self._set_aside(path)
+            return _connect(path)
+        except (OSError, sqlite3.Error) as error:
+            return self._without_disk(path, error)
+
+    def _without_disk(self, path: Path, error: Exception) -> sqlite3.Connection:
+        self._was_complete = False
+        self._set_incomplete(f"{path}: {error}")
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        _make_tables(connection)
+        self._on_disk = False
+        return connection
+
+    def _set_aside(self, path: Path) -> None:
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                source = path.with_name(path.name + suffix)
+                source.rename(path.with_name(f"{path.name}.damaged-{stamp}{suffix}"))
+
+    def load(self, window_ns: int, now_ns: int) -> ReplayMemory:
+        """The replay memory as it was stored; `now_ns` is the Unix time of this start in nanoseconds.
+
+        If knocks may be missing from it, whatever was signed before this start is refused, and stays refused after
+        the next start too.
+        """
+        floor_ns = None if self._was_complete else now_ns
+        try:
+            if floor_ns is not None:
+                self._write_floor(floor_ns)
+            elif row := self._connection.execute("SELECT value FROM meta WHERE key = 'floor_ns'").fetchone():
+                floor_ns = row[0]
+        except sqlite3.Error as error:
+            # The floor holds in memory, and without the mark the next start sets one of its own.
+            self._set_incomplete(str(error))
+            self._waiting_floor_ns = floor_ns = now_ns
+        memory = ReplayMemory(window_ns, floor_ns=floor_ns)
+        memory.load(
+            self._connection.execute("SELECT client, high_ns, low_ns FROM mark"),
+            (
+                (client, timestamp_ns, nonce, unpack_address(source))
+                for client, timestamp_ns, nonce, source in self._connection.execute(
+                    "SELECT client, timestamp_ns, nonce, source FROM nonce"
+                )
+            ),
+        )
+        if self.failing is None:
+            self._set_complete()
+        return memory
+
+    @property
+    def was_complete(self) -> bool:
+        """Whether the database was known to hold every accepted knock when it was opened."""
+        return self._was_complete
+
+    def commit(self, accepted: Iterable[Accepted]) -> None:
+        """Write knocks durably: when this returns and `failing` is None, a power cut loses none of them.
+
+        A disk that refuses locks nobody out. What could not be written is kept and tried again with the next knock,
+        and until then the file `complete` is gone, so that a restart trusts no knock made before it.
+        """
+        self._waiting.extend(accepted)
+        if not self._waiting:
+            return
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            if self._waiting_floor_ns is not None:
+                self._write_floor(self._waiting_floor_ns)
+            for knock in self._waiting:
+                self._write(knock)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            self._set_incomplete(str(error))
+            return
+        self._waiting.clear()
+        self._waiting_floor_ns = None
+        if self.failing is not None and self._on_disk:
+            self._set_complete()
+
+    def _write_floor(self, floor_ns: int) -> None:
+        self._connection.execute(
+            "INSERT INTO meta VALUES ('floor_ns', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            (floor_ns,),
+        )
+
+    def _write(self, knock: Accepted) -> None:
+        part = knock.remembered
+        execute = self._connection.execute
+        execute(
+            "INSERT INTO mark VALUES (?, ?, ?) ON CONFLICT (client) DO UPDATE SET"
+            " high_ns = max(high_ns, excluded.high_ns), low_ns = max(low_ns, excluded.low_ns)",
+            (part.client_key, part.timestamp_ns, part.low_ns),
+        )
+        execute("DELETE FROM nonce WHERE client = ? AND timestamp_ns < ?", (part.client_key, part.low_ns))
+        source = pack_address(part.source)
+        execute(
+            "INSERT OR REPLACE INTO nonce VALUES (?, ?, ?, ?)", (part.client_key, part.nonce, part.timestamp_ns, source)
+        )
+        execute(
+            "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", (part.client_key, knock.client_name, knock.at, source)
+        )
+        if (holder := knock.holder) is not None:
+            execute("DELETE FROM holder WHERE expires_at < ?", (knock.at - _KEEP_HOLDERS,))
+            execute(
+                "INSERT OR REPLACE INTO holder VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    holder.client_key,
+                    pack_address(holder.address),
+                    holder.client_name,
+                    " ".join(map(str, holder.ports)),
+                    holder.opened_at,
+                    holder.expires_at,
+                ),
+            )
+
+    def holders(self) -> list[Holder]:
+        """Everybody who was given a door in the last 30 days."""
+        rows = self._connection.execute("SELECT client, address, name, ports, opened_at, expires_at FROM holder")
+        return [
+            Holder(client, unpack_address(address), name, _ports(ports), opened_at, expires_at)
+            for client, address, name, ports, opened_at, expires_at in rows
+        ]
+
+    def seen(self) -> dict[bytes, Seen]:
+        """The last accepted knock of every client, by public key."""
+        rows = self._connection.execute("SELECT client, name, at, source FROM seen")
+        return {client: Seen(name, at, unpack_address(source)) for client, name, at, source in rows}
+
+    def close(self) -> None:
+        """Write what waits, if the disk lets us, and close."""
+        self.commit(())
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    def _set_incomplete(self, reason: str) -> None:
+        if self.failing is None:
+            self._remove_mark()
+        self.failing = reason
+
+    def _remove_mark(self) -> None:
+        try:
+            (self._directory / COMPLETE).unlink(missing_ok=True)
+            self._sync_directory()
+        except OSError:
+            # A disk gone read-only keeps even its marks. Until the machine starts anew, the other place has it.
+            if self._fallback_mark is not None:
+                with suppress(OSError):
+                    self._fallback_mark.touch(mode=0o600)
+
+    def _set_complete(self) -> None:
+        try:
+            descriptor = os.open(self._directory / COMPLETE, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            os.close(descriptor)
+            self._sync_directory()
+            if self._fallback_mark is not None:
+                self._fallback_mark.unlink(missing_ok=True)
+        except OSError:
+            # Without the mark the next start is the stricter one, which is the safe side.
+            return
+        self.failing = None
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    previous = os.umask(0o077)
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=2, check_same_thread=False)
+    finally:
+        os.umask(previous)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        _check(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables of a new database; sqlite3.DatabaseError if an old one is damaged, StoreError if it is newer."""
+    if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
+        damaged = sqlite3.DatabaseError("the database is damaged")
+        damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise damaged
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        _make_tables(connection)
+    elif version != _SCHEMA_VERSION:
+        raise StoreError(f"{path}: made by a newer openme (format {version})", "start that version instead")
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;")
+
+
+def _ports(text: str) -> tuple[PortRange, ...]:
+    return tuple(item for spec in text.split() for item in parse_port_spec(spec))
+
+
+def read_seen(state_dir: Path) -> dict[bytes, Seen]:
+    """The last accepted knock of every client, for commands that run beside the server; empty if there is none yet."""
+    path = state_dir / DATABASE
+    if not path.exists():
+        return {}
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=2)
+        try:
+            rows = connection.execute("SELECT client, name, at, source FROM seen").fetchall()
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return {}
+    return {client: Seen(name, at, unpack_address(source)) for client, name, at, source in rows}

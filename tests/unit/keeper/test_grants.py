@@ -1,0 +1,92 @@
+"""Who is in: doors that two people share stay open for whoever has more time left."""
+
+from openme.firewall.base import Door, PortList
+from openme.keeper.grants import Change, Grant, Grants
+from openme.ports import parse_port_spec
+from openme.wire.knock import IPAddress
+from support.knocks import ELSEWHERE, HOME
+
+SSH, WEB = PortList(parse_port_spec("22/tcp")), PortList(parse_port_spec("443/tcp"))
+
+
+def grant(key: str, deadline: float, *lists: PortList, address: IPAddress = HOME, opened_at: float = 0.0) -> Grant:
+    return Grant(key.encode(), key, address, (), lists or (SSH,), opened_at, 0.0, deadline)
+
+
+def test_a_first_grant_opens_its_doors_for_its_time() -> None:
+    grants, first = Grants(), grant("alice", 30.0, SSH, WEB)
+    assert grants.doors_for(first, 10.0) == (Door(SSH, HOME, 20.0), Door(WEB, HOME, 20.0))
+
+
+def test_a_shared_door_stays_as_long_as_the_longer_grant() -> None:
+    grants = Grants()
+    grants.add(grant("alice", 100.0))
+    assert grants.doors_for(grant("bob", 30.0, SSH, WEB), 0.0) == (Door(SSH, HOME, 100.0), Door(WEB, HOME, 30.0))
+
+
+def test_another_address_shares_nothing() -> None:
+    grants = Grants()
+    grants.add(grant("alice", 100.0))
+    assert grants.doors_for(grant("bob", 30.0, address=ELSEWHERE), 0.0) == (Door(SSH, ELSEWHERE, 30.0),)
+
+
+def test_a_new_knock_takes_the_place_of_the_old_and_may_shorten_it() -> None:
+    grants = Grants()
+    grants.add(grant("alice", 100.0, opened_at=5.0))
+    shorter = grant("alice", 30.0, opened_at=20.0)
+    assert grants.doors_for(shorter, 0.0) == (Door(SSH, HOME, 30.0),)
+    grants.add(shorter)
+    (held,) = grants
+    assert (held.deadline, held.opened_at) == (30.0, 5.0)
+
+
+def test_removing_one_falls_back_to_the_others_remaining_time() -> None:
+    grants, alice, bob = Grants(), grant("alice", 100.0, SSH, WEB), grant("bob", 30.0)
+    grants.add(alice)
+    grants.add(bob)
+    assert grants.remove([alice], 10.0) == Change(open=(Door(SSH, HOME, 20.0),), close=((WEB, HOME),))
+    assert grants.remove([bob], 10.0) == Change(close=((SSH, HOME),))
+    assert list(grants) == []
+
+
+def test_removing_a_grant_that_is_gone_changes_nothing() -> None:
+    grants, alice = Grants(), grant("alice", 100.0)
+    grants.add(alice)
+    grants.remove([alice], 0.0)
+    assert grants.remove([alice], 0.0) == Change()
+
+
+def test_removing_both_at_once_closes_the_shared_door_once() -> None:
+    grants, alice, bob = Grants(), grant("alice", 100.0), grant("bob", 30.0)
+    grants.add(alice)
+    grants.add(bob)
+    assert grants.remove([alice, bob], 0.0) == Change(close=((SSH, HOME),))
+
+
+def test_an_overdue_neighbour_holds_no_door_open() -> None:
+    grants, alice, bob = Grants(), grant("alice", 100.0), grant("bob", 30.0)
+    grants.add(alice)
+    grants.add(bob)
+    assert grants.remove([alice], 31.0) == Change(close=((SSH, HOME),))
+
+
+def test_grants_end_at_their_deadline_and_not_before() -> None:
+    grants, alice, bob = Grants(), grant("alice", 100.0), grant("bob", 30.0)
+    assert grants.next_deadline() is None
+    grants.add(alice)
+    grants.add(bob)
+    assert grants.next_deadline() == 30.0
+    assert grants.expire(29.999) == []
+    assert grants.expire(30.0) == [bob]
+    assert grants.next_deadline() == 100.0
+    assert grants.expire(1000.0) == [alice]
+    assert grants.next_deadline() is None
+
+
+def test_one_client_may_be_in_from_two_addresses() -> None:
+    grants = Grants()
+    here, there = grant("alice", 100.0), grant("alice", 100.0, address=ELSEWHERE)
+    grants.add(here)
+    grants.add(there)
+    assert grants.remove([here], 0.0) == Change(close=((SSH, HOME),))
+    assert list(grants) == [there]

@@ -1,0 +1,57 @@
+"""What is logged: names and addresses of the proven, mere counts of strangers, and never a flood of lines."""
+
+import logging
+
+from openme.keeper.journal import Journal
+from openme.refusals import REPORT_INTERVAL, RefusalCounts
+from support.knocks import ELSEWHERE, HOME, config, judged, keeper, lines, packet
+
+
+def test_an_accepted_knock_is_one_line_with_who_what_and_where() -> None:
+    grant = judged(keeper(config()), packet(target=str(ELSEWHERE))).grant
+    assert grant is not None
+    with lines("openme.journal") as records:
+        Journal().accepted(grant, HOME, 30.0)
+    (record,) = records
+    assert record.getMessage() == f"alice: opened 22/tcp for {ELSEWHERE} for 30s, knock came from {HOME}"
+    facts = vars(record)["facts"]
+    assert (facts["event"], facts["client"], facts["ip"]) == ("accepted", "alice", str(ELSEWHERE))
+
+
+def test_strangers_leave_counts_and_no_line_above_debug() -> None:
+    journal = Journal()
+    with lines("openme.journal") as records:
+        for _ in range(1000):
+            journal.refused_stranger("unknown_key", HOME)
+    assert {record.levelno for record in records} == {logging.DEBUG}
+    assert journal.counts.total == {"unknown_key": 1000}
+
+
+def test_a_clients_refusals_are_a_few_lines_a_minute() -> None:
+    journal = Journal()
+    with lines("openme.journal", logging.INFO) as records:
+        for second in range(300):
+            for _ in range(20):
+                journal.refused_client("alice", "time", HOME)
+            journal.report(second)
+    assert 5 <= len(records) <= 5 * 21
+    assert journal.counts.total["time"] == 6000
+
+
+def test_counts_are_reported_once_an_interval_and_lose_nothing() -> None:
+    counts, log = RefusalCounts(), logging.getLogger("openme.test-counts")
+    with lines("openme.test-counts") as records:
+        for second in range(int(REPORT_INTERVAL) * 3):
+            counts.add("length", 2)
+            counts.report(second, log)
+        counts.report(REPORT_INTERVAL * 10, log)
+    reported = [vars(record)["facts"]["refused"]["length"] for record in records]
+    assert len(reported) == 4
+    assert sum(reported) == counts.total["length"] == int(REPORT_INTERVAL) * 3 * 2
+
+
+def test_nothing_refused_is_nothing_said() -> None:
+    with lines("openme.journal") as records:
+        for second in range(300):
+            Journal().report(second)
+    assert records == []
