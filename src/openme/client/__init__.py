@@ -1,0 +1,1 @@
+"""The client: sends knocks and tells whether the door opened. Imports nothing that only Linux has."""

@@ -1,0 +1,69 @@
+"""Where a knock goes, and which address it names. Runs on every system that Python runs on."""
+
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address
+
+from openme.errors import OpenmeError
+from openme.wire.knock import IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One of the server's addresses: `family` and the sockaddr without its port."""
+
+    family: socket.AddressFamily
+    host: str
+
+    def __str__(self) -> str:
+        return self.host
+
+
+def resolve(host: str, port: int) -> list[Endpoint]:
+    """The server's addresses to knock at: the first of each family, since nobody knows which one ssh will use.
+
+    OpenmeError if the name is not known.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except (socket.gaierror, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, socket.gaierror) else "not a host name"
+        raise OpenmeError(f"{host}: {reason}", "check server_host in the profile, and this machine's network") from None
+    first: dict[int, Endpoint] = {}
+    for family, _, _, _, sockaddr in found:
+        if family in {socket.AF_INET, socket.AF_INET6}:
+            name = str(sockaddr[0])
+            if family == socket.AF_INET6 and len(sockaddr) == 4 and sockaddr[3] and "%" not in name:
+                name = f"{name}%{sockaddr[3]}"
+            first.setdefault(family, Endpoint(family, name))
+    return list(first.values())
+
+
+def local_address(sock: socket.socket) -> IPAddress:
+    """The address that a connected socket sends from."""
+    return ip_address(str(sock.getsockname()[0]).partition("%")[0])
+
+
+def target_for(wanted: str | None, sock: socket.socket) -> IPAddress | None:
+    """The address that a knock over `sock` names; None for "my source address".
+
+    `wanted` is an address, `auto` (the socket's own address where it is a global one, so that nobody on the way can
+    have the ports opened for himself) or None.
+    """
+    if wanted is None:
+        return None
+    if wanted == "auto":
+        own = local_address(sock)
+        return own if own.is_global else None
+    return parse_target(wanted)
+
+
+def parse_target(text: str) -> IPAddress:
+    """An address as a user writes it; OpenmeError otherwise. A v4-mapped one becomes IPv4."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise OpenmeError(f"{text} is no IP address", "write one such as 203.0.113.5 or 2001:db8::7") from None
+    if not isinstance(address, IPv4Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
