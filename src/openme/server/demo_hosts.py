@@ -1,0 +1,187 @@
+"""Hosts for the demo: shells in network and process namespaces of their own, joined by cables.
+
+Nothing has a name on this machine: a host is one bash, and with it everything that it started goes, its network too.
+Should the demo itself be killed, each bash finds its input at an end and goes by itself.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from openme.errors import OpenmeError
+
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_COMMAND_SECONDS = 30.0
+_MARK = "demo-host-is-done"
+
+
+class Interruptions:
+    """Ctrl-C, SIGTERM and SIGHUP end the demo with one exception, and never between making a thing and noting it.
+
+    The first one counts: while things are taken down, further ones are ignored.
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting: int | None = None
+
+    def catch(self, stack: ExitStack) -> None:
+        """From now on until the stack closes."""
+        for number in _ENDINGS:
+            stack.callback(signal.signal, number, signal.signal(number, self._on_signal))
+
+    @staticmethod
+    def ignore() -> None:
+        """From here on nothing interrupts."""
+        for number in _ENDINGS:
+            signal.signal(number, signal.SIG_IGN)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What is made in here is noted before an interruption comes through."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._waiting is not None:
+            self._end(self._waiting)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._held:
+            self._waiting = number
+        else:
+            self._end(number)
+
+    def _end(self, number: int) -> None:
+        self.ignore()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command printed, both streams together, and its exit code."""
+
+    output: str
+    code: int
+
+
+class Host:
+    """A shell that stands for a machine. Commands run one after the other and share variables and descriptors."""
+
+    def __init__(self, name: str, directory: Path, environment: Mapping[str, str]) -> None:
+        self.name = name
+        # A session of its own: the terminal's Ctrl-C is for the demo, which then ends its hosts in order.
+        self._process = subprocess.Popen(
+            ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "--norc", "--noprofile"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+            env=environment,
+            start_new_session=True,
+        )
+        self._rest = b""
+
+    @property
+    def pid(self) -> int:
+        """A process of this machine in the host's network namespace, once a command has run in it."""
+        return self._process.pid
+
+    def run(self, command: str, *, show: bool = True) -> Outcome:
+        """Run a line of shell to its end, shown as it is typed and with its output as it comes.
+
+        OpenmeError if the host ends, or the command takes too long.
+        """
+        if show:
+            print(f"{self.name} $ {command}", flush=True)
+        lines: list[str] = []
+        deadline = time.monotonic() + _COMMAND_SECONDS
+        try:
+            assert self._process.stdin is not None  # noqa: S101  # it is a pipe
+            self._process.stdin.write(f"{{ {command}\n}} </dev/null; echo {_MARK} $?\n".encode())
+            self._process.stdin.flush()
+            while not (line := self._line(deadline, command)).startswith(_MARK):
+                lines.append(line)
+                if show:
+                    print(line, flush=True)
+        except BrokenPipeError:
+            if self._process.poll() is None:
+                raise  # it was our own reader who left
+            raise OpenmeError(f"the demo's host {self.name} has ended", "run it as root on a Linux machine") from None
+        return Outcome("\n".join(lines), int(line.split()[1]))
+
+    def _line(self, deadline: float, command: str) -> str:
+        assert self._process.stdout is not None  # noqa: S101  # it is a pipe
+        while b"\n" not in self._rest:
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise OpenmeError(f"{self.name}: no end of '{command}' after {_COMMAND_SECONDS:.0f} s")
+            data = os.read(self._process.stdout.fileno(), 65536)
+            if not data:
+                said = self._rest.decode(errors="replace").strip()
+                raise OpenmeError(
+                    f"the demo's host {self.name} has ended{': ' + said if said else ''}",
+                    "it needs root, network namespaces and process namespaces",
+                )
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.decode(errors="replace")
+
+    def end(self) -> None:
+        """Kill everything that runs on this host and wait until it is gone."""
+        pid = self._process.pid
+        # The shell is process 1 of its namespace: with it the kernel kills all the others, then `unshare` ends.
+        first = f"/proc/{pid}/task/{pid}/children"
+        with suppress(OSError):
+            for child in Path(first).read_text(encoding="ascii").split():
+                os.kill(int(child), signal.SIGKILL)
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Cable:
+    """Two ends: host, device, address."""
+
+    near: tuple[Host, str, str]
+    far: tuple[Host, str, str]
+
+
+def connect(cable: Cable) -> None:
+    """Lay the cable inside the two hosts' namespaces; this machine never sees a device of it."""
+    (near, near_device, near_address), (far, far_device, far_address) = cable.near, cable.far
+    link = ["link", "add", near_device, "type", "veth", "peer", "name", far_device, "netns", str(far.pid)]
+    _inside(near, *link)
+    for host, device, own, peer in (
+        (near, near_device, near_address, far_address),
+        (far, far_device, far_address, near_address),
+    ):
+        _inside(host, "address", "add", own, "peer", peer, "dev", device)
+        _inside(host, "link", "set", device, "up")
+
+
+def _inside(host: Host, *words: str) -> None:
+    command = ["nsenter", f"--net=/proc/{host.pid}/ns/net", "ip", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OpenmeError(
+            f"ip {' '.join(words)}: {done.stderr.strip()}", "the kernel needs network namespaces and veth"
+        )

@@ -1,0 +1,517 @@
+"""The keeper's shell: frames in, doors out; the only process that touches the firewall and the disk."""
+
+import json
+import logging
+import secrets
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from openme.config.model import ServerConfig
+from openme.config.section import nearest
+from openme.firewall.base import Door, Firewall, FirewallError
+from openme.keeper.grants import Change, Grant
+from openme.keeper.journal import Journal
+from openme.keeper.keeper import Judgement, Keeper, Now, Stranger
+from openme.keeper.policy import client_lists
+from openme.keeper.rules import rules_for
+from openme.keeper.store import Accepted, Holder, Store
+from openme.server import control
+from openme.server.channel import FRAME_SIZE, ChannelClosedError, received, send
+from openme.server.config_watch import ConfigWatch
+from openme.server.state_file import sessions_value, write_state_file
+from openme.wire.frame import Order, OrderKind, known_source
+
+_BATCH = 256  # frames that share one sync of the disk and one firewall transaction
+_MAX_STRANGERS = 256  # that wait for their client to be searched for
+_STRANGERS_PATIENCE = 3.0  # seconds after which one who still waits has knocked again or gone
+_STRANGERS_SHARE = 0.01  # seconds for them before the people we know get their turn again
+_REPAIR_INTERVAL = 0.4  # seconds between two repairs of the firewall
+_STATE_INTERVAL = 0.2  # seconds; a thousand people who knock at once must not mean a thousand files
+_TICK = 0.5  # seconds between two looks at expiry and config, so that what ends is closed within a second
+
+HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_log = logging.getLogger("openme.keeper")
+
+
+def read_clocks() -> Now:
+    """Both clocks as they stand."""
+    return Now(time.time_ns(), time.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the keeper works with, made by `server.start`."""
+
+    keeper: Keeper
+    store: Store
+    firewall: Firewall
+    watch: ConfigWatch
+    journal: Journal
+    listener: socket.socket
+    control: socket.socket
+    state_file: Path | None
+    trial: float | None = None
+
+
+class Ending(Enum):
+    """Why the keeper stopped serving."""
+
+    ASKED = "asked"
+    LISTENER_GONE = "listener gone"
+    TRIAL_OVER = "trial over"
+
+
+class KeeperProcess:
+    """Runs until it is told to stop or the listener is gone."""
+
+    def __init__(self, parts: Parts, clocks: Callable[[], Now] = read_clocks) -> None:
+        self._keeper = parts.keeper
+        self._store = parts.store
+        self._firewall = parts.firewall
+        self._watch = parts.watch
+        self._journal = parts.journal
+        self._listener = parts.listener
+        self._control = parts.control
+        self._state_file = parts.state_file
+        self._clocks = clocks
+        self._rules = rules_for(parts.keeper.config)
+        self._seen = {key: (seen.name, seen.at) for key, seen in parts.store.seen().items()}
+        self._selector = selectors.DefaultSelector()
+        self._strangers: deque[tuple[float, Stranger]] = deque()
+        self._searched: Stranger | None = None
+        self._stop: Ending | None = None
+        self._trial_until = None if parts.trial is None else clocks().monotonic + parts.trial
+        self._disk_fault: str | None = None
+        self._state_file_fault = False
+        self._state_changed = False
+        self._ruleset_changed = False
+        self._keys_due = False
+        self._next_repair = float("-inf")
+        self._state_written = float("-inf")
+
+    # -- the loop
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> Ending:
+        """Serve, until there is a reason to stop.
+
+        `ready` is called once a signal would be heard and the state file is there. Signals that the caller has blocked
+        until then are let in.
+        """
+        wake_reader, wake_writer = socket.socketpair()
+        for end in (wake_reader, wake_writer):
+            end.setblocking(False)  # noqa: FBT003  # the standard library's signature
+        previous = signal.set_wakeup_fd(wake_writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        # The config is looked at twice a second anyway; this only wakes us.
+        signal.signal(signal.SIGHUP, lambda *_: _log.info("asked to look at the config"))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+        self._selector.register(wake_reader, selectors.EVENT_READ, lambda: wake_reader.recv(64))
+        self._selector.register(self._listener, selectors.EVENT_READ, self._on_frames)
+        self._selector.register(self._control, selectors.EVENT_READ, self._on_control)
+        if self._firewall.changes is not None:
+            self._selector.register(self._firewall.changes, selectors.EVENT_READ, self._on_ruleset_change)
+        self._give_keys()
+        self._write_state()
+        ready()
+        try:
+            while self._stop is None:
+                for key, _ in self._selector.select(0 if self._strangers or self._searched else _TICK):
+                    key.data()
+                self._serve_strangers()
+                self._tick()
+        except ChannelClosedError as error:
+            _log.error("the listener is gone (%s)", error)  # the operator needs the fact, not a trace
+            return Ending.LISTENER_GONE
+        finally:
+            signal.set_wakeup_fd(previous)
+        return self._stop
+
+    def _on_stop(self, *_: object) -> None:
+        self._stop = Ending.ASKED
+
+    def _tick(self) -> None:
+        now = self._clocks()
+        self._repair(now)
+        self._follow_config(now)
+        if self._keys_due:
+            self._give_keys()
+        self._tell_sources()
+        over = self._keeper.grants.expire(now.monotonic)
+        for grant in over:
+            self._journal.closed(grant, "its time is over")
+        early = self._keeper.overdue(now)
+        if early:
+            self._end(early, now)
+        if over or early:
+            self._state_changed = True
+        if self._state_changed and now.monotonic - self._state_written >= _STATE_INTERVAL:
+            self._state_written = now.monotonic
+            self._state_changed = False
+            self._write_state()
+        self._journal.report(now.monotonic)
+        if self._trial_until is not None and now.monotonic >= self._trial_until:
+            _log.error("nobody has knocked in time: undoing it, the ports are as they were before")
+            self._stop = Ending.TRIAL_OVER
+
+    # -- the host's firewall
+
+    def _on_ruleset_change(self) -> None:
+        """Somebody has changed the host's ruleset, perhaps we ourselves; perhaps it took our rules with it."""
+        if self._firewall.has_changed():
+            self._ruleset_changed = True
+
+    def _repair(self, now: Now) -> None:
+        """Put our rules back where a flush or a reload of the host's firewall has removed them, open doors included."""
+        if not self._ruleset_changed or now.monotonic < self._next_repair:
+            return
+        self._ruleset_changed = False
+        # Another program may want it otherwise, again and again: this is a limit, not a delay before the first time.
+        self._next_repair = now.monotonic + _REPAIR_INTERVAL
+        try:
+            if self._firewall.intact():
+                return
+            _log.warning("openme's rules were removed from the firewall: putting them back")
+            doors = {
+                (door.port_list, door.address): door
+                for grant in self._keeper.grants
+                for door in self._keeper.grants.doors_for(grant, now.monotonic)
+                if door.seconds > 0
+            }
+            self._firewall.apply(self._rules, doors.values())
+        except FirewallError as error:
+            _log.error("the rules could not be put back: %s", error.message)  # one line for the operator
+            self._ruleset_changed = True
+
+    # -- knocks
+
+    def _on_frames(self) -> None:
+        frames = list(received(self._listener, FRAME_SIZE, _BATCH))
+        if not frames:
+            return
+        now = self._clocks()
+        self._follow_config(now)
+        judgements = []
+        for frame in frames:
+            outcome = self._keeper.recognise_untrusted(frame, now)
+            if isinstance(outcome, Judgement):
+                judgements.append(outcome)
+            else:
+                self._queue(outcome)
+        self._finish(judgements, now)
+
+    def _queue(self, stranger: Stranger) -> None:
+        """Let a stranger wait. When too many do, one drawn by lot goes, so that nobody can fill the queue for long."""
+        if len(self._strangers) >= _MAX_STRANGERS:
+            del self._strangers[secrets.randbelow(_MAX_STRANGERS)]
+            self._journal.counts.add("busy")
+        self._strangers.append((time.monotonic(), stranger))
+
+    def _serve_strangers(self) -> None:
+        """Search for the clients of those who wait, for a bounded time: the people we know come first."""
+        until = time.monotonic() + _STRANGERS_SHARE
+        now = self._clocks()
+        judgements = []
+        while (stranger := self._searched or self._next_stranger()) is not None:
+            self._searched = stranger
+            found = self._keeper.search(stranger, now, lambda: time.monotonic() < until)
+            if found is None:
+                break
+            self._searched = None
+            judgements.append(found)
+        self._finish(judgements, now)
+
+    def _next_stranger(self) -> Stranger | None:
+        """Whoever came last, so that after a flood nobody waits behind it; who waits too long has gone by now."""
+        oldest_that_counts = time.monotonic() - _STRANGERS_PATIENCE
+        while self._strangers and self._strangers[0][0] < oldest_that_counts:
+            self._strangers.popleft()
+            self._journal.counts.add("busy")
+        return self._strangers.pop()[1] if self._strangers else None
+
+    def _finish(self, judgements: list[Judgement], now: Now) -> None:
+        """What follows from judgements: the disk, the doors, the listener, the journal."""
+        if not judgements:
+            return
+        # The nonces are durable before a door opens: a crash in between costs an honest client one knock.
+        self._store.commit([accepted for j in judgements if (accepted := _for_the_disk(j, now)) is not None])
+        self._say_disk()
+        granted = [j.grant for j in judgements if j.grant is not None]
+        opened = self._open(granted, now) if granted else set()
+        for judgement in judgements:
+            kind = OrderKind.REFUSED
+            if judgement.grant is not None:
+                kind = OrderKind.ACCEPTED if id(judgement.grant) in opened else OrderKind.FAILED
+            send(self._listener, Order(kind).pack())
+        for judgement in judgements:
+            if judgement.grant is not None and judgement.source is not None and id(judgement.grant) in opened:
+                grant = judgement.grant
+                self._journal.accepted(grant, judgement.source, grant.deadline - now.monotonic)
+                self._seen[grant.client_key] = (grant.client_name, now.unix)
+                self._pass_trial(grant.client_name)
+        if granted:
+            self._state_changed = True
+
+    def _open(self, grants: list[Grant], now: Now) -> set[int]:
+        """Open the doors of these grants in one transaction; which of them (by `id`) are open now."""
+        earlier = [self._keeper.grants.add(grant) for grant in grants]
+        doors = {
+            (door.port_list, door.address): door
+            for grant in grants
+            for door in self._keeper.grants.doors_for(grant, now.monotonic)
+        }
+        try:
+            self._apply(Change(open=tuple(doors.values())))
+        except FirewallError as error:
+            _log.error("a good knock opened nothing: %s", error.message)  # one line for the operator
+            for grant, before in zip(reversed(grants), reversed(earlier), strict=True):
+                self._keeper.grants.take_back(grant, before)
+            return set()
+        return {id(grant) for grant in grants}
+
+    def _pass_trial(self, name: str) -> None:
+        if self._trial_until is not None:
+            self._trial_until = None
+            _log.info("%s has knocked: the ports stay hidden until this server is stopped", name)
+
+    # -- config
+
+    def _follow_config(self, now: Now) -> None:
+        config = self._watch.refresh()
+        if config is not None:
+            self._use(config, now)
+            _log.info("config in force: %d clients", len(config.clients))
+
+    def _use(self, config: ServerConfig, now: Now) -> None:
+        """Put a changed config in force: for the next knock, for open doors, in the firewall and in the listener."""
+        config = self._keep_what_needs_a_restart(config)
+        current = self._keeper.config
+        keys_changed = (config.private_key, config.protocols) != (current.private_key, current.protocols)
+        outcome = self._keeper.reconfigure(config, now)
+        for grant, why in outcome.ended:
+            self._journal.closed(grant, why)
+        before, self._rules = self._rules, outcome.rules
+        try:
+            if outcome.rules != before:
+                self._firewall.apply(outcome.rules, outcome.change.open)
+                self._apply(Change(close=outcome.change.close))
+            else:
+                self._apply(outcome.change)
+        except FirewallError as error:
+            # One line for the operator; the doors that should have closed do so when their time is over.
+            _log.error("the changed config is not in the firewall: %s", error.message)
+        if keys_changed:
+            self._give_keys()
+        self._state_changed = True
+
+    def _keep_what_needs_a_restart(self, config: ServerConfig) -> ServerConfig:
+        current = self._keeper.config
+        fixed = ("udp_port", "health_port", "firewall", "state_dir", "run_as")
+        for name in fixed:
+            if getattr(config, name) != getattr(current, name):
+                _log.warning("%s has changed: this takes effect when the server is restarted", name)
+        return replace(config, **{name: getattr(current, name) for name in fixed})
+
+    def _give_keys(self) -> None:
+        config = self._keeper.config
+        order = Order(OrderKind.FORGET_V1_KEY)
+        if "v1" in config.protocols:
+            order = Order(OrderKind.USE_V1_KEY, private_key=config.private_key.raw)
+        # A listener that is too busy to hear is told again at the next tick.
+        self._keys_due = not send(self._listener, order.pack())
+
+    def _tell_sources(self) -> None:
+        """Name the addresses that clients knock from to the listener, which then does not make them wait."""
+        sources = self._keeper.new_sources
+        while sources and send(self._listener, known_source(sources[0]).pack()):
+            sources.popleft()
+
+    # -- ending grants
+
+    def _end(self, ended: list[tuple[Grant, str]], now: Now) -> None:
+        change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
+        for grant, why in ended:
+            self._journal.closed(grant, why)
+        try:
+            self._apply(change)
+        except FirewallError as error:
+            _log.error("doors could not be closed early: %s", error.message)  # one line for the operator
+
+    def _apply(self, change: Change) -> None:
+        """Make the firewall's doors agree with the grants; FirewallError if it cannot be made to."""
+        try:
+            self._apply_once(change)
+        except FirewallError as error:
+            # Most likely somebody has flushed the host's ruleset. Put ours back, then try once more.
+            _log.warning("the firewall refused (%s): putting the rules in force again", error.message)
+            self._firewall.apply(self._rules)
+            self._apply_once(change)
+
+    def _apply_once(self, change: Change) -> None:
+        if change.close:
+            self._firewall.close(change.close)
+        if change.open:
+            self._firewall.open(change.open)
+
+    # -- the control socket
+
+    def _on_control(self) -> None:
+        with suppress(OSError):
+            peer, _ = self._control.accept()
+            if not control.is_allowed(peer):
+                peer.close()
+                return
+            self._selector.register(peer, selectors.EVENT_READ, lambda: self._on_request(peer))
+
+    def _on_request(self, peer: socket.socket) -> None:
+        self._selector.unregister(peer)
+        with peer, suppress(OSError):
+            peer.setblocking(False)  # noqa: FBT003  # the standard library's signature
+            raw = peer.recv(control.MAX_REQUEST)
+            if raw:
+                peer.settimeout(1.0)
+                try:
+                    answer = self._answer(raw)
+                except FirewallError as error:
+                    answer = {"error": error.message}
+                peer.sendall(json.dumps(answer).encode())
+
+    def _answer(self, raw: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(raw)
+            command = request["command"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return {"error": "the server did not understand the request"}
+        self._tick()
+        now = self._clocks()
+        if command == "sessions":
+            return self._sessions(now)
+        name = str(request.get("name"))
+        if command == "reload":
+            return {"fault": self._watch.fault, "reading": self._watch.is_reading}
+        if command == "revoke":
+            return self._revoke(name, now, cut=bool(request.get("cut")))
+        if command == "close":
+            return self._close(name, now, cut=bool(request.get("cut")))
+        return {"error": "the server is of another version than this command: restart it"}
+
+    def _revoke(self, name: str, now: Now, *, cut: bool) -> dict[str, Any]:
+        """The client is out of the file; end what it has, also while that file is still being read."""
+        if (config := self._watch.revoke(name)) is not None:
+            self._use(config, now)
+        outcome: dict[str, Any] = {"fault": self._watch.fault}
+        if cut:
+            outcome["cut"] = self._cut(name)
+        return outcome
+
+    def _close(self, name: str, now: Now, *, cut: bool) -> dict[str, Any]:
+        grants = self._keeper.grants_of(name)
+        self._end([(grant, "closed by the operator") for grant in grants], now)
+        self._write_state()
+        outcome: dict[str, Any] = {
+            "closed": [str(grant.address) for grant in grants],
+            "known": name in self._keeper.config.clients,
+            "near": nearest(name, self._keeper.config.clients),
+        }
+        if cut:
+            outcome["cut"] = self._cut(name)
+        return outcome
+
+    def _cut(self, name: str) -> int:
+        """End the connections of every address that this client has opened lately, also of doors closed long since."""
+        count = 0
+        for holder in self._store.holders():
+            if holder.client_name == name and holder.ports:
+                count += self._firewall.cut(holder.address, holder.ports)
+        _log.info("%s: cut %d connections", name, count)
+        return count
+
+    # -- what others see
+
+    def _sessions(self, now: Now) -> dict[str, Any]:
+        names = {client.public_key.raw: name for name, client in self._keeper.config.clients.items()}
+        last_seen = {names[key]: at for key, (_, at) in self._seen.items() if key in names}
+        return sessions_value(self._keeper.grants, last_seen, now.unix)
+
+    def _write_state(self) -> None:
+        if self._state_file is None:
+            return
+        try:
+            write_state_file(self._state_file, self._sessions(self._clocks()))
+            self._state_file_fault = False
+        except OSError as error:
+            if not self._state_file_fault:
+                _log.warning("%s: cannot be written: %s", self._state_file, error.strerror)
+            self._state_file_fault = True
+
+    def _say_disk(self) -> None:
+        if self._store.failing != self._disk_fault:
+            self._disk_fault = self._store.failing
+            if self._disk_fault is not None:
+                _log.error(
+                    "the replay memory cannot be written (%s): deciding from memory; after a restart only knocks made"
+                    " since then are accepted",
+                    self._disk_fault,
+                )
+            else:
+                _log.info("the replay memory is on the disk again")
+
+
+def _for_the_disk(judgement: Judgement, now: Now) -> Accepted | None:
+    if judgement.remembered is None or judgement.client is None:
+        return None
+    grant = judgement.grant
+    holder = None
+    if grant is not None:
+        holder = Holder(
+            grant.client_key, grant.address, grant.client_name, grant.ports, grant.opened_at, grant.expires_at
+        )
+    return Accepted(judgement.remembered, judgement.client.name, now.unix, holder)
+
+
+def adopted_grants(
+    doors: list[Door], holders: list[Holder], config: ServerConfig, now: Now
+) -> tuple[list[Grant], list[Door]]:
+    """Whose the doors are that an earlier run left open: grants for them, and the doors that are nobody's.
+
+    A door belongs to whoever was given it and still may have it; one whose client was revoked while no server ran, or
+    that nobody is known to hold, is for the caller to close.
+    """
+    clients = {client.public_key.raw: client for client in config.clients.values()}
+    grants: list[Grant] = []
+    held: set[int] = set()
+    for holder in holders:
+        client = clients.get(holder.client_key)
+        if client is None or (client.expires is not None and client.expires <= now.utc):
+            continue
+        lists = client_lists(client, config.health_port)
+        own = [d for d in doors if d.address == holder.address and d.port_list in lists]
+        # The kernel knows the remaining time; the stored one tells a shared door's holders apart.
+        if not own or holder.expires_at < now.unix - 1:
+            continue
+        held.update(id(d) for d in own)
+        # Somebody may have put an element there by hand, without an end.
+        remaining = min(max(d.seconds for d in own), config.knock_timeout)
+        grants.append(
+            Grant(
+                client_key=holder.client_key,
+                client_name=client.name,
+                address=holder.address,
+                ports=client.ports,
+                port_lists=tuple(d.port_list for d in own),
+                opened_at=holder.opened_at,
+                expires_at=now.unix + remaining,
+                deadline=now.monotonic + remaining,
+            )
+        )
+    return grants, [d for d in doors if id(d) not in held]

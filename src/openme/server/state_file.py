@@ -1,0 +1,54 @@
+"""The state file: who is in, for people and for other programs (spec config.md, `serve`)."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from openme.keeper.grants import Grant
+
+RUN_DIR = Path("/run/openme")
+DEFAULT_STATE_FILE = RUN_DIR / "sessions.json"
+
+
+def rfc3339(unix: float) -> str:
+    """A Unix time as people and programs read it, in UTC, to the second: `2026-11-23T12:00:00Z`."""
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def sessions_value(grants: Iterable[Grant], last_seen: Mapping[str, float], now: float) -> dict[str, Any]:
+    """The state file's content: `updated_at`, `active_sessions`, `last_seen`."""
+    return {
+        "updated_at": rfc3339(now),
+        "active_sessions": [
+            {
+                "client_name": grant.client_name,
+                "ip": str(grant.address),
+                "ports": [{"port": p.first, "proto": p.proto, "end_port": p.last} for p in grant.ports],
+                "opened_at": rfc3339(grant.opened_at),
+                "expires_at": rfc3339(grant.expires_at),
+            }
+            for grant in sorted(grants, key=lambda g: (g.client_name, str(g.address)))
+        ],
+        "last_seen": {name: rfc3339(at) for name, at in sorted(last_seen.items())},
+    }
+
+
+def write_state_file(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace the file as a whole, mode 0600, so that a reader never sees half of it. OSError if the disk refuses."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # Made anew each time: whatever lies there, in a directory that others may write too, is not written into.
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1)
+            file.write("\n")
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

@@ -1,0 +1,84 @@
+"""One record is one line, whatever stands in it."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from openme.server import logs
+
+
+@pytest.fixture
+def stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    text = io.StringIO()
+    monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=text))
+    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+    root = logging.getLogger("openme")
+    before = root.handlers[:], root.level, root.propagate
+    yield text
+    root.handlers[:], root.level, root.propagate = before
+
+
+NASTY = "alice\nERROR: root: opened everything\r\nx\x1b[2J\u2028y\x85z"
+
+
+def test_a_record_is_one_line_with_time_and_level(stderr: io.StringIO) -> None:
+    logs.set_up("info", as_json=False)
+    logging.getLogger("openme.x").warning("hello %s", "there")
+    assert stderr.getvalue().count("\n") == 1
+    stamp, rest = stderr.getvalue().split(" ", 1)
+    assert stamp.endswith("Z")
+    assert rest == "warning: hello there\n"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_line_breaks_and_escapes_begin_no_line_of_their_own(stderr: io.StringIO, *, as_json: bool) -> None:
+    logs.set_up("info", as_json=as_json)
+    logging.getLogger("openme.x").info("%s", NASTY)
+    written = stderr.getvalue()
+    assert len(written.splitlines()) == 1
+    assert "\x1b" not in written
+    if as_json:
+        assert json.loads(written)["message"] == NASTY
+
+
+def test_json_lines_carry_the_facts(stderr: io.StringIO) -> None:
+    logs.set_up("info", as_json=True)
+    logging.getLogger("openme.x").info("a", extra={"facts": {"event": "accepted", "client": "é"}})
+    value = json.loads(stderr.getvalue())
+    assert (value["event"], value["client"], value["level"], value["message"]) == ("accepted", "é", "info", "a")
+
+
+def test_an_exception_is_one_line_in_text_too(stderr: io.StringIO) -> None:
+    logs.set_up("info", as_json=False)
+    try:
+        int("x")
+    except ValueError:
+        logging.getLogger("openme.x").exception("mistake")
+    assert stderr.getvalue().count("\n") == 1
+    assert "ValueError" in stderr.getvalue()
+
+
+def test_below_the_level_nothing_is_said(stderr: io.StringIO) -> None:
+    logs.set_up("warning", as_json=False)
+    logging.getLogger("openme.x").info("quiet")
+    assert stderr.getvalue() == ""
+
+
+def test_under_systemd_the_journal_keeps_time_and_priority(
+    stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    logs.set_up("info", as_json=False)
+    logging.getLogger("openme.x").error("bad")
+    assert stderr.getvalue() == "<3>error: bad\n"
+
+
+def test_a_closed_stderr_stops_nothing(stderr: io.StringIO) -> None:
+    logs.set_up("info", as_json=False)
+    stderr.close()
+    logging.getLogger("openme.x").error("bad")

@@ -1,0 +1,100 @@
+"""The state file: what other programs read, whole at every moment and for its owner only."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from openme.keeper.grants import Grant
+from openme.ports import parse_port_spec
+from openme.server.state_file import rfc3339, sessions_value, write_state_file
+from support.knocks import ELSEWHERE, HOME, NOW
+
+
+def grant(name: str, *specs: str) -> Grant:
+    ports = tuple(r for spec in specs for r in parse_port_spec(spec))
+    return Grant(name.encode(), name, HOME, ports, (), NOW.unix, NOW.unix + 30, NOW.monotonic + 30)
+
+
+def test_the_content_is_what_the_contract_says() -> None:
+    value = sessions_value([grant("bob"), grant("alice", "22/tcp", "8080-8090/udp")], {"carol": NOW.unix}, NOW.unix)
+    assert value == {
+        "updated_at": "2026-11-23T12:00:00Z",
+        "active_sessions": [
+            {
+                "client_name": "alice",
+                "ip": str(HOME),
+                "ports": [
+                    {"port": 22, "proto": "tcp", "end_port": 22},
+                    {"port": 8080, "proto": "udp", "end_port": 8090},
+                ],
+                "opened_at": "2026-11-23T12:00:00Z",
+                "expires_at": "2026-11-23T12:00:30Z",
+            },
+            {
+                "client_name": "bob",
+                "ip": str(HOME),
+                "ports": [],
+                "opened_at": "2026-11-23T12:00:00Z",
+                "expires_at": "2026-11-23T12:00:30Z",
+            },
+        ],
+        "last_seen": {"carol": "2026-11-23T12:00:00Z"},
+    }
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o777])
+def test_the_file_is_the_owners_alone_whatever_the_umask(tmp_path: Path, mask: int) -> None:
+    path = tmp_path / "sessions.json"
+    before = os.umask(mask)
+    try:
+        write_state_file(path, {"a": str(ELSEWHERE)})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) & ~0o600 == 0
+    assert json.loads(path.read_bytes()) == {"a": str(ELSEWHERE)}
+
+
+def test_a_loose_file_is_replaced_by_a_strict_one(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.json"
+    path.write_text("old")
+    path.chmod(0o666)
+    write_state_file(path, {})
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_somebody_put_in_our_way_is_not_written_into(tmp_path: Path) -> None:
+    path, victim = tmp_path / "sessions.json", tmp_path / "victim"
+    trap = path.with_name(f".{path.name}.{os.getpid()}")
+    for hard in (False, True):
+        if hard:
+            victim.write_text("")
+            trap.hardlink_to(victim)
+        else:
+            trap.symlink_to(victim)
+        write_state_file(path, {"secret": 1})
+        assert not victim.exists() or victim.read_text() == ""
+        assert not path.is_symlink()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_reader_sees_the_old_or_the_new_and_nothing_is_left_beside(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.json"
+    write_state_file(path, {"n": 1})
+    with path.open() as reader:
+        write_state_file(path, {"n": 2})
+        assert json.load(reader) == {"n": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["sessions.json"]
+
+
+def test_a_value_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "sessions.json"
+    with pytest.raises(OSError, match="No such file"):
+        write_state_file(path, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_times_are_utc_to_the_second() -> None:
+    assert rfc3339(0.999) == "1970-01-01T00:00:00Z"

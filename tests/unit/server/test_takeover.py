@@ -1,0 +1,63 @@
+"""What a start makes of doors that an earlier run left open in the kernel."""
+
+from openme.config.model import ServerConfig
+from openme.firewall.base import Door, PortList
+from openme.keeper.policy import health_list
+from openme.keeper.store import Holder
+from openme.ports import parse_port_spec
+from openme.server.keeper_process import adopted_grants
+from support.knocks import ALICE, BOB, ELSEWHERE, HOME, NOW, STRANGER, config
+
+SSH, WEB = PortList(parse_port_spec("22/tcp")), PortList(parse_port_spec("443/tcp"))
+HEALTH = health_list(54154)
+DOORS = [Door(SSH, HOME, 20.0), Door(HEALTH, HOME, 20.0)]
+
+
+def holder(name: str = "alice", ends: float = 20.0, key: bytes = ALICE.public.raw) -> Holder:
+    return Holder(key, HOME, name, SSH.ports, NOW.unix - 10, NOW.unix + ends)
+
+
+def adopted(holders: list[Holder], parsed: ServerConfig | None = None) -> tuple[list[tuple[str, float]], list[Door]]:
+    grants, strays = adopted_grants(DOORS, holders, parsed or config(), NOW)
+    return [(grant.client_name, grant.deadline) for grant in grants], strays
+
+
+def test_an_open_door_goes_on_for_its_remaining_time() -> None:
+    grants, strays = adopted_grants(DOORS, [holder()], config(), NOW)
+    (grant,) = grants
+    assert strays == []
+    assert (grant.client_name, grant.address, grant.port_lists) == ("alice", HOME, (SSH, HEALTH))
+    assert (grant.deadline, grant.expires_at, grant.opened_at) == (NOW.monotonic + 20, NOW.unix + 20, NOW.unix - 10)
+
+
+def test_a_door_that_nobody_holds_is_closed() -> None:
+    assert adopted([]) == ([], DOORS)
+    elsewhere = Door(SSH, ELSEWHERE, 5.0)
+    assert adopted_grants([*DOORS, elsewhere], [holder()], config(), NOW)[1] == [elsewhere]
+
+
+def test_a_door_of_a_client_revoked_meanwhile_is_closed() -> None:
+    assert adopted([holder(key=STRANGER.public.raw)]) == ([], DOORS)
+
+
+def test_a_door_of_a_client_expired_meanwhile_is_closed() -> None:
+    parsed = config("{alice: {ed25519_pubkey: KEY_A, expires: 2026-11-23T12:00:00Z}}")
+    assert adopted([holder()], parsed) == ([], DOORS)
+
+
+def test_a_client_renamed_meanwhile_has_its_new_name() -> None:
+    assert adopted([holder()], config("{anna: {ed25519_pubkey: KEY_A}}")) == ([("anna", NOW.monotonic + 20)], [])
+
+
+def test_ports_taken_away_meanwhile_are_closed() -> None:
+    parsed = config("{alice: {ed25519_pubkey: KEY_A, allowed_ports: [443/tcp]}}")
+    assert adopted([holder()], parsed)[1] == [DOORS[0]]
+
+
+def test_a_holder_whose_time_is_over_holds_nothing() -> None:
+    assert adopted([holder(ends=-5)]) == ([], DOORS)
+
+
+def test_a_shared_door_belongs_to_those_whose_time_is_not_over() -> None:
+    both = [holder(ends=-5), holder("bob", key=BOB.public.raw)]
+    assert adopted(both) == ([("bob", NOW.monotonic + 20)], [])
