@@ -1,0 +1,234 @@
+"""`openme add`, `list`, `revoke` and `close`."""
+
+import argparse
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from openme.cli.output import answer, answer_json, hint, note, table, warn
+from openme.config.edit import add_client, remove_client, state_dir_of
+from openme.config.model import ClientEntry, ServerConfig
+from openme.config.profile import render_profile
+from openme.config.server import load_server_config, parse_expiry, validate_name
+from openme.errors import OpenmeError
+from openme.keeper.store import Seen, read_seen
+from openme.keys.ed25519 import ClientPrivateKey, KeyTextError, parse_public_key
+from openme.server import control
+from openme.server.state_file import rfc3339
+
+
+def configure(name: str, parser: argparse.ArgumentParser) -> None:
+    """The arguments of the four commands."""
+    if name == "list":
+        parser.add_argument("--json", action="store_true", help="for programs")
+        return
+    parser.add_argument("name", metavar="NAME", help="the client's name")
+    if name in {"revoke", "close"}:
+        parser.add_argument("--cut", action="store_true", help="also end the connections that it has established")
+    if name == "add":
+        parser.add_argument("--ports", metavar="LIST", help="groups and ports, such as 22/tcp,web,8080-8090 (default)")
+        parser.add_argument("--expires", metavar="TIME", help="until when it may knock, such as 2026-12-31T00:00:00Z")
+        parser.add_argument("--profile", metavar="P", help="the profile's name in the client file (default_profile)")
+        parser.add_argument("--pubkey", metavar="KEY", help="register this public key (base64 or ssh-ed25519 line)")
+        parser.add_argument("--qr", action="store_true", help="show a QR code for the phone apps on stderr")
+        parser.add_argument("--qr-out", type=Path, metavar="FILE", help="write the QR code as .png or .svg, mode 0600")
+        parser.add_argument("--v1", action="store_true", help="make a profile for wire version 1")
+
+
+def run(name: str, args: argparse.Namespace) -> int:
+    """Run one of the four."""
+    return {"add": _add, "list": _list, "revoke": _revoke, "close": _close}[name](args)
+
+
+def _add(args: argparse.Namespace) -> int:
+    try:
+        validate_name(args.name)
+    except ValueError as error:
+        raise OpenmeError(f"NAME: {error}") from None
+    config = load_server_config(args.config)
+    if config.host is None:
+        raise OpenmeError(
+            f"{args.config}: server.host is missing", "client files need it: the server's name or address"
+        )
+    private = None
+    if args.pubkey is None:
+        private = ClientPrivateKey(secrets.token_bytes(32))
+        public = private.public
+    else:
+        if args.qr or args.qr_out:
+            raise OpenmeError("--qr carries a private key, and --pubkey makes none", exit_code=2)
+        try:
+            public = parse_public_key(args.pubkey)
+        except KeyTextError as error:
+            raise OpenmeError(f"--pubkey: {error}") from None
+    fields: dict[str, str | list[str]] = {"ed25519_pubkey": str(public)}
+    if args.ports is not None:
+        fields["allowed_ports"] = [item.strip() for item in args.ports.split(",") if item.strip()]
+    if args.expires is not None:
+        try:
+            moment = parse_expiry(args.expires)
+        except ValueError as error:
+            raise OpenmeError(f"--expires: {error}") from None
+        fields["expires"] = rfc3339(moment.timestamp())
+        if moment <= datetime.now(UTC):
+            warn("--expires lies in the past: this client opens nothing")
+    profile_name = args.profile or config.default_profile
+    text = render_profile(
+        profile_name,
+        server_host=config.host,
+        server_udp_port=config.udp_port,
+        server_health_port=config.health_port,
+        server_pubkey=config.public_key,
+        public_key=public,
+        private_key=private,
+    )
+    qr = _qr(args, config, profile_name, private)
+    if private is not None:
+        _keep_private(sys.stdout.fileno())
+    add_client(args.config, args.name, fields)
+    if private is not None and qr is not None:
+        try:
+            _show_qr(args, qr)
+        except OSError as error:
+            remove_client(args.config, args.name)
+            raise OpenmeError(f"{args.qr_out}: {error.strerror}", "nothing was added") from None
+    try:
+        answer(text.rstrip("\n"))
+        sys.stdout.flush()
+    except OSError as error:
+        # A profile that nobody holds must not stay registered.
+        remove_client(args.config, args.name)
+        raise OpenmeError(f"the profile could not be written: {error.strerror}", "nothing was added") from None
+    _tell_server(config.state_dir, {"command": "reload"})
+    note(f"added {args.name} ({public.fingerprint})")
+    entry = load_server_config(args.config).clients.get(args.name)
+    if entry is not None and not entry.ports:
+        warn(f"{args.name} opens nothing but the health port: there is no group 'default' and no --ports was given")
+    return 0
+
+
+def _keep_private(descriptor: int) -> None:
+    """`openme add alice > alice.yaml`: the shell has made the file with its umask; a key must not stand there so."""
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        # Also where the shell is another user's than we are, as in `sudo openme add`; a mode is only made stricter.
+        with suppress(OSError):
+            os.fchmod(descriptor, 0o600)
+
+
+def _qr(args: argparse.Namespace, config: ServerConfig, profile: str, private: ClientPrivateKey | None) -> str | None:
+    """The JSON that the phone apps scan, or None."""
+    if not (args.qr or args.qr_out) or private is None:
+        return None
+    if args.qr_out and args.qr_out.suffix.lower() not in {".png", ".svg"}:
+        raise OpenmeError(f"--qr-out: {args.qr_out}: expected a file that ends in .png or .svg", exit_code=2)
+    if config.health_port != config.udp_port:
+        warn("the phone apps check the knock port's number; this server's health port differs")
+    from openme.cli.qr import phone_json  # noqa: PLC0415  # only --qr needs it
+
+    return phone_json(profile, config, private)
+
+
+def _show_qr(args: argparse.Namespace, content: str) -> None:
+    from openme.cli.qr import print_qr, write_qr  # noqa: PLC0415  # only --qr needs it
+
+    if args.qr_out:
+        write_qr(content, args.qr_out)
+        note(f"wrote {args.qr_out} (it holds the private key)")
+    if args.qr:
+        print_qr(content)
+
+
+def _tell_server(state_dir: Path, request: Mapping[str, object]) -> dict[str, Any] | None:
+    """Have the running server look at the config now; its answer, or None and perhaps a warning if there is none."""
+    try:
+        reply = control.ask(state_dir, request)
+    except control.NoServerError:
+        return None
+    except OpenmeError as error:
+        warn(f"{error.message}: the change holds from the next knock on")
+        return None
+    if reply.get("fault"):
+        warn(f"the running server keeps its last good config: {reply['fault']}")
+    if reply.get("reading"):
+        note("the running server is reading its clients; the new one is known in a few seconds")
+    return reply
+
+
+def _list(args: argparse.Namespace) -> int:
+    config = load_server_config(args.config)
+    seen = read_seen(config.state_dir)
+    if args.json:
+        answer_json([_client_value(client, seen.get(client.public_key.raw)) for client in config.clients.values()])
+    elif config.clients:
+        rows = [_client_row(client, seen.get(client.public_key.raw)) for client in config.clients.values()]
+        answer(table(["NAME", "FINGERPRINT", "PORTS", "EXPIRES", "LAST KNOCK"], rows))
+    else:
+        hint("no clients yet: openme add NAME > NAME.yaml")
+    for fault in config.client_faults:
+        warn(f"disabled: {fault}")
+    return 0
+
+
+def _client_value(client: ClientEntry, seen: Seen | None) -> dict[str, object]:
+    return {
+        "name": client.name,
+        "fingerprint": client.public_key.fingerprint,
+        "ports": [str(p) for p in client.ports],
+        "expires": None if client.expires is None else rfc3339(client.expires.timestamp()),
+        "last_knock": None if seen is None else rfc3339(seen.at),
+        "last_source": None if seen is None else str(seen.source),
+    }
+
+
+def _client_row(client: ClientEntry, seen: Seen | None) -> list[str]:
+    expires = "never"
+    if client.expires is not None:
+        expires = rfc3339(client.expires.timestamp())
+        if client.expires <= datetime.now(UTC):
+            expires += " (expired)"
+    return [
+        client.name,
+        client.public_key.fingerprint,
+        ",".join(map(str, client.ports)) or "-",
+        expires,
+        "never" if seen is None else f"{rfc3339(seen.at)} from {seen.source}",
+    ]
+
+
+def _revoke(args: argparse.Namespace) -> int:
+    remove_client(args.config, args.name)
+    # A file with faults elsewhere does not load; the running server then takes this client from its last good one.
+    reply = _tell_server(state_dir_of(args.config), {"command": "revoke", "name": args.name, "cut": args.cut})
+    if reply is None:
+        note(f"revoked {args.name}: no further knock opens")
+        try:
+            load_server_config(args.config)
+        except OpenmeError as error:
+            warn(f"the config has other faults, no server can start with it: {error.message}")
+        if args.cut:
+            warn("no server is running, so no connection was cut")
+        return 0
+    note(f"revoked {args.name}: no further knock opens, open doors are closed")
+    if args.cut:
+        note(f"connections cut: {reply.get('cut', 0)}")
+    return 0
+
+
+def _close(args: argparse.Namespace) -> int:
+    """End a client's grants now, also where the file no longer loads: the server still knows the client."""
+    reply = control.ask(state_dir_of(args.config), {"command": "close", "name": args.name, "cut": args.cut})
+    if not reply["closed"] and not reply["known"]:
+        near = reply["near"]
+        raise OpenmeError(f"there is no client {args.name}", f"did you mean {near}?" if near else "see: openme list")
+    doors = ", ".join(reply["closed"]) or "nothing was open"
+    note(f"closed {args.name}: {doors}")
+    if args.cut:
+        note(f"connections cut: {reply['cut']}")
+    return 0

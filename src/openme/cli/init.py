@@ -1,0 +1,96 @@
+"""`openme init`."""
+
+import argparse
+import os
+import secrets
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from openme.cli.options import port_number
+from openme.cli.output import answer, hint, note, warn
+from openme.config.locked import locked_directory, replace_file
+from openme.config.model import DEFAULT_UDP_PORT, FIREWALLS
+from openme.config.server import load_server_config, parse_server_config
+from openme.config.template import render_server_config
+from openme.errors import OpenmeError
+from openme.keys.ed25519 import encode_base64
+from openme.keys.x25519 import ServerPrivateKey
+from openme.server.interfaces import require_interface
+
+_DEFAULT_STATE_DIR = Path("/var/lib/openme")
+
+
+def configure(_name: str, parser: argparse.ArgumentParser) -> None:
+    """The arguments of `init`."""
+    parser.add_argument("--server", required=True, metavar="HOST", help="public name or address, for client profiles")
+    parser.add_argument("--port", type=port_number, default=DEFAULT_UDP_PORT, help="knock port (%(default)s)")
+    parser.add_argument("--firewall", choices=FIREWALLS, default="nft", help="firewall (%(default)s)")
+    parser.add_argument("--interface", metavar="IF", help="apply rules only to packets arriving here (all)")
+    parser.add_argument(
+        "--state-dir", type=Path, default=_DEFAULT_STATE_DIR, metavar="DIR", help="replay memory (%(default)s)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace an existing config; the old one is kept beside it"
+    )
+
+
+def run(_name: str, args: argparse.Namespace) -> int:
+    """Make keys, config and `state_dir`; the server's public key is the answer."""
+    path: Path = args.config
+    if args.interface is not None:
+        require_interface(args.interface)
+    key = ServerPrivateKey(secrets.token_bytes(32))
+    state_dir = Path(os.path.abspath(args.state_dir))  # noqa: PTH100  # not resolved: the user's own path stays
+    text = render_server_config(
+        key,
+        host=args.server,
+        udp_port=args.port,
+        firewall=args.firewall,
+        interface=args.interface,
+        state_dir=state_dir,
+    )
+    parse_server_config(text, path)  # before anything is written: what was asked for must load again
+    _refuse_existing(path, force=args.force)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        made = not state_dir.exists()
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OpenmeError(f"{error.filename}: {error.strerror}", "run it as root, or name other places") from None
+    try:
+        with locked_directory(path.parent, path):
+            _refuse_existing(path, force=args.force)
+            kept = _keep_old(path)
+            replace_file(path, text.encode(), None, path)
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                state_dir.rmdir()
+        raise
+    if kept is not None:
+        note(f"kept the old config as {kept}")
+    note(f"wrote {path} (keep it secret) and prepared {state_dir}")
+    for warning in load_server_config(path).warnings:
+        warn(warning)
+    answer(encode_base64(key.public))
+    hint("next: openme add NAME > NAME.yaml, then openme serve")
+    return 0
+
+
+def _refuse_existing(path: Path, *, force: bool) -> None:
+    if path.exists() and not force:
+        raise OpenmeError(f"{path} is already there", "nothing was changed; --force replaces it and makes new keys")
+
+
+def _keep_old(path: Path) -> Path | None:
+    if not path.exists():
+        return None
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    kept = path.with_name(f"{path.name}.old-{stamp}")
+    number = 1
+    while kept.exists():  # two in one second: neither takes the other's place
+        number += 1
+        kept = path.with_name(f"{path.name}.old-{stamp}-{number}")
+    path.rename(kept)
+    return kept

@@ -1,0 +1,209 @@
+"""The command `openme`: finds the command among the words, runs it, and turns what went wrong into one voice.
+
+Only the module of the command asked for is imported, so that a knock does not wait for what it does not use.
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Protocol, cast
+
+from openme import __version__
+from openme.errors import OpenmeError
+
+DEFAULT_CONFIG = Path("/etc/openme/config.yaml")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+USAGE_ERROR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command's module under `openme.cli`, its name there where several share one, and its line in the overview."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "init": Command("init", "make a server's keys and config"),
+    "add": Command("clients", "register a client and print its profile"),
+    "list": Command("clients", "the registered clients"),
+    "revoke": Command("clients", "take a client's access away"),
+    "close": Command("clients", "end a client's open doors now"),
+    "check-config": Command("check_config", "say what is wrong with a config"),
+    "serve": Command("serve", "run the server"),
+    "try": Command("serve", "hide the ports, and undo it unless somebody knocks in time"),
+    "sessions": Command("sessions", "who is in, and everybody's last knock"),
+    "knock": Command("knock", "open the door"),
+    "status": Command("knock", "is the door open?"),
+    "profiles": Command("profiles", "the servers that this client knows"),
+    "demo": Command("demo", "the whole story on this machine, in network namespaces of its own"),
+}
+_GROUPS = {
+    "server": ("init", "add", "list", "revoke", "close", "check-config", "serve", "try", "sessions"),
+    "client": ("knock", "status", "profiles"),
+    "both": ("demo",),
+}
+
+
+class CommandModule(Protocol):
+    """What a module of commands offers."""
+
+    def configure(self, name: str, parser: argparse.ArgumentParser) -> None:
+        """Give the parser the command's arguments."""
+
+    def run(self, name: str, args: argparse.Namespace) -> int:
+        """Do it; the exit code. OpenmeError for what the user is to read."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse in openme's voice."""
+
+    def error(self, message: str) -> NoReturn:
+        known = [option for action in self._actions for option in action.option_strings]
+        hint = f"see: {self.prog} --help"
+        if message.startswith("unrecognized arguments: "):
+            word = message.removeprefix("unrecognized arguments: ").split()[0]
+            message = f"unknown {'option' if word.startswith('-') else 'argument'} {word}"
+            if near := difflib.get_close_matches(word.partition("=")[0], known, 1):
+                hint = f"did you mean {near[0]}?"
+        raise OpenmeError(message[:1].lower() + message[1:], hint, exit_code=USAGE_ERROR)
+
+
+def _global_options() -> argparse.ArgumentParser:
+    """The options that stand before or after the command."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_CONFIG, metavar="PATH", help=f"the server's config ({DEFAULT_CONFIG})"
+    )
+    parser.add_argument(
+        "--client-config", type=Path, default=None, metavar="PATH", help="the client's profiles (~/.openme/config.yaml)"
+    )
+    parser.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="how much to say on stderr (info)")
+    parser.add_argument("--version", action="version", version=f"openme {__version__}", help="show the version")
+    return parser
+
+
+_WITH_VALUE = ("--config", "--client-config", "--log-level")
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
+    """Options before the command, the command, and what follows it."""
+    before: list[str] = []
+    rest = list(words)
+    while rest and rest[0].startswith("-") and rest[0] != "--":
+        before.append(rest.pop(0))
+        if before[-1] in _WITH_VALUE and rest:
+            before.append(rest.pop(0))
+    return before, rest[0] if rest else None, rest[1:]
+
+
+def _overview() -> str:
+    lines = [
+        "usage: openme [--config PATH] [--client-config PATH] [--log-level LEVEL] COMMAND ...",
+        "",
+        "Single Packet Authorization: ports that nobody sees, opened by one signed UDP packet.",
+    ]
+    for group, names in _GROUPS.items():
+        lines += ["", f"{group}:"]
+        lines += [f"  {name:<14}{COMMANDS[name].help}" for name in names]
+    lines += ["", "openme COMMAND --help tells more; exit codes: 0 done, 1 failed, 2 wrong usage, 3 the door is shut"]
+    return "\n".join(lines)
+
+
+def _load(name: str) -> CommandModule:
+    return cast("CommandModule", importlib.import_module(f"openme.cli.{COMMANDS[name].module}"))
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one command line; the exit code. OpenmeError for what the user is to read."""
+    before, name, after = _split(words)
+    common = _global_options()
+    if name is None or name == "help":
+        if {"-h", "--help"} & set(before) or name == "help":
+            print(_overview())
+            return 0
+        common.parse_args(before)
+        raise OpenmeError("a command is missing", "see: openme --help", exit_code=USAGE_ERROR)
+    if {"-h", "--help"} & set(before):
+        print(_overview())
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else "see: openme --help"
+        raise OpenmeError(f"unknown command {name}", hint, exit_code=USAGE_ERROR)
+    module = _load(name)
+    parser = _Parser(
+        prog=f"openme {name}",
+        description=COMMANDS[name].help[:1].upper() + COMMANDS[name].help[1:] + ".",
+        parents=[common],
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.configure(name, parser)
+    return module.run(name, parser.parse_args([*before, *after]))
+
+
+def _complain(error: OpenmeError) -> None:
+    print(f"openme: error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"openme: hint: {error.hint}", file=sys.stderr)
+
+
+def _give_up_stdout() -> None:
+    """Let nothing that stdout would not take be tried, and complained of, once more when the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _guarded(action: Callable[[], int]) -> int:
+    """The exit code of `action`, whatever it raises; no traceback ever reaches a user."""
+    try:
+        code = action()
+        sys.stdout.flush()
+    except OpenmeError as error:
+        _complain(error)
+        _give_up_stdout()
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough, as in `openme list | head`; that is no failure of ours.
+        _give_up_stdout()
+        return 0
+    except OSError as error:
+        if os.environ.get("OPENME_TRACEBACK"):
+            raise
+        _complain(OpenmeError(f"{error.filename or 'output'}: {error.strerror or error}"))
+        _give_up_stdout()
+        return 1
+    except Exception as error:  # the last line of defence: one line, and how to see more
+        if os.environ.get("OPENME_TRACEBACK"):
+            raise
+        _complain(
+            OpenmeError(
+                f"this is a mistake of openme's own ({type(error).__name__})",
+                "please report it; OPENME_TRACEBACK=1 tells more",
+            )
+        )
+        return 1
+    return code
+
+
+def run() -> NoReturn:
+    """The entry point of the `openme` command."""
+    if sys.__stdout__ is None or sys.__stderr__ is None:
+        # The next file opened would take its number, and its place.
+        if sys.__stderr__ is not None:
+            _complain(OpenmeError("stdout is closed", "send it to /dev/null instead"))
+        sys.exit(1)
+    sys.exit(_guarded(lambda: main(sys.argv[1:])))

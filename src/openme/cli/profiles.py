@@ -1,0 +1,54 @@
+"""`openme profiles`."""
+
+import argparse
+
+from openme.cli.output import answer, answer_json, hint, table
+from openme.cli.profile_choice import chosen, client_config
+from openme.config.model import Profile
+from openme.keys.ed25519 import encode_base64
+
+
+def configure(_name: str, parser: argparse.ArgumentParser) -> None:
+    """The arguments of `profiles`."""
+    parser.add_argument("profile", nargs="?", metavar="NAME", help="show this one in full, without secrets")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(_name: str, args: argparse.Namespace) -> int:
+    """List them, or show one."""
+    config = client_config(args)
+    if args.profile is not None:
+        value = _value(chosen(config, args.profile))
+        if args.json:
+            answer_json(value)
+        else:
+            answer("\n".join(f"{key}: {'-' if item is None else item}" for key, item in value.items()))
+        return 0
+    if args.json:
+        answer_json([_value(profile) for profile in config.profiles.values()])
+    elif config.profiles:
+        rows = [[p.name, p.server_host, f"{p.server_udp_port}/udp", _fingerprint(p)] for p in config.profiles.values()]
+        answer(table(["PROFILE", "SERVER", "KNOCK PORT", "FINGERPRINT"], rows))
+    else:
+        hint(f"{config.path} holds no profiles; on the server: openme add NAME")
+    return 0
+
+
+def _fingerprint(profile: Profile) -> str:
+    return "-" if profile.public_key is None else profile.public_key.fingerprint
+
+
+def _value(profile: Profile) -> dict[str, object]:
+    """Everything but the secrets: that there is a private key is said, and no more."""
+    return {
+        "name": profile.name,
+        "server_host": profile.server_host,
+        "server_udp_port": profile.server_udp_port,
+        "server_health_port": profile.server_health_port,
+        "server_pubkey": encode_base64(profile.server_pubkey),
+        "public_key": None if profile.public_key is None else str(profile.public_key),
+        "fingerprint": _fingerprint(profile),
+        "private_key": "present" if profile.private_key is not None else "missing",
+        "ip": profile.ip,
+        "post_knock": profile.post_knock,
+    }

@@ -1,0 +1,39 @@
+"""`openme serve` and `openme try`."""
+
+import argparse
+from pathlib import Path
+
+from openme.cli.options import duration
+from openme.cli.output import note
+from openme.server import logs
+from openme.server.start import clean_up, serve
+from openme.server.state_file import DEFAULT_STATE_FILE
+
+
+def configure(name: str, parser: argparse.ArgumentParser) -> None:
+    """The arguments of the two commands."""
+    if name == "try":
+        parser.add_argument(
+            "duration", type=duration, metavar="DURATION", help="how long a client has time to knock, such as 2m"
+        )
+    parser.add_argument("--interface", metavar="IF", help="apply rules only to packets arriving here (from the config)")
+    parser.add_argument(
+        "--state-file", default=str(DEFAULT_STATE_FILE), metavar="PATH", help="who is in; empty: none (%(default)s)"
+    )
+    parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
+    if name == "serve":
+        parser.add_argument(
+            "--clean-up", action="store_true", help="remove what a dead server left in the firewall, and exit"
+        )
+
+
+def run(name: str, args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or Ctrl-C; `try` gives up by itself if nobody knocks."""
+    logs.set_up(args.log_level, as_json=args.log_json)
+    if name == "serve" and args.clean_up:
+        clean_up(args.config)
+        note("the firewall is clean: nothing of openme's is left in it")
+        return 0
+    state_file = Path(args.state_file) if args.state_file else None
+    trial = args.duration if name == "try" else None
+    return serve(args.config, interface=args.interface, state_file=state_file, trial=trial)

@@ -1,0 +1,106 @@
+"""`openme sessions`."""
+
+import argparse
+import json
+import sys
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from openme.cli.output import answer, answer_json, table, warn
+from openme.config.edit import state_dir_of
+from openme.errors import OpenmeError
+from openme.server import control
+from openme.server.state_file import DEFAULT_STATE_FILE
+
+_REFRESH = 1.0  # seconds
+_CLEAR = "\x1b[H\x1b[J"
+
+
+def configure(_name: str, parser: argparse.ArgumentParser) -> None:
+    """The arguments of `sessions`."""
+    parser.add_argument("-w", "--watch", action="store_true", help="refresh every second until Ctrl-C")
+    parser.add_argument("--state-file", type=Path, metavar="PATH", help="read this file instead of asking the server")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(_name: str, args: argparse.Namespace) -> int:
+    """Show it once, or again and again."""
+    if not args.watch:
+        _show(args)
+        return 0
+    with suppress(KeyboardInterrupt):
+        while True:
+            if sys.stdout.isatty() and not args.json:
+                sys.stdout.write(_CLEAR)
+            _show(args)
+            sys.stdout.flush()
+            time.sleep(_REFRESH)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> None:
+    value = _value(args)
+    if args.json:
+        answer_json(value)
+    else:
+        answer(render(value, datetime.now(UTC)))
+
+
+def _value(args: argparse.Namespace) -> dict[str, Any]:
+    if args.state_file is not None:
+        return _read(args.state_file)
+    try:
+        return control.ask(state_dir_of(args.config), {"command": "sessions"})
+    except control.NoServerError:
+        if not DEFAULT_STATE_FILE.exists():
+            raise
+        warn("the server is not running; this is what one last wrote")
+        return _read(DEFAULT_STATE_FILE)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OpenmeError(f"{path}: {error.strerror}", "is the server running? start it with: openme serve") from None
+    except ValueError:
+        raise OpenmeError(
+            f"{path}: not a state file", "name the file that 'openme serve --state-file' writes"
+        ) from None
+    if not isinstance(value, dict) or "active_sessions" not in value:
+        raise OpenmeError(f"{path}: not a state file", "name the file that 'openme serve --state-file' writes")
+    return value
+
+
+def render(value: dict[str, Any], now: datetime) -> str:
+    """Who is in, then the last knock of everybody else."""
+    rows = []
+    inside = set()
+    for session in value["active_sessions"]:
+        left = datetime.fromisoformat(session["expires_at"]) - now
+        if left.total_seconds() <= 0:
+            continue
+        inside.add(session["client_name"])
+        rows.append(
+            [
+                session["client_name"],
+                session["ip"],
+                ",".join(map(_port, session["ports"])) or "health port",
+                f"{max(1, round(left.total_seconds()))}s",
+                session["expires_at"],
+            ]
+        )
+    parts = [table(["CLIENT", "FROM", "TO", "LEFT", "UNTIL"], rows) if rows else "nobody is in"]
+    others = [[name, at] for name, at in value.get("last_seen", {}).items() if name not in inside]
+    if others:
+        parts.append(table(["CLIENT", "LAST KNOCK"], others))
+    return "\n\n".join(parts)
+
+
+def _port(port: dict[str, Any]) -> str:
+    last = port.get("end_port") or port["port"]
+    number = str(port["port"]) if last == port["port"] else f"{port['port']}-{last}"
+    return f"{number}/{port['proto']}"
