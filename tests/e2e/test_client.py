@@ -1,0 +1,171 @@
+"""The client's commands against the real server: what they answer is what holds."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from support.netns import until, v4, v6
+from support.server import KNOCK_PORT, OPENME, SERVER, ServerWorld
+
+pytestmark = pytest.mark.root
+both_versions = pytest.mark.parametrize("version", [4, 6])
+OPEN, SHUT = 0, 3
+
+
+@both_versions
+def test_the_health_port_answers_only_after_a_knock_and_says_nothing(world: ServerWorld, version: int) -> None:
+    alice = world.add("alice", server_host=SERVER[version])
+    world.start()
+    assert world.tcp(world.client, KNOCK_PORT, version) == "filtered"
+    world.knock(alice, "--check")
+    talkative = world.connection(world.client, KNOCK_PORT, version)
+    talkative.sendall(b"GET / HTTP/1.0\r\n\r\n")
+    with suppress(ConnectionResetError):
+        assert talkative.recv(100) == b""
+    silent = world.connection(world.client, KNOCK_PORT, version)
+    assert silent.recv(100) == b"", "a connection that says nothing is closed too"
+    assert world.tcp(world.stranger, KNOCK_PORT, version) == "filtered"
+
+
+def test_status_and_check_tell_the_truth(make_world: Callable[..., ServerWorld]) -> None:
+    world = make_world(knock_timeout="3s")
+    alice = world.add("alice")
+    nowhere = world.status(alice, code=SHUT)
+    assert nowhere.stdout == "closed\n"
+    world.start()
+    assert world.status(alice, code=SHUT).stdout == "closed\n"
+    checked = world.knock(alice, "--check", code=OPEN)
+    assert checked.stdout == "open\n"
+    assert checked.stderr.startswith("openme: knocked at ")
+    assert world.status(alice, code=OPEN).stdout == "open\n"
+    until(lambda: not world.sessions(), 6)
+    answer = json.loads(world.status(alice, "--json", code=SHUT).stdout)
+    assert answer == {"profile": "default", "open": False, "addresses": [{"address": SERVER[4], "open": False}]}
+    assert world.status(alice, "--knock", code=OPEN).stdout == "open\n"
+
+
+def test_a_client_that_may_not_knock_finds_the_door_shut(world: ServerWorld) -> None:
+    done = world.folder / "done"
+    alice = world.add("alice", lines=f"post_knock: touch {done}")
+    world.revoke("alice")
+    world.start()
+    refused = world.knock(alice, "--check", code=SHUT)
+    assert refused.stdout == "closed\n"
+    assert "openme: hint: " in refused.stderr
+    assert not done.exists(), "post_knock needs an open door where --check asks for one"
+    assert world.knock(alice, code=OPEN).stdout == "", "a knock without --check does not wait, and knows nothing"
+    assert done.exists()
+
+
+def test_a_health_port_of_its_own_stands_in_the_profile(make_world: Callable[..., ServerWorld]) -> None:
+    world = make_world(health_port=54155)
+    alice = world.add("alice")
+    assert "server_health_port: 54155" in alice.read_text()
+    world.start()
+    world.knock(alice, "--check", code=OPEN)
+    assert world.tcp(world.client, 54155) == "open"
+
+
+def test_a_name_with_both_families_gets_a_knock_over_each(world: ServerWorld, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"{v6(1)} gate.example\n{v4(1)} gate.example\n192.0.2.77 gate.example\n")
+    alice = world.add("alice", server_host="gate.example")
+    world.serve(tcp=[22])
+    world.start()
+    knocked = world.knock(alice, "--check", hosts=hosts)
+    assert knocked.stdout == "open\n"
+    assert world.tcp(world.client, 22, 4) == "open"
+    assert world.tcp(world.client, 22, 6) == "open"
+    assert knocked.stderr.count("knocked at") == 2
+
+
+def test_a_family_that_the_network_lacks_is_no_failure(world: ServerWorld, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"2001:db8:ffff::1 gate.example\n{v4(1)} gate.example\n")
+    alice = world.add("alice", server_host="gate.example")
+    world.start()
+    knocked = world.knock(alice, "--check", hosts=hosts)
+    assert knocked.stdout == "open\n"
+    assert "no knock to 2001:db8:ffff::1: Network is unreachable" in knocked.stderr
+
+
+def test_check_says_that_another_address_was_named(world: ServerWorld) -> None:
+    alice = world.add("alice")
+    world.start()
+    elsewhere = world.knock(alice, "--ip", v4(3), "--check", code=SHUT)
+    assert "another address than ours" in elsewhere.stderr
+    assert world.tcp(world.stranger, KNOCK_PORT) == "open"
+
+
+def test_continuous_keeps_the_door_open_and_runs_post_knock_once(make_world: Callable[..., ServerWorld]) -> None:
+    world = make_world(knock_timeout="2s")
+    done = world.folder / "done"
+    alice = world.add("alice", lines=f"post_knock: echo once >> {done}")
+    world.serve(tcp=[22])
+    world.start()
+    knocking = subprocess.Popen(
+        world.client.command(OPENME, "--client-config", str(alice), "knock", "--continuous", "--interval", "1s"),
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: world.tcp(world.client, 22) == "open")
+        ends = time.monotonic() + 3.5
+        while time.monotonic() < ends:
+            assert world.tcp(world.client, 22) == "open"
+            time.sleep(0.02)
+    finally:
+        knocking.send_signal(signal.SIGINT)
+    assert knocking.wait(5) == 0
+    assert world.log().count("alice: opened") >= 4
+    assert done.read_text() == "once\n"
+    until(lambda: world.tcp(world.client, 22) == "filtered", 5)
+
+
+@pytest.mark.parametrize(("ending", "code"), [("", 0), ("; exit 7", 1)])
+def test_post_knock_has_the_terminal_and_its_end_is_told(world: ServerWorld, ending: str, code: int) -> None:
+    alice = world.add("alice", lines=f'post_knock: "test -t 0 && read line && echo got $line{ending}"')
+    world.start()
+    master, slave = pty.openpty()
+    knocking = subprocess.Popen(
+        world.client.command(OPENME, "--client-config", str(alice), "knock", "--check"),
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.write(master, b"typed\n")
+    answer, messages = knocking.communicate(timeout=20)
+    os.close(master)
+    os.close(slave)
+    assert answer == "open\ngot typed\n"
+    assert knocking.returncode == code
+    assert ("ended with status 7" in messages) == bool(code)
+
+
+def test_sessions_tells_who_is_in_and_everybodys_last_knock(world: ServerWorld) -> None:
+    world.set_ports(default="[22/tcp]", web="[80, 8080-8090/tcp]")
+    alice, bob = world.add("alice", "--ports", "web"), world.add("bob")
+    world.start()
+    world.opens(bob)
+    world.ask("close", name="bob")
+    world.opens(alice, version=6)
+    # From another network namespace: the commands beside `serve` go by the config and its state_dir.
+    shown = world.openme(world.stranger, "--config", world.config, "sessions", code=0).stdout
+    inside, others = shown.split("\n\n")
+    assert "alice" in inside
+    assert "2001:db8::2" in inside
+    assert "8080-8090/tcp" in inside
+    assert "bob" in others
+    value = json.loads(world.openme(world.stranger, "--config", world.config, "sessions", "--json", code=0).stdout)
+    assert value["active_sessions"] == json.loads(world.state_file.read_text())["active_sessions"]
+    assert set(value["last_seen"]) == {"alice", "bob"}
+    assert world.state_file.stat().st_mode & 0o777 == 0o600
+    until(lambda: "192.0.2.2" in world.openme(world.stranger, "--config", world.config, "list", code=0).stdout)

@@ -1,0 +1,203 @@
+"""`openme demo` shows its story, and leaves nothing behind however it ends."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support.netns import until
+
+OPENME = Path(sys.executable).with_name("openme")
+SECONDS = 60.0
+PROMISES = (
+    "-> anybody on the network finds port 22",
+    "-> config and profile can be read by their owner alone",
+    "-> the server serves",
+    "-> all ports look alike: filtered",
+    "-> the knock port looks like its neighbours",
+    "-> the door is shut to alice too",
+    "-> one signed packet opened the door",
+    "-> alice talks to the service",
+    "-> mallory is still shut out",
+    "-> the server knows who is in",
+    "-> alice finds no open port any more",
+    "-> the door is shut again",
+    "-> the connection that was open lives on",
+    "-> nobody is in, and the last knock is remembered",
+    "-> the log says what happened",
+    "-> nothing of openme's is left in it",
+    "Every step showed what it promised.",
+)
+
+
+class Demo:
+    """A running demo; everything it does stays inside `directory`, which is its TMPDIR."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self.directory = directory
+        self.log = directory.with_suffix(".log")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [OPENME, "demo"],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={"PATH": os.environ["PATH"], "TMPDIR": str(directory), "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, text: str) -> None:
+        def seen() -> bool:
+            assert self.process.poll() is None or text in self.output(), self.output()
+            return text in self.output()
+
+        until(seen, SECONDS)
+
+    def end(self) -> int:
+        return self.process.wait(SECONDS)
+
+    def processes(self) -> list[int]:
+        """The processes of the demo's hosts: all live in its directory."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                here = (entry / "cwd").readlink()
+            except OSError:
+                continue
+            if here.is_relative_to(self.directory):
+                found.append(int(entry.name))
+        return found
+
+    def networks(self) -> set[str]:
+        """Their network namespaces."""
+        return {found for pid in self.processes() if (found := network_of(Path(f"/proc/{pid}")))}
+
+    def left_nothing(self) -> None:
+        assert not list(self.directory.iterdir())
+        assert not self.processes()
+
+
+def network_of(process: Path) -> str | None:
+    try:
+        return str((process / "ns/net").readlink())
+    except OSError:
+        return None
+
+
+def host_state() -> tuple[str, ...]:
+    """What of this machine a demo could touch: rules, devices, addresses, routes."""
+    commands = (["nft", "--stateless", "list", "ruleset"], ["ip", "-o", "address"], ["ip", "route"], ["ip", "netns"])
+    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in commands]
+    # Namespaces and cables of tests that run beside this one come and go.
+    return tuple(re.sub(r"^.*(?:fwt|valid_lft).*\n", "", output, flags=re.MULTILINE) for output in outputs)
+
+
+@pytest.mark.root
+def test_shows_every_step_in_order_and_leaves_the_host_as_it_was(tmp_path: Path) -> None:
+    before = host_state()
+    started = time.monotonic()
+    demo = Demo(tmp_path / "demo")
+    assert demo.end() == 0, demo.output()
+    assert time.monotonic() - started < SECONDS
+    output = demo.output()
+    places = [output.find(promise) for promise in PROMISES]
+    assert -1 not in places, PROMISES[places.index(-1)]
+    assert places == sorted(places)
+    assert "Traceback" not in output
+    assert "\x1b" not in output
+    demo.left_nothing()
+    assert host_state() == before
+
+
+@pytest.mark.root
+def test_two_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    demos = [Demo(tmp_path / name) for name in ("one", "two")]
+    assert [demo.end() for demo in demos] == [0, 0], "\n".join(demo.output() for demo in demos)
+    for demo in demos:
+        demo.left_nothing()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "moment", ["Three hosts", "mallory $ nmap", "-> the server serves", "alice $ exec", "server $ sleep"]
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_nothing(tmp_path: Path, moment: str, number: signal.Signals) -> None:
+    demo = Demo(tmp_path / "demo")
+    demo.wait_for(moment)
+    networks = demo.networks()
+    demo.process.send_signal(number)
+    demo.process.send_signal(number)  # impatience changes nothing
+    assert demo.end() == 128 + number
+    assert "ended early" in demo.output()
+    assert "Traceback" not in demo.output()
+    demo.left_nothing()
+    here = network_of(Path("/proc/self"))
+    in_use = {network_of(entry) for entry in Path("/proc").glob("[0-9]*")}
+    assert not (networks - {here}) & in_use
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("milliseconds", [60, 100, 150, 200, 250, 300, 400])
+def test_ctrl_c_while_the_hosts_are_built_leaves_nothing(tmp_path: Path, milliseconds: int) -> None:
+    demo = Demo(tmp_path / "demo")
+    time.sleep(milliseconds / 1000)
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.end() in {130, -signal.SIGINT}
+    demo.left_nothing()
+
+
+@pytest.mark.root
+def test_killed_outright_its_hosts_still_go(tmp_path: Path) -> None:
+    """A demo that is killed cannot tidy its directory; its hosts go all the same."""
+    demo = Demo(tmp_path / "demo")
+    demo.wait_for("-> the server serves")
+    assert demo.processes()
+    demo.process.kill()
+    demo.end()
+    until(lambda: not demo.processes(), SECONDS)
+
+
+def run_without(tmp_path: Path, tool: str) -> subprocess.CompletedProcess[str]:
+    """The demo on a machine where `tool` is missing."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("nmap", "nft", "ip", "unshare", "nsenter", "bash", "python3"):
+        (programs / name).symlink_to("/bin/true")
+    code = (
+        "import shutil, sys; from openme.cli.main import run; real = shutil.which\n"
+        f"shutil.which = lambda name, *a, **k: None if name == {tool!r} else real(name, *a, **k)\n"
+        "sys.argv[1:] = ['demo']; run()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PATH": str(programs)}
+    )
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("tool", "package"), [("nmap", "nmap"), ("nft", "nftables"), ("ip", "iproute2")])
+def test_a_missing_tool_is_one_line_and_the_cure(tmp_path: Path, tool: str, package: str) -> None:
+    done = run_without(tmp_path, tool)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == f"openme: error: the demo needs {tool}\nopenme: hint: install it: apt-get install {package}\n"
+
+
+def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from openme.cli import main  # noqa: PLC0415  # the command line in this process
+
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["openme", "demo"])
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    assert ended.value.code == 1
+    assert "run it as root: sudo openme demo" in capsys.readouterr().err
