@@ -1,0 +1,98 @@
+"""`openme serve` whose listener has been taken over; run by test_split.py, never collected by itself.
+
+The listener lives without its sandbox, as on a host that has neither seccomp nor Landlock, and does as it is told by
+datagrams to the knock port: a letter, then bytes. It answers over the knock port with what came of it, which no honest
+listener ever does.
+
+    F bytes   send the bytes to the keeper as they are; answer: the verdict that comes back, one byte
+    D bytes   the same with 200 open descriptors attached
+    K         answer: the version 1 key that the keeper gave it
+    S         from now on never read an order again
+    R bytes   send the bytes 1,000 times, as far as the keeper takes them; answer: how many it took, 4 bytes
+    Q         answer: nothing but that we are here
+"""
+
+import array
+import os
+import select
+import socket
+import sys
+
+from openme.cli.main import main
+from openme.listener.listener import Listener
+from openme.server import start
+from openme.wire.frame import ORDER_SIZE, OrderKind
+
+
+class HostileListener:
+    """Stands in for ListenerProcess."""
+
+    def __init__(self, listener: Listener, knock: socket.socket, health: socket.socket, keeper: socket.socket) -> None:
+        del listener, health
+        self._knock = knock
+        self._keeper = keeper
+        self._deaf = False
+        self._key = b""
+        for end in (knock, keeper):
+            end.setblocking(True)  # noqa: FBT003  # the standard library's signature
+
+    def run(self) -> None:
+        """Obey the attacker until the keeper is gone."""
+        while self._key == b"":
+            self._verdict()
+        while True:
+            readable, _, _ = select.select([self._knock, self._keeper], [], [])
+            if self._knock in readable:
+                datagram, attacker = self._knock.recvfrom(65536)
+                if datagram:
+                    self._knock.sendto(self._do(datagram[:1], datagram[1:]), attacker)
+            elif not self._deaf:
+                self._order()
+
+    def _do(self, letter: bytes, content: bytes) -> bytes:
+        if letter == b"F":
+            self._keeper.send(content)
+            return b"" if self._deaf else self._verdict()
+        if letter == b"D":
+            attached = [os.open("/dev/null", os.O_RDONLY) for _ in range(200)]
+            self._keeper.sendmsg([content], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", attached))])
+            for descriptor in attached:
+                os.close(descriptor)
+            return self._verdict()
+        if letter == b"K":
+            return self._key
+        if letter == b"S":
+            self._deaf = True
+        if letter == b"R":
+            return sum(self._try(content) for _ in range(1000)).to_bytes(4, "big")
+        return b"here"
+
+    def _try(self, content: bytes) -> bool:
+        try:
+            self._keeper.send(content, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _verdict(self) -> bytes:
+        """The next order that is a verdict, or "key"; keys are kept on the way."""
+        while True:
+            order = self._order()
+            if order[0] == OrderKind.USE_V1_KEY:
+                return b"key"
+            if order[0] in {OrderKind.ACCEPTED, OrderKind.REFUSED, OrderKind.FAILED}:
+                return order[:1]
+
+    def _order(self) -> bytes:
+        order = self._keeper.recv(ORDER_SIZE)
+        if not order:
+            os._exit(0)
+        if order[0] == OrderKind.USE_V1_KEY:
+            self._key = order[9:]
+        return order
+
+
+if __name__ == "__main__":
+    # The attack; and no sandbox, so that nothing rests on it.
+    vars(start).update(ListenerProcess=HostileListener, confine_listener=list)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""The row `clock` of the security model: moving the server's clock neither reopens an old knock nor destroys keys,
+and setting it right restores service.
+
+Real: everything but the server's wall clock, which is turned by libfaketime (support/clock.py): while it runs, and
+across restarts. Clients' clocks are right throughout. Keys that a clock could destroy come with version 2's epochs.
+"""
+
+import pytest
+
+from support.claims import ClaimsWorld, noted
+from support.server import CLIENT
+
+pytestmark = pytest.mark.root
+
+HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
+STEPS = [HOUR, -HOUR, DAY, -DAY, YEAR, -YEAR]
+
+
+def _turn(world: ClaimsWorld, offset: int, *, restart: bool) -> None:
+    if restart:
+        world.kill()
+    world.clock.step(offset)
+    if restart:
+        world.start()
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize("step", STEPS)
+def test_stepped_and_set_right(world: ClaimsWorld, step: int, restart: bool) -> None:  # noqa: FBT001
+    old = world.assert_opens(world.alice)
+    never_arrived = world.signed(world.bob)
+    world.close("alice")
+
+    _turn(world, step, restart=restart)
+    with noted("wrong clock"):
+        true_time = world.packet(world.alice)  # an honest client, whose clock is right
+        world.assert_refuses(old, never_arrived, true_time)
+    assert "its clock is" in world.log()  # the operator is told whose clock differs, and by how much
+
+    _turn(world, 0, restart=restart)
+    with noted("clock set right"):
+        world.assert_refuses(old)
+        fresh = world.assert_opens(world.alice)
+        world.close("alice")
+        world.assert_refuses(old, fresh)
+        world.assert_opens(world.bob, "bob")
+
+
+def test_turned_back_to_when_a_knock_was_good(world: ClaimsWorld) -> None:
+    """The attacker turns the clock so that an old knock's time fits again, to the second, as often as he likes."""
+    world.clock.step(-HOUR)
+    old = world.assert_opens(world.alice)  # an hour ago, all clocks agreed
+    world.close("alice")
+    world.clock.step(0)
+    fresh = world.assert_opens(world.alice)
+    world.close("alice")
+    for offset, restart in (
+        (-HOUR, False),
+        (0, True),
+        (-HOUR, True),
+        (-HOUR - 59, False),
+        (-HOUR + 59, True),
+        (0, False),
+    ):
+        _turn(world, offset, restart=restart)
+        with noted(f"{offset:+d} s"):
+            world.assert_refuses(old, fresh)
+    world.assert_opens(world.alice)
+
+
+def test_a_knock_that_never_arrived_is_stale_once_its_client_has_knocked_later(world: ClaimsWorld) -> None:
+    """As promised: until its client's next knocks someone who swallowed it and turns the clock back can deliver it."""
+    world.clock.step(-HOUR)
+    swallowed = world.signed(world.alice)
+    world.clock.step(0)
+    world.assert_opens(world.alice)
+    world.close("alice")
+    world.clock.step(-HOUR)
+    world.assert_refuses(swallowed)
+    assert f"alice: refused: stale (from {CLIENT[4]})" in world.log()

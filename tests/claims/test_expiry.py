@@ -1,0 +1,206 @@
+"""The row `expiry` of the security model: an expired client opens nothing; a door never outlives its time.
+
+Real: the server and its processes killed, frozen (SIGSTOP) and stopped, the kernel's own timeouts. Simulated: the
+server's wall clock (libfaketime, see support/clock.py). A door's time runs in the kernel, on its monotonic clock.
+"""
+
+import os
+import signal
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from support.claims import SSH, ClaimsWorld
+from support.netns import until
+
+pytestmark = pytest.mark.root
+
+SHORT = 2.0  # seconds that a door stays open here
+LATE = 1.0  # seconds that "on time" may be late on a busy machine
+
+
+def _expire(world: ClaimsWorld, name: str, moment: datetime) -> None:
+    """Give a client an expiry, by hand."""
+    line = f"    expires: {moment.strftime('%Y-%m-%dT%H:%M:%S.%fZ')}\n"
+    text = world.config.read_text()
+    assert f"  {name}:\n" in text
+    world.write_config(text.replace(f"  {name}:\n", f"  {name}:\n{line}"))
+
+
+def _now(world: ClaimsWorld) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=world.clock.offset)
+
+
+def _shut_after(world: ClaimsWorld, opened: float, seconds: float) -> None:
+    """The door is open now and is shut `seconds` after it was opened, and not much later."""
+    assert world.tcp(world.client, SSH) == "open"
+    until(lambda: world.tcp(world.client, SSH) == "filtered", seconds + LATE + 1)
+    assert time.monotonic() - opened < seconds + LATE
+
+
+def test_an_expired_client_opens_nothing(world: ClaimsWorld) -> None:
+    _expire(world, "alice", _now(world) - timedelta(seconds=1))
+    world.assert_refuses(*[world.signed(world.alice) for _ in range(5)])
+    assert "alice: refused: expired" in world.log()
+    assert world.opened("alice") == 0
+    world.assert_opens(world.bob, "bob")
+
+
+def test_expired_while_no_server_ran(world: ClaimsWorld) -> None:
+    world.assert_opens(world.alice)
+    world.kill()
+    _expire(world, "alice", _now(world))
+    world.start()
+    assert world.tcp(world.client, SSH) == "filtered"
+    world.assert_refuses(world.signed(world.alice))
+
+
+def test_a_client_that_expires_while_its_door_is_open(world: ClaimsWorld) -> None:
+    end = time.monotonic() + 2
+    _expire(world, "alice", _now(world) + timedelta(seconds=2))
+    world.assert_opens(world.alice)
+    until(lambda: world.tcp(world.client, SSH) == "filtered")
+    assert time.monotonic() < end + LATE
+    until(lambda: not world.is_in("alice"))
+    world.assert_refuses(world.signed(world.alice))
+
+
+def test_an_expiry_written_while_the_door_is_open(world: ClaimsWorld) -> None:
+    """Nothing knocks and nothing tells the server: it looks by itself."""
+    world.assert_opens(world.alice)
+    _expire(world, "alice", _now(world))
+    changed = time.monotonic()
+    until(lambda: world.tcp(world.client, SSH) == "filtered")
+    assert time.monotonic() - changed < 1 + 0.5  # the look itself takes 0.3 s
+    assert "alice: closed" in world.log()
+
+
+def test_expired_by_the_clock_that_is_turned_on(world: ClaimsWorld) -> None:
+    _expire(world, "alice", _now(world) + timedelta(hours=1))
+    world.assert_opens(world.alice)
+    world.clock.step(3700)
+    turned = time.monotonic()
+    until(lambda: world.tcp(world.client, SSH) == "filtered")
+    assert time.monotonic() - turned < 1 + 0.5
+    world.assert_refuses(world.signed(world.alice))
+
+
+@pytest.mark.parametrize("who", ["keeper", "listener", "both"])
+def test_killed_while_a_door_is_open(world: ClaimsWorld, who: str) -> None:
+    world.edit(knock_timeout="2s")
+    opened = time.monotonic()
+    world.assert_opens(world.alice)
+    keeper, listener = world.pids()[:2]
+    for pid in {"keeper": [keeper], "listener": [listener], "both": [keeper, listener]}[who]:
+        os.kill(pid, signal.SIGKILL)
+    _shut_after(world, opened, SHORT)
+    assert world.wait() != 0
+    until(lambda: not _is_there(listener))
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_frozen_while_a_door_is_open(world: ClaimsWorld) -> None:
+    world.edit(knock_timeout="2s")
+    opened = time.monotonic()
+    world.assert_opens(world.alice)
+    pids = world.pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        _shut_after(world, opened, SHORT)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    until(lambda: not world.is_in("alice"))
+    assert world.tcp(world.client, SSH) == "filtered"
+    world.assert_opens(world.alice)
+
+
+def test_a_frozen_server_opens_late_knocks_for_no_longer(world: ClaimsWorld) -> None:
+    """What waited while the server was frozen is judged by the time at which it wakes."""
+    world.edit(knock_timeout="2s", replay_window="1s")
+    world.judged()
+    packet = world.signed(world.alice)
+    pids = world.pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    world.send(packet)
+    time.sleep(1.2)  # the knock grows older than the window
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    world.says("alice: refused: time")
+    assert world.tcp(world.client, SSH) == "filtered"
+
+
+def test_stopped_while_a_door_is_open(world: ClaimsWorld) -> None:
+    """A stopped server leaves nothing in the firewall: the port is then as the host's own rules have it."""
+    before = world.server.ruleset()
+    world.assert_opens(world.alice)
+    assert "openme" in before
+    assert world.stop() == 0
+    assert world.server.ruleset() == ""
+    world.start()
+    assert world.tcp(world.client, SSH) == "filtered"  # and the door does not come back
+
+
+@pytest.mark.parametrize("step", [-3600, 3600, -365 * 86400])
+def test_clock_stepped_while_a_door_is_open(world: ClaimsWorld, step: int) -> None:
+    world.edit(knock_timeout="2s")
+    opened = time.monotonic()
+    world.assert_opens(world.alice)
+    world.clock.step(step)
+    _shut_after(world, opened, SHORT)
+    until(lambda: not world.is_in("alice"))
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_restarted_with_the_clock_back_while_a_door_is_open(world: ClaimsWorld, how: str) -> None:
+    """What is taken over keeps the kernel's remaining time, whatever the wall clock says by then."""
+    world.edit(knock_timeout="3s")
+    opened = time.monotonic()
+    world.assert_opens(world.alice)
+    world.kill() if how == "kill" else world.stop()
+    world.clock.step(-86400)
+    world.start()
+    until(lambda: world.tcp(world.client, SSH) == "filtered", 3 + LATE)
+    assert time.monotonic() - opened < 3 + LATE
+    until(lambda: not world.is_in("alice"))
+
+
+def test_knocking_again_starts_the_time_afresh_and_no_more(world: ClaimsWorld) -> None:
+    world.edit(knock_timeout="2s")
+    for _ in range(5):
+        world.judged(world.signed(world.alice))
+    opened = time.monotonic()
+    world.assert_opens(world.alice)
+    _shut_after(world, opened, SHORT)
+
+
+def test_max_timeout_is_the_shorter_of_the_two(world: ClaimsWorld) -> None:
+    text = world.config.read_text().replace("  alice:\n", "  alice:\n    max_timeout: 2s\n")
+    world.write_config(text.replace("  bob:\n", "  bob:\n    max_timeout: 1h\n"))
+    opened = time.monotonic()
+    world.assert_opens(world.alice)
+    assert "alice: opened 22/tcp for 192.0.2.2 for 2s" in world.log()
+    _shut_after(world, opened, SHORT)
+    world.assert_opens(world.bob, "bob")
+    assert "bob: opened 22/tcp for 192.0.2.2 for 30s" in world.log()
+
+
+def test_a_shorter_time_of_one_does_not_shorten_anothers_on_the_same_door(world: ClaimsWorld) -> None:
+    """One address, two clients: the door lasts as long as the longer grant, and falls back to it."""
+    world.write_config(world.config.read_text().replace("  alice:\n", "  alice:\n    max_timeout: 1s\n"))
+    world.assert_opens(world.bob, "bob")
+    world.assert_opens(world.alice)
+    until(lambda: not world.is_in("alice"))
+    assert world.tcp(world.client, SSH) == "open"
+    world.close("bob")
+    assert world.tcp(world.client, SSH) == "filtered"

@@ -1,0 +1,360 @@
+"""The row `replay` of the security model: a knock opens once, ever.
+
+Real: the server, its processes and sandbox, the kernel firewall, the packets, SIGKILL at system calls (strace injects
+it), full and broken file systems (a small tmpfs; ext4 on a loop device). Simulated: the wall clock (libfaketime, see
+support/clock.py) and a power cut (a copy of the block device, see support/disk.py, to which nothing unsynced has gone).
+
+Beyond reach of the tests, and of the server: a disk that claims to have flushed what it has not; a disk that has turned
+read-only with the machine losing power within the window, because then the mark in /run is gone as well.
+"""
+
+import re
+import subprocess
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openme.keeper.store import COMPLETE, DATABASE
+from openme.server import control
+from support.claims import SSH, ClaimsWorld, noted
+from support.disk import Disk, Ext4Disk, TinyDisk
+from support.netns import until
+from support.server import CLIENT, STRANGER
+
+pytestmark = pytest.mark.root
+
+WINDOW = 60
+
+
+def _close_and_resend(world: ClaimsWorld, *packets: bytes) -> None:
+    world.close("alice")
+    world.assert_refuses(*packets)
+
+
+def test_resent_at_once_and_again(world: ClaimsWorld) -> None:
+    packet = world.assert_opens(world.alice)
+    world.judged(packet, packet)
+    assert world.opened("alice") == 1
+    _close_and_resend(world, *[packet] * 20)
+    assert "alice: refused: replay" in world.log()
+    world.assert_opens(world.alice)
+
+
+def test_two_copies_in_one_batch_open_once(world: ClaimsWorld) -> None:
+    for _ in range(20):
+        packet = world.signed(world.alice)
+        world.judged(packet, packet, packet)
+    assert world.opened("alice") == 20
+
+
+def test_a_copy_from_another_address_opens_nothing_and_is_reported_with_both(world: ClaimsWorld) -> None:
+    packet = world.assert_opens(world.alice)
+    world.assert_refuses(packet, host=world.stranger)
+    line = next(line for line in world.log().splitlines() if "somebody is on the path" in line)
+    assert CLIENT[4] in line
+    assert STRANGER[4] in line
+    assert world.tcp(world.client, SSH) == "open"  # the owner's door is none of the copyist's business
+
+
+@pytest.mark.parametrize("ahead", [-WINDOW + 1, WINDOW - 1])
+def test_at_the_edges_of_the_window(world: ClaimsWorld, ahead: int) -> None:
+    packet = world.signed(world.alice, ahead=ahead)
+    world.judged(packet)
+    assert world.opened("alice") == 1
+    _close_and_resend(world, packet)
+    beyond = world.signed(world.alice, ahead=ahead + (2 if ahead > 0 else -2))
+    world.assert_refuses(beyond)
+    assert "alice: refused: time" in world.log()
+    world.assert_opens(world.alice)
+
+
+def test_dated_ahead_by_the_whole_window_and_resent_after_it(world: ClaimsWorld) -> None:
+    """Valid for twice the window, so it must be remembered that long, whatever comes in between."""
+    packet = world.signed(world.alice, ahead=WINDOW - 1)
+    world.judged(packet)
+    assert world.opened("alice") == 1
+    for later in (1, WINDOW // 2, WINDOW - 2, WINDOW + 5, 2 * WINDOW - 3, 2 * WINDOW, 3 * WINDOW):
+        world.clock.step(later)
+        with noted(f"after {later} s"):
+            _close_and_resend(world, packet)
+            world.assert_opens(world.alice)  # moves the largest signed time, and with it what is remembered
+    for back in (2 * WINDOW, WINDOW, 0):
+        world.clock.step(back)
+        with noted(f"clock back at {back} s"):
+            _close_and_resend(world, packet)
+
+
+@pytest.mark.parametrize(
+    ("how", "steps"),
+    [("stop", (0,)), ("kill", (0,)), ("kill", (3600, 0)), ("stop", (-3600, 0)), ("kill", (WINDOW - 5, 5 - WINDOW, 0))],
+)
+def test_after_a_restart(world: ClaimsWorld, how: str, steps: tuple[int, ...]) -> None:
+    packet = world.assert_opens(world.alice)
+    for offset in steps:
+        world.stop() if how == "stop" else world.kill()
+        world.clock.step(offset)
+        world.start()
+        with noted(f"clock at {offset:+d} s"):
+            _close_and_resend(world, packet)
+    world.assert_opens(world.alice)
+    _close_and_resend(world, packet)
+
+
+@pytest.mark.parametrize("step", [3600, -3600, 86400, -86400])
+def test_clock_stepped_while_running(world: ClaimsWorld, step: int) -> None:
+    packet = world.assert_opens(world.alice)
+    for offset in (step, 0, step // 60, WINDOW - 5, -WINDOW + 5, 0):
+        world.clock.step(offset)
+        with noted(f"clock at {offset:+d} s"):
+            _close_and_resend(world, packet)
+    world.assert_opens(world.alice)
+
+
+def test_revoked_and_added_again_forgets_nothing(world: ClaimsWorld) -> None:
+    packet = world.assert_opens(world.alice)
+    entry = world.config.read_text()
+    world.revoke("alice")
+    world.assert_refuses(packet)
+    world.write_config(entry)
+    world.assert_refuses(packet)
+    world.write_config(entry.replace("alice:", "alicia:"))
+    world.assert_refuses(packet)
+    assert "alicia: refused: replay" in world.log()
+
+
+# -- kill -9 at any instant
+
+# What a knock makes the keeper do, each call by its number within the trace: from the frame's arrival over the disk and
+# the firewall to the verdict and the state file.
+_STEPS = ("recvfrom", "pwrite64", "fdatasync", "sendmsg", "sendto", "openat", "rename", "close")
+
+
+def _traced(world: ClaimsWorld, *words: str) -> subprocess.Popen[str]:
+    assert world.process is not None
+    keeper = world.pids()[0]
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-p", str(keeper), *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    world.stack.callback(tracer.kill)
+    assert tracer.stderr is not None
+    assert "attached" in tracer.stderr.readline()
+    return tracer
+
+
+def _calls_of_a_knock(world: ClaimsWorld, folder: Path) -> list[tuple[str, int]]:
+    """Each system call that a knock costs the keeper, with its number among those of its name."""
+    trace = folder / "trace"
+    tracer = _traced(world, "-o", str(trace))
+    world.send(world.signed(world.alice))
+    until(lambda: "sessions.json" in trace.read_text() and "rename" in trace.read_text())
+    tracer.terminate()
+    tracer.communicate(timeout=10)
+    names = re.findall(r"^\d+ +(\w+)\(", trace.read_text(), re.MULTILINE)
+    return [(name, number) for name in _STEPS for number in range(1, min(names.count(name), 2) + 1)]
+
+
+def test_killed_at_any_instant(world: ClaimsWorld, tmp_path: Path) -> None:
+    calls = _calls_of_a_knock(world, tmp_path)
+    assert {name for name, _ in calls} >= {"recvfrom", "pwrite64", "fdatasync", "openat"}, calls
+    outcomes = set()
+    for name, number in calls:
+        world.close("alice")
+        inject = f"inject={name}:signal=KILL:when={number}"
+        tracer = _traced(world, "-o", "/dev/null", "-e", f"trace={name}", "-e", inject)
+        packet = world.signed(world.alice)
+        world.send(packet)
+        assert world.process is not None
+        with suppress(subprocess.TimeoutExpired):
+            world.process.wait(1)
+        killed = world.process.poll() is not None
+        tracer.kill()
+        tracer.communicate()
+        world.kill()
+        had_opened = world.tcp(world.client, SSH) == "open"
+        outcomes.add((killed, had_opened))
+        world.start()
+        world.close("alice")
+        # If it opened before, it must not again; if it did not, it may once, and not twice.
+        world.judged(packet)
+        again = world.opened("alice")
+        assert had_opened + again <= 1, f"opened twice, killed at {name} number {number}"
+        _close_and_resend(world, packet)
+    assert {(True, False), (True, True)} <= outcomes, "no kill before the door opened, or none after"
+    world.assert_opens(world.alice)
+
+
+# -- disks
+
+
+class DiskWorld(ClaimsWorld):
+    """A world whose `state_dir` is a file system of its own."""
+
+    disk: Disk
+
+    def mount(self, disk: Disk) -> None:
+        self.disk = disk
+        self.populate()
+
+    def start(self, *words: str, log_level: str = "debug", prefix: Any = ()) -> None:
+        # The clock's file would have to lie on the disk; these tests need no clock but the true one.
+        self.begin(*words, log_level=log_level, prefix=[*prefix, *self.disk.prefix])
+        until(self._serves)
+
+    def ask(self, command: str, **values: object) -> dict[str, Any]:
+        return control.ask(self.disk.seen, {"command": command, **values})
+
+
+@pytest.fixture
+def tiny(stack: ExitStack, tmp_path: Path) -> DiskWorld:
+    made = DiskWorld(stack, tmp_path)
+    made.mount(TinyDisk(stack, made.state_dir))
+    made.start()
+    return made
+
+
+@pytest.fixture
+def ext4(stack: ExitStack, tmp_path: Path) -> DiskWorld:
+    made = DiskWorld(stack, tmp_path)
+    made.mount(Ext4Disk(stack, made.state_dir, tmp_path / "image"))
+    made.start()
+    return made
+
+
+def _ext4(world: DiskWorld) -> Ext4Disk:
+    assert isinstance(world.disk, Ext4Disk)
+    return world.disk
+
+
+def _tiny(world: DiskWorld) -> TinyDisk:
+    assert isinstance(world.disk, TinyDisk)
+    return world.disk
+
+
+def test_power_cut_just_after_a_door_opened(ext4: DiskWorld) -> None:
+    """Every knock that opened is on the disk by then; unsynced writes are lost, as one file shows."""
+    packets = []
+    for number in range(4):
+        lost = ext4.disk.seen / f"unsynced-{number}"
+        lost.write_text("lost")
+        packet = ext4.signed(ext4.alice)
+        packets.append(packet)
+        ext4.send(packet)
+        until(lambda: ext4.tcp(ext4.client, SSH) == "open")
+        image = _ext4(ext4).cut_power()
+        ext4.kill()
+        _ext4(ext4).boot_from(image)
+        assert not lost.exists() or not lost.read_text(), "nothing was lost: this test shows nothing"
+        ext4.start()
+        assert "may lack" not in ext4.log()
+        _close_and_resend(ext4, *packets)
+    ext4.assert_opens(ext4.alice)
+
+
+def test_a_full_disk_locks_nobody_out_and_opens_nothing_twice(tiny: DiskWorld) -> None:
+    disk = _tiny(tiny)
+    packets = [tiny.assert_opens(tiny.alice)]
+    disk.fill()
+    packets += [tiny.assert_opens(tiny.alice) for _ in range(3)]
+    tiny.says("the replay memory cannot be written")
+    assert not (disk.seen / COMPLETE).exists()
+    _close_and_resend(tiny, *packets)
+
+    tiny.kill()
+    tiny.start()  # the disk is as full as before
+    tiny.says("only knocks made after this start are accepted")
+    _close_and_resend(tiny, *packets)
+    packets.append(tiny.assert_opens(tiny.alice))
+    _close_and_resend(tiny, *packets)
+
+    disk.free()
+    packets.append(tiny.assert_opens(tiny.alice))
+    tiny.says("on the disk again")
+    for _ in range(2):
+        tiny.kill()
+        tiny.start()
+        assert "may lack" not in tiny.log()
+        _close_and_resend(tiny, *packets)
+    tiny.assert_opens(tiny.alice)
+
+
+def test_a_disk_that_is_full_for_a_while(tiny: DiskWorld) -> None:
+    """What waited is written with the next knock, and the next start trusts the memory again."""
+    disk = _tiny(tiny)
+    disk.fill()
+    packets = [tiny.assert_opens(tiny.alice) for _ in range(3)]
+    disk.free()
+    packets.append(tiny.assert_opens(tiny.alice))
+    assert (disk.seen / COMPLETE).exists()
+    tiny.kill()
+    tiny.start()
+    assert "may lack" not in tiny.log()
+    _close_and_resend(tiny, *packets)
+    tiny.assert_opens(tiny.alice)
+
+
+def test_a_disk_that_turns_read_only(ext4: DiskWorld) -> None:
+    packets = [ext4.assert_opens(ext4.alice)]
+    _ext4(ext4).fail()
+    packets += [ext4.assert_opens(ext4.alice) for _ in range(2)]
+    ext4.says("the replay memory cannot be written")
+    _close_and_resend(ext4, *packets)
+    ext4.kill()
+    assert ext4.begin(prefix=ext4.disk.prefix).wait(10) == 1
+    assert "Read-only file system" in ext4.log()
+    _ext4(ext4).repair()
+    ext4.start()
+    ext4.says("only knocks made after this start are accepted")
+    _close_and_resend(ext4, *packets)
+    packets.append(ext4.assert_opens(ext4.alice))
+    ext4.kill()
+    ext4.start()
+    _close_and_resend(ext4, *packets)
+    ext4.assert_opens(ext4.alice)
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"no database " * 1000)
+
+
+def _cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _overwritten(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[1024:] = bytes(len(raw) - 1024)
+    path.write_bytes(raw)
+
+
+def _a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [_garbage, _cut_short, _overwritten, _a_directory])
+def test_a_damaged_database_opens_nothing_twice(world: ClaimsWorld, damage: Any) -> None:
+    packet = world.assert_opens(world.alice)
+    assert world.stop() == 0
+    for suffix in ("-wal", "-shm"):
+        world.state_dir.joinpath(DATABASE + suffix).unlink(missing_ok=True)
+    damage(world.state_dir / DATABASE)
+    packets = [packet]
+    for _ in range(2):
+        world.start()
+        _close_and_resend(world, *packets)
+        packets.append(world.assert_opens(world.alice))
+        world.kill()
+    world.start()
+    _close_and_resend(world, *packets)
+
+
+def test_two_servers_on_one_state(world: ClaimsWorld) -> None:
+    packet = world.assert_opens(world.alice)
+    second = world.openme(world.stranger, "--config", world.config, "serve", "--state-file", "")
+    assert second.returncode == 1
+    assert "another server is running" in second.stderr
+    assert second.stderr.count("openme: error:") == 1
+    _close_and_resend(world, packet)
+    world.assert_opens(world.alice)

@@ -1,0 +1,487 @@
+"""`split`: code running in the listener opens nothing that a registered client has not just signed.
+
+First the two processes as promised, read from /proc of the running server and tried from inside the sandbox; then the
+server with its listener replaced by the one of hostile_listener.py, which sends whatever an attacker can think of.
+"""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+import openme
+import support.confined
+from openme.client.knock import build
+from openme.keys.ed25519 import ClientPrivateKey
+from openme.wire import v1
+from openme.wire.frame import FRAME_SIZE, Frame, OrderKind
+from openme.wire.knock import IPAddress, pack_target
+from support.entries import restrict
+from support.netns import until, v4
+from support.server import CLIENT, KNOCK_PORT, SERVER, STRANGER, ServerWorld
+
+pytestmark = pytest.mark.root
+
+CAP_NET_ADMIN = 1 << 12
+ACCEPTED, REFUSED = bytes([OrderKind.ACCEPTED]), bytes([OrderKind.REFUSED])
+VICTIM = ip_address(CLIENT[4])
+THIEF = ip_address(STRANGER[4])
+
+# -- the two processes
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerWorld]:
+    with ExitStack() as stack:
+        made = ServerWorld(stack, tmp_path_factory.mktemp("split"))
+        made.start()
+        yield made
+
+
+@dataclass(frozen=True)
+class Status:
+    """/proc/PID/status and what belongs to it."""
+
+    pid: int
+
+    def __getitem__(self, key: str) -> str:
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith(key + ":"))
+
+    def capabilities(self, kind: str) -> int:
+        return int(self["Cap" + kind], 16)
+
+    def descriptors(self) -> dict[int, str]:
+        links = Path(f"/proc/{self.pid}/fd").iterdir()
+        return {int(link.name): str(link.readlink()) for link in links}
+
+    def sockets(self, *tables: str) -> set[str]:
+        """The sockets of its network namespace in these tables, as they stand in `descriptors`."""
+        found = set()
+        for table in tables:
+            for line in Path(f"/proc/{self.pid}/net/{table}").read_text().splitlines()[1:]:
+                words = line.split()
+                found.add(f"socket:[{words[6] if table.startswith('unix') else words[9]}]")
+        return found
+
+
+def parted(world: ServerWorld) -> tuple[Status, Status]:
+    keeper, listener = world.pids()[:2]
+    return Status(keeper), Status(listener)
+
+
+def test_the_listener_is_nobody_and_may_nothing(world: ServerWorld) -> None:
+    _, listener = parted(world)
+    assert listener["Uid"].split() == ["65534"] * 4
+    assert listener["Gid"].split() == ["65534"] * 4
+    assert listener["Groups"] == ""
+    for kind in ("Eff", "Prm", "Inh", "Bnd", "Amb"):
+        assert listener.capabilities(kind) == 0, kind
+    assert listener["NoNewPrivs"] == "1"
+    assert listener["Seccomp"] == "2"
+
+
+def test_the_listener_holds_its_sockets_and_nothing_else(world: ServerWorld) -> None:
+    _, listener = parted(world)
+    descriptors = listener.descriptors()
+    assert [descriptors.pop(number) for number in range(3)] == ["/dev/null", "/dev/null", str(world.log_path)]
+    held = list(descriptors.values())
+    datagrams, streams = listener.sockets("udp", "udp6"), listener.sockets("tcp", "tcp6")
+    others = [text for text in held if text not in datagrams | streams]
+    assert len([text for text in held if text in datagrams]) == 1
+    assert len([text for text in held if text in streams]) == 1
+    channel, *rest = sorted(others, reverse=True)
+    assert channel in listener.sockets("unix")
+    assert rest == ["anon_inode:[eventpoll]"]
+
+
+def test_the_keeper_may_change_the_firewall_and_reaches_no_network(world: ServerWorld) -> None:
+    keeper, _ = parted(world)
+    assert keeper["Uid"].split() == ["0"] * 4
+    for kind, mask in {"Eff": CAP_NET_ADMIN, "Prm": CAP_NET_ADMIN, "Bnd": CAP_NET_ADMIN, "Inh": 0, "Amb": 0}.items():
+        assert keeper.capabilities(kind) == mask, kind
+    assert keeper["NoNewPrivs"] == "1"
+    assert keeper["Seccomp"] == "2"
+    network = keeper.sockets("udp", "udp6", "tcp", "tcp6", "raw", "raw6")
+    assert len(network) >= 2  # the knock and the health port are seen here, in other hands
+    assert not network & set(keeper.descriptors().values())
+
+
+def test_both_stay_in_the_session_and_process_group_of_serve(world: ServerWorld) -> None:
+    for status in parted(world):
+        assert os.getsid(status.pid) == os.getsid(0)
+        assert os.getpgid(status.pid) == os.getpgid(0)
+
+
+def confined(tmp_path: Path, which: str) -> dict[str, str]:
+    folders = [tmp_path / name for name in ("config", "state", "elsewhere")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "there").touch()
+    done = subprocess.run(
+        [sys.executable, support.confined.__file__, which, *folders], capture_output=True, text=True, check=True
+    )
+    first, exec_outcome = map(json.loads, done.stdout.splitlines())
+    assert first["warnings"] == []
+    return {**first["outcome"], "exec": exec_outcome}
+
+
+def test_inside_the_listener_nothing_works_but_its_sockets(tmp_path: Path) -> None:
+    outcome = confined(tmp_path, "listener")
+    assert outcome.pop("use the channel") == "done"
+    assert set(outcome.values()) == {"EPERM"}, outcome
+
+
+def test_inside_the_keeper_files_and_netlink_work_and_no_more(tmp_path: Path) -> None:
+    outcome = confined(tmp_path, "keeper")
+    allowed = {name for name, what in outcome.items() if what == "done"}
+    mine = {"use the channel", "socket: unix", "socket: netlink", "config: read", "state: make", "state: replace"}
+    # A config of thousands of clients is read by a child, which the sandbox holds as well; a message needs a socket to
+    # leave by, and the keeper has none.
+    harmless = {
+        "fork",
+        "start a thread",
+        "kill",
+        "anonymous file",
+        "send to an address",
+        "send a message to an address",
+    }
+    assert allowed == mine | harmless
+    assert not {name: what for name, what in outcome.items() if what not in {"done", "EPERM", "EACCES"}}
+
+
+# -- run_as
+
+
+def refused_start(world: ServerWorld) -> str:
+    assert world.begin().wait(20) == 1
+    return world.log()
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[ServerWorld]:
+    """A world whose server has not been started."""
+    with ExitStack() as stack:
+        yield ServerWorld(stack, tmp_path)
+
+
+def test_run_as_that_would_undo_the_split_is_an_error(bare: ServerWorld) -> None:
+    bare.edit(run_as="nosuchuser")
+    assert "run_as: there is no user nosuchuser" in refused_start(bare)
+    bare.edit(run_as="root")
+    assert "run_as: root is root" in refused_start(bare)
+    bare.edit(run_as="nobody")
+    os.chown(bare.state_dir, 65534, 0)
+    assert f"state_dir {bare.state_dir} belongs to another user" in refused_start(bare)
+    os.chown(bare.state_dir, 0, 0)
+    os.chown(bare.config, 65534, 0)
+    assert "as owner" in refused_start(bare)
+    os.chown(bare.config, 0, 0)
+    # The folder of both: whoever may write there may put others in their place.
+    bare.folder.chmod(0o777)
+    assert f"run_as: nobody could write {bare.folder}" in refused_start(bare)
+    bare.folder.chmod(0o770)
+    os.chown(bare.folder, 0, 65534)
+    assert f"run_as: nobody could write {bare.folder}" in refused_start(bare)
+    os.chown(bare.folder, 0, 0)
+    assert "openme" not in bare.server.ruleset()  # none of them has touched the firewall before it knew
+    bare.start()
+    assert bare.stop() == 0
+
+
+def test_an_installation_that_run_as_cannot_read_serves(bare: ServerWorld, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir(mode=0o700)
+    subprocess.run(["cp", "-r", str(Path(openme.__file__).parent), str(hidden)], check=True)
+    alice = bare.add("alice")
+    bare.start("--log-json", prefix=("env", f"PYTHONPATH={hidden}", "PYTHONDONTWRITEBYTECODE=1"))
+    bare.send(b"", b"short", bytes(165), b"\x01" + secrets.token_bytes(164), bytes(2000))
+    bare.opens(alice)
+    bare.opens(alice, version=6)
+    assert "mistake" not in bare.log()
+    assert bare.stop() == 0
+
+
+# -- one without the other
+
+
+@pytest.mark.parametrize(
+    ("victim", "how"), [("listener", signal.SIGKILL), ("listener", signal.SIGSEGV), ("keeper", signal.SIGKILL)]
+)
+def test_either_dying_ends_the_other_and_doors_close_on_time(tmp_path: Path, victim: str, how: signal.Signals) -> None:
+    with ExitStack() as stack:
+        world = ServerWorld(stack, tmp_path, knock_timeout="2s")
+        alice = world.add("alice")
+        world.serve(tcp=[22])
+        world.start()
+        keeper, listener = world.pids()[:2]
+        world.opens(alice, port=22)
+        opened = time.monotonic()
+        os.kill(listener if victim == "listener" else keeper, how)
+        assert world.wait() == (1 if victim == "listener" else -how)
+        until(lambda: not Path(f"/proc/{listener}").exists(), 5)
+        # Nobody is alive, what was hidden is hidden, and the kernel ends the door by itself.
+        assert world.tcp(world.stranger, 22) == "filtered"
+        until(lambda: world.tcp(world.client, 22) == "filtered", 4)
+        assert time.monotonic() - opened < 4
+        world.start()
+        world.opens(alice, port=22)
+
+
+def test_a_listener_that_hangs_does_not_outlive_the_keeper(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        world = ServerWorld(stack, tmp_path)
+        world.start()
+        keeper, listener, guardian = world.pids()
+        os.kill(listener, signal.SIGSTOP)
+        os.kill(keeper, signal.SIGKILL)
+        world.wait()
+        until(lambda: not Path(f"/proc/{listener}").exists() and not Path(f"/proc/{guardian}").exists(), 5)
+        world.start()
+
+
+# -- a hostile listener
+
+
+class TakenOver(ServerWorld):
+    """A server whose listener is the attacker's."""
+
+    def start(self, *words: str, **_: object) -> None:
+        self.runs += 1
+        script = str(Path(__file__).with_name("hostile_listener.py"))
+        arguments = [
+            "--config",
+            str(self.config),
+            "--log-level",
+            "debug",
+            "serve",
+            "--state-file",
+            str(self.state_file),
+        ]
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.server.command(sys.executable, script, *arguments, *words),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        until(self._serves)
+
+    def tell(self, letter: bytes, content: bytes = b"", *, wait: float = 5) -> bytes:
+        """Have the listener do something; what came of it."""
+        with self.socket_on(self.client, socket.SOCK_DGRAM) as commands:
+            commands.settimeout(wait)
+            time.sleep(0.003)  # datagrams that are no knocks: the kernel lets 500 a second through
+            commands.sendto(letter + content, (SERVER[4], KNOCK_PORT))
+            return commands.recv(100)
+
+    def frame(self, content: bytes) -> bytes:
+        """Have a frame sent; the verdict."""
+        return self.tell(b"F", content)
+
+    @property
+    def nobody_is_in(self) -> bool:
+        return self.sessions() == [] and "expires" not in self.server.run("nft", "list", "ruleset")
+
+    def addresses(self) -> list[str]:
+        return [session["ip"] for session in self.sessions()]
+
+
+@dataclass(frozen=True)
+class Stage:
+    world: TakenOver
+    alice: Path
+    key: bytes
+
+
+@pytest.fixture
+def stage(taken: Stage) -> Iterator[Stage]:
+    """Nobody is in before, and the keeper is alive and judges well after."""
+    world = taken.world
+    world.ask("close", name="alice")
+    assert world.nobody_is_in
+    yield taken
+    world.ask("close", name="alice")
+    assert world.nobody_is_in
+    fresh = world.packet(taken.alice, target=VICTIM)
+    assert world.frame(framed(taken, fresh)) == ACCEPTED
+    assert world.addresses() == [str(VICTIM)]
+
+
+@pytest.fixture(scope="module")
+def taken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with ExitStack() as stack:
+        world = TakenOver(stack, tmp_path_factory.mktemp("hostile"))
+        alice = world.add("alice")
+        world.add("careful")
+        restrict(world, "careful", "require_target_ip: true")
+        world.start()
+        yield Stage(world, alice, world.tell(b"K"))
+
+
+def framed(stage: Stage, packet: bytes, source: IPAddress = VICTIM, /, **changed: object) -> bytes:
+    """The frame that an honest listener would send, or one with fields of the attacker's choice."""
+    values: dict[str, object] = {
+        "version": 1,
+        "source": source,
+        "epoch": 0,
+        "aead_key": v1.aead_key_untrusted(b"\x01" + packet[1:], stage.key),
+        "aead_nonce": packet[v1.AEAD_NONCE_OFFSET : v1.CIPHERTEXT_OFFSET],
+        "packet": packet,
+    }
+    return Frame(**(values | changed)).pack()  # type: ignore[arg-type]
+
+
+def test_he_holds_the_version_1_key_and_reads_knocks(stage: Stage) -> None:
+    """The price of a take-over, shown: what is recorded or arrives meanwhile is an open book (not a door)."""
+    assert stage.key == stage.world.private_key()
+
+
+def test_random_frames_open_nothing(stage: Stage) -> None:
+    for _ in range(300):
+        assert stage.world.frame(secrets.token_bytes(FRAME_SIZE)) == REFUSED
+    for filler in (bytes(FRAME_SIZE), b"\xff" * FRAME_SIZE, b"\x01" * FRAME_SIZE):
+        assert stage.world.frame(filler) == REFUSED
+
+
+def test_old_and_early_knocks_open_nothing(stage: Stage) -> None:
+    for late in (61, 3600, 86400 * 365, -61, -3600, -86400 * 365):
+        assert stage.world.frame(framed(stage, stage.world.packet(stage.alice, target=VICTIM, late=late))) == REFUSED
+
+
+def test_a_knock_opens_once_whatever_is_said_around_it(stage: Stage) -> None:
+    knock = stage.world.packet(stage.alice, target=VICTIM)
+    assert stage.world.frame(framed(stage, knock)) == ACCEPTED
+    stage.world.ask("close", name="alice")
+    for source in (VICTIM, THIEF, ip_address("2001:db8::2")):
+        for changed in ({}, {"version": 2}, {"epoch": 7}, {"aead_nonce": bytes(12)}):
+            assert stage.world.frame(framed(stage, knock, source, **changed)) == REFUSED
+
+
+def test_changed_fields_open_nothing(stage: Stage) -> None:
+    """Every byte of a signed packet flipped; the AEAD key is the right one, which only the listener could know."""
+    knock = stage.world.packet(stage.alice, target=VICTIM)
+    key = v1.aead_key_untrusted(knock, stage.key)
+    for place in range(len(knock)):
+        changed = knock[:place] + bytes([knock[place] ^ 1 << place % 8]) + knock[place + 1 :]
+        assert stage.world.frame(framed(stage, knock, packet=changed, aead_key=key)) == REFUSED, place
+    # The signature is not over the plaintext but over what carries it: a new one of those has no signature.
+    nonce, target = secrets.token_bytes(16), pack_target(THIEF)
+    plaintext = time.time_ns().to_bytes(8, "big") + nonce + target
+    forged = v1.assemble(knock[1:33], key, knock[33:45], plaintext, lambda _: knock[v1.SIGNATURE_OFFSET :])
+    assert stage.world.frame(framed(stage, knock, packet=forged)) == REFUSED
+
+
+def test_his_own_signature_opens_nothing(stage: Stage) -> None:
+    plaintext = time.time_ns().to_bytes(8, "big") + secrets.token_bytes(16) + pack_target(THIEF)
+    key = secrets.token_bytes(32)
+    for signer in (ClientPrivateKey(secrets.token_bytes(32)).sign, lambda _: bytes(64)):
+        packet = v1.assemble(secrets.token_bytes(32), key, secrets.token_bytes(12), plaintext, signer)
+        assert stage.world.frame(framed(stage, packet, aead_key=key)) == REFUSED
+
+
+def test_other_aead_keys_and_versions_open_nothing(stage: Stage) -> None:
+    knock = stage.world.packet(stage.alice, target=VICTIM)
+    for key in (bytes(32), b"\xff" * 32, stage.key, secrets.token_bytes(32)):
+        assert stage.world.frame(framed(stage, knock, aead_key=key)) == REFUSED
+    for version in range(256):
+        other = bytes([version]) + knock[1:]
+        if version != v1.VERSION:
+            assert stage.world.frame(framed(stage, knock, packet=other, version=version)) == REFUSED
+            assert stage.world.frame(framed(stage, knock, packet=other)) == REFUSED
+
+
+def test_a_named_target_stays_the_only_one(stage: Stage) -> None:
+    for source in (THIEF, ip_address("203.0.113.9"), ip_address("2001:db8::bad"), ip_address("127.0.0.1")):
+        knock = stage.world.packet(stage.alice, target=VICTIM)
+        frame = framed(
+            stage, knock, source, version=source.version, epoch=2**64 - 1, aead_nonce=secrets.token_bytes(12)
+        )
+        assert stage.world.frame(frame) == ACCEPTED
+        assert stage.world.addresses() == [str(VICTIM)]
+        assert stage.world.tcp(stage.world.stranger, KNOCK_PORT) == "filtered"
+
+
+def test_he_chooses_the_address_of_a_fresh_wildcard_knock(stage: Stage) -> None:
+    """What the split cannot end: the source is his word. Ports, client and time are not."""
+    assert stage.world.frame(framed(stage, stage.world.packet(stage.alice), THIEF)) == ACCEPTED
+    assert stage.world.addresses() == [str(THIEF)]
+    assert [session["ports"] for session in stage.world.sessions()] == [[{"port": 22, "proto": "tcp", "end_port": 22}]]
+    stage.world.ask("close", name="alice")
+    # Not even he can choose what is no unicast address of somebody else.
+    for source in ("127.0.0.1", "0.0.0.0", SERVER[4], SERVER[6], "ff02::1", "255.255.255.255", "192.0.2.255"):
+        assert stage.world.frame(framed(stage, stage.world.packet(stage.alice), ip_address(source))) == REFUSED
+
+
+def test_require_target_ip_ends_that(stage: Stage) -> None:
+    careful = stage.world.folder / "careful.yaml"
+    assert stage.world.frame(framed(stage, stage.world.packet(careful), THIEF)) == REFUSED
+    assert stage.world.nobody_is_in
+
+
+def test_a_refused_client_stays_refused(stage: Stage) -> None:
+    stage.world.add("gone")
+    knock = build(stage.world.profile(stage.world.folder / "gone.yaml"), THIEF, time.time_ns())
+    stage.world.revoke("gone")
+    assert stage.world.frame(framed(stage, knock)) == REFUSED
+
+
+def test_attached_descriptors_are_dropped_unseen(stage: Stage) -> None:
+    keeper = Status(stage.world.pids()[0])
+    before = len(keeper.descriptors())
+    for _ in range(10):
+        assert stage.world.tell(b"D", secrets.token_bytes(FRAME_SIZE)) == REFUSED
+    assert len(keeper.descriptors()) == before
+
+
+def test_flooding_and_never_listening_stops_nobody_else(tmp_path: Path) -> None:
+    """20,000 frames, half of them with a client's signature, from a listener that reads no answer."""
+    with ExitStack() as stack:
+        world = TakenOver(stack, tmp_path)
+        stage = Stage(world, world.add("alice"), world.private_key())
+        world.start()
+        old = framed(stage, world.packet(stage.alice, target=VICTIM, late=61))
+        world.tell(b"S")
+        memory = int(Status(world.pids()[0])["VmRSS"].split()[0])
+        taken = sum(
+            int.from_bytes(world.tell(b"R", frame), "big") for frame in [old, secrets.token_bytes(FRAME_SIZE)] * 10
+        )
+        assert taken > 1000
+        assert int(Status(world.pids()[0])["VmRSS"].split()[0]) < memory + 20_000  # KiB
+        # The keeper answers its operator, opens what is signed, and closes on time.
+        assert world.nobody_is_in
+        fresh = framed(stage, world.packet(stage.alice, target=VICTIM))
+        until(lambda: world.tell(b"F", fresh) == b"" and world.addresses() == [str(VICTIM)], 10)
+        assert world.ask("close", name="alice")["closed"] == [str(VICTIM)]
+        assert world.stop() == 0
+
+
+@pytest.mark.parametrize("size", [0, FRAME_SIZE + 1, 60_000])
+def test_a_frame_of_another_size_ends_the_server_with_the_doors_shut(tmp_path: Path, size: int) -> None:
+    """No honest listener sends one, so that nothing it says can be believed any more; the next start is clean."""
+    with ExitStack() as stack:
+        world = TakenOver(stack, tmp_path)
+        world.serve(tcp=[22])
+        world.start()
+        knock = world.packet(world.add("alice"), target=VICTIM)
+        frame = framed(Stage(world, tmp_path, world.private_key()), knock)
+        world.send(b"F" + (frame + bytes(size))[:size])
+        assert world.wait() == 1
+        assert "the listener is gone" in world.log()
+        for host in (world.client, world.stranger):
+            assert world.tcp(host, 22) == "filtered"
+        assert v4(2) not in world.server.run("nft", "list", "ruleset")
+        world.start()
+        assert world.nobody_is_in
+        assert world.stop() == 0
