@@ -80,7 +80,7 @@ class HostileListener:
             order = self._order()
             if order[0] == OrderKind.USE_V1_KEY:
                 return b"key"
-            if order[0] in {OrderKind.ACCEPTED, OrderKind.REFUSED, OrderKind.FAILED}:
+            if order[0] in {OrderKind.ACCEPTED, OrderKind.REFUSED}:
                 return order[:1]
 
     def _order(self) -> bytes:

@@ -63,7 +63,7 @@ def test_version_1_is_not_noise_one_packet_is_enough(path: Recorder) -> None:
 
 def test_version_1_is_not_noise_every_packet_shows_every_sign(path: Recorder) -> None:
     profile = path.profile("alice")
-    assert all(is_a_knock(build(profile, None, now)) for now in range(SAMPLES))
+    assert all(is_a_knock(build(profile, None, now).datagram) for now in range(SAMPLES))
 
 
 def test_random_bytes_do_not_show_them() -> None:

@@ -114,10 +114,10 @@ def _icmpv6_type(frame: bytes) -> int:
 def datagrams(alice: Profile) -> Iterator[bytes]:
     """Knocks, near-knocks and garbage of every length, without end; the same for the same seed but for the knocks."""
     chance = random.Random(SEED)
-    good = build(alice, None, time.time_ns())
+    good = build(alice, None, time.time_ns()).datagram
     while True:
         if chance.random() < 0.02:
-            good = build(alice, ip_address(CLIENT[chance.choice((4, 6))]), time.time_ns())
+            good = build(alice, ip_address(CLIENT[chance.choice((4, 6))]), time.time_ns()).datagram
         place = chance.randrange(len(good))
         yield from (
             good,
@@ -125,7 +125,7 @@ def datagrams(alice: Profile) -> Iterator[bytes]:
             good[:place] + bytes([good[place] ^ 1 << chance.randrange(8)]) + good[place + 1 :],
             good[:place],
             good + chance.randbytes(chance.randrange(1, 200)),
-            build(alice, None, time.time_ns() - 3600 * 10**9),
+            build(alice, None, time.time_ns() - 3600 * 10**9).datagram,
             b"\x01" + chance.randbytes(164),
             b"\x01" + bytes(164),  # a low-order point
             b"\x02" + chance.randbytes(164),

@@ -432,7 +432,7 @@ def test_require_target_ip_ends_that(stage: Stage) -> None:
 
 def test_a_refused_client_stays_refused(stage: Stage) -> None:
     stage.world.add("gone")
-    knock = build(stage.world.profile(stage.world.folder / "gone.yaml"), THIEF, time.time_ns())
+    knock = build(stage.world.profile(stage.world.folder / "gone.yaml"), THIEF, time.time_ns()).datagram
     stage.world.revoke("gone")
     assert stage.world.frame(framed(stage, knock)) == REFUSED
 

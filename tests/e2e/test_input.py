@@ -277,5 +277,5 @@ def test_another_implementation_reads_our_knock(world: ServerWorld, version: int
 
 def test_no_two_knocks_are_alike(world: ServerWorld) -> None:
     profile = world.profile(world.add("alice"))
-    first, second = build(profile, None, 0), build(profile, None, 0)
+    first, second = build(profile, None, 0).datagram, build(profile, None, 0).datagram
     assert not {first[1:33], first[33:45], first[45:101]} & {second[1:33], second[33:45], second[45:101]}

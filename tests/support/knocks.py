@@ -8,15 +8,19 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
+import monocypher
+
 from openme.config.model import ServerConfig
 from openme.config.server import parse_server_config
+from openme.keeper.epochs import Epochs
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Judgement, Keeper, Now
 from openme.keeper.replay import ReplayMemory
 from openme.keys.ed25519 import ClientPrivateKey
+from openme.keys.ratchet import Ratchet
 from openme.keys.x25519 import ServerPrivateKey
 from openme.listener.listener import Listener
-from openme.wire import v1
+from openme.wire import v1, v2
 from openme.wire.frame import Order, OrderKind
 from openme.wire.knock import IPAddress, Knock
 
@@ -28,8 +32,10 @@ STRANGER = ClientPrivateKey(b"\x57" * 32)
 HOME = IPv4Address("203.0.113.5")
 ELSEWHERE = IPv4Address("198.51.100.7")
 OWN = IPv4Address("192.0.2.1")
+WEEK = 604_800
 START = round(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()) * NS
 NOW = Now(START, 1000.0)
+EPOCH = START // (WEEK * NS)
 
 
 def later(seconds: float, now: Now = NOW) -> Now:
@@ -66,23 +72,49 @@ def packet(
     return v1.seal(server_public, client, knock, ephemeral_private=seed[:32], aead_nonce=seed[32:44])
 
 
+def ratchet(index: int = EPOCH) -> Ratchet:
+    """The server's ratchet, a new one each time, since it wipes its keys."""
+    made = Ratchet(WEEK, EPOCH - 1, hashlib.sha256(b"ratchet").digest())
+    made.advance_to(index)
+    return made
+
+
+def packet_v2(
+    client: ClientPrivateKey = ALICE,
+    timestamp_ns: int = START,
+    target: str | None = None,
+    label: object = "a",
+    epoch: int = EPOCH,
+) -> bytes:
+    """A version 2 knock whose randomness comes from `label`."""
+    seed = hashlib.sha256(str((label, timestamp_ns, target)).encode()).digest()
+    representative, secret = monocypher.elligator_key_pair(seed)
+    knock = Knock(timestamp_ns, nonce(label), None if target is None else ip_address(target))
+    epoch_public = ratchet(min(epoch, EPOCH)).public_keys(epoch, 1)[0]
+    return v2.seal(epoch_public, client, knock, ephemeral=(bytes(representative), bytes(secret)))[0]
+
+
 def listener() -> Listener:
-    """A listener that holds the server's key."""
+    """A listener that holds the server's version 1 key and the key of this epoch."""
     made = Listener()
-    made.obey(Order(OrderKind.USE_V1_KEY, private_key=SERVER.raw))
+    made.obey(Order(OrderKind.USE_V1_KEY, key=SERVER.raw))
+    made.obey(Order(OrderKind.USE_EPOCH_KEY, EPOCH, ratchet().private_key(EPOCH)))
     return made
 
 
 def frame(datagram: bytes, source: IPAddress = HOME) -> bytes:
     """What the listener would tell the keeper."""
-    return listener().frame_untrusted(datagram, source).pack()
+    return listener().frame_untrusted(datagram, source)[0].pack()
 
 
 def keeper(parsed: ServerConfig | None = None, replay: ReplayMemory | None = None) -> Keeper:
     """A keeper with an empty memory on a host whose own address is `OWN`."""
     parsed = config() if parsed is None else parsed
     memory = ReplayMemory(round(parsed.replay_window * NS)) if replay is None else replay
-    return Keeper(parsed, memory, Journal(), lambda address: address == OWN)
+    made = Keeper(parsed, memory, Journal(), lambda address: address == OWN)
+    made.epochs = Epochs(ratchet(), parsed.replay_window, parsed.epoch_horizon)
+    made.epochs.look(NOW.unix_ns, NOW.monotonic)
+    return made
 
 
 def judged(judge: Keeper, datagram: bytes, now: Now = NOW, source: IPAddress = HOME) -> Judgement:

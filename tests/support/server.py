@@ -278,7 +278,7 @@ class ServerWorld:
 
     def packet(self, profile: Path, *, target: IPAddress | None = None, late: float = 0) -> bytes:
         """A fresh knock, signed `late` seconds ago, for sending with `send`."""
-        return build(self.profile(profile), target, time.time_ns() - round(late * 10**9))
+        return build(self.profile(profile), target, time.time_ns() - round(late * 10**9)).datagram
 
     def send(
         self, *datagrams: bytes, host: Namespace | None = None, version: int = 4, source: str | None = None

@@ -23,11 +23,11 @@ ALLOWED = {
     "wire": {"keys"},
     "config": BASE - {"wire"},
     "firewall": {"errors", "ports"},
-    "listener": {"wire"},
+    "listener": {"wire", "keys"},
     "keeper": {*BASE, "config", "firewall.base", "refusals"},
     "client": {*BASE, "config.model"},
     "server": {*BASE, "config", "firewall", "keeper", "listener", "refusals"},
-    "cli": {*BASE, "config", "client", "server", "keeper.store"},
+    "cli": {*BASE, "config", "client", "server", "keeper.store", "keeper.provided", "keeper.ratchet_file"},
 }
 
 

@@ -96,8 +96,8 @@ def test_what_is_sealed_for_the_known_keys_opens_again(vector: dict[str, Any]) -
 @each
 def test_the_listener_frames_a_known_packet(vector: dict[str, Any]) -> None:
     listener = Listener()
-    listener.obey(Order(OrderKind.USE_V1_KEY, private_key=base64.b64decode(vector["server_private_key"])))
-    frame = listener.frame_untrusted(packet_of(vector), IPv4Address("203.0.113.5"))
+    listener.obey(Order(OrderKind.USE_V1_KEY, key=base64.b64decode(vector["server_private_key"])))
+    frame, _ = listener.frame_untrusted(packet_of(vector), IPv4Address("203.0.113.5"))
     assert (frame.packet, frame.aead_key.hex()) == (packet_of(vector), vector["shared_key"])
 
 

@@ -1,10 +1,11 @@
-"""`openme add`, `list`, `revoke` and `close`."""
+"""`openme add`, `renew`, `list`, `revoke` and `close`."""
 
 import argparse
 import os
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,37 +14,42 @@ from typing import Any
 
 from openme.cli.output import answer, answer_json, hint, note, table, warn
 from openme.config.edit import add_client, remove_client, state_dir_of
-from openme.config.model import ClientEntry, ServerConfig
+from openme.config.model import ClientEntry, EpochKeys, ServerConfig
 from openme.config.profile import render_profile
+from openme.config.section import nearest
 from openme.config.server import load_server_config, parse_expiry, validate_name
 from openme.errors import OpenmeError
+from openme.keeper.provided import note_file
 from openme.keeper.store import Seen, read_seen
-from openme.keys.ed25519 import ClientPrivateKey, KeyTextError, parse_public_key
+from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey, KeyTextError, parse_public_key
+from openme.keys.ratchet import epoch_at
 from openme.server import control
+from openme.server.epoch_keys import ensure_ratchet
 from openme.server.state_file import rfc3339
 
 
 def configure(name: str, parser: argparse.ArgumentParser) -> None:
-    """The arguments of the four commands."""
+    """The arguments of the five commands."""
     if name == "list":
         parser.add_argument("--json", action="store_true", help="for programs")
         return
     parser.add_argument("name", metavar="NAME", help="the client's name")
     if name in {"revoke", "close"}:
         parser.add_argument("--cut", action="store_true", help="also end the connections that it has established")
+    if name in {"add", "renew"}:
+        parser.add_argument("--profile", metavar="P", help="the profile's name in the client file (default_profile)")
     if name == "add":
         parser.add_argument("--ports", metavar="LIST", help="groups and ports, such as 22/tcp,web,8080-8090 (default)")
         parser.add_argument("--expires", metavar="TIME", help="until when it may knock, such as 2026-12-31T00:00:00Z")
-        parser.add_argument("--profile", metavar="P", help="the profile's name in the client file (default_profile)")
         parser.add_argument("--pubkey", metavar="KEY", help="register this public key (base64 or ssh-ed25519 line)")
         parser.add_argument("--qr", action="store_true", help="show a QR code for the phone apps on stderr")
         parser.add_argument("--qr-out", type=Path, metavar="FILE", help="write the QR code as .png or .svg, mode 0600")
-        parser.add_argument("--v1", action="store_true", help="make a profile for wire version 1")
+        parser.add_argument("--v1", action="store_true", help="make a profile for wire version 1 (as --qr does)")
 
 
 def run(name: str, args: argparse.Namespace) -> int:
-    """Run one of the four."""
-    return {"add": _add, "list": _list, "revoke": _revoke, "close": _close}[name](args)
+    """Run one of the five."""
+    return {"add": _add, "renew": _renew, "list": _list, "revoke": _revoke, "close": _close}[name](args)
 
 
 def _add(args: argparse.Namespace) -> int:
@@ -52,10 +58,6 @@ def _add(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise OpenmeError(f"NAME: {error}") from None
     config = load_server_config(args.config)
-    if config.host is None:
-        raise OpenmeError(
-            f"{args.config}: server.host is missing", "client files need it: the server's name or address"
-        )
     private = None
     if args.pubkey is None:
         private = ClientPrivateKey(secrets.token_bytes(32))
@@ -79,15 +81,13 @@ def _add(args: argparse.Namespace) -> int:
         if moment <= datetime.now(UTC):
             warn("--expires lies in the past: this client opens nothing")
     profile_name = args.profile or config.default_profile
-    text = render_profile(
-        profile_name,
-        server_host=config.host,
-        server_udp_port=config.udp_port,
-        server_health_port=config.health_port,
-        server_pubkey=config.public_key,
-        public_key=public,
-        private_key=private,
-    )
+    is_v1 = args.v1 or args.qr or args.qr_out is not None
+    epoch_keys = None if is_v1 else _epoch_keys(config)
+    if epoch_keys is not None:
+        fields["protocols"] = ["v2"]
+    elif "v1" not in config.protocols:
+        raise OpenmeError(f"{args.config}: server.protocols does not accept v1", "leave --v1 and --qr away")
+    text = _profile_text(config, profile_name, public, private, epoch_keys)
     qr = _qr(args, config, profile_name, private)
     if private is not None:
         _keep_private(sys.stdout.fileno())
@@ -106,11 +106,76 @@ def _add(args: argparse.Namespace) -> int:
         remove_client(args.config, args.name)
         raise OpenmeError(f"the profile could not be written: {error.strerror}", "nothing was added") from None
     _tell_server(config.state_dir, {"command": "reload"})
+    _note_file(config, public, epoch_keys)
     note(f"added {args.name} ({public.fingerprint})")
     entry = load_server_config(args.config).clients.get(args.name)
     if entry is not None and not entry.ports:
         warn(f"{args.name} opens nothing but the health port: there is no group 'default' and no --ports was given")
     return 0
+
+
+def _renew(args: argparse.Namespace) -> int:
+    """Print a client's file again, without the private key that only the client has."""
+    config = load_server_config(args.config)
+    client = config.clients.get(args.name)
+    if client is None:
+        raise OpenmeError(f"there is no client {args.name}", nearest(args.name, config.clients) or "see: openme list")
+    epoch_keys = _epoch_keys(config) if "v2" in client.protocols else None
+    text = _profile_text(config, args.profile or config.default_profile, client.public_key, None, epoch_keys)
+    answer(text.rstrip("\n"))
+    _note_file(config, client.public_key, epoch_keys)
+    hint("the client keeps its private_key: these lines take the place of the others in its profile")
+    return 0
+
+
+def _profile_text(
+    config: ServerConfig,
+    name: str,
+    public: ClientPublicKey,
+    private: ClientPrivateKey | None,
+    epoch_keys: EpochKeys | None,
+) -> str:
+    if config.host is None:
+        raise OpenmeError(
+            f"{config.path}: server.host is missing", "client files need it: the server's name or address"
+        )
+    return render_profile(
+        name,
+        server_host=config.host,
+        server_udp_port=config.udp_port,
+        server_health_port=config.health_port,
+        server_pubkey=config.public_key,
+        public_key=public,
+        private_key=private,
+        epoch_keys=epoch_keys,
+    )
+
+
+def _epoch_keys(config: ServerConfig) -> EpochKeys:
+    """The epoch keys that a client file made now carries. OpenmeError if there are none."""
+    if "v2" not in config.protocols:
+        raise OpenmeError(
+            f"{config.path}: server.protocols does not accept v2",
+            "openme init --upgrade adds it; or add the client with --v1",
+        )
+    ratchet, made = ensure_ratchet(config)
+    if made:
+        note(f"made the epoch keys of wire version 2 in {config.state_dir}")
+    first = max(ratchet.index, epoch_at(time.time_ns(), ratchet.length))
+    try:
+        keys = EpochKeys(ratchet.length, first, ratchet.public_keys(first, config.epoch_horizon))
+    except ValueError:
+        raise OpenmeError("this machine's clock is impossibly far ahead of its epoch keys", "set the clock") from None
+    ratchet.forget()
+    return keys
+
+
+def _note_file(config: ServerConfig, public: ClientPublicKey, keys: EpochKeys | None) -> None:
+    if keys is not None:
+        try:
+            note_file(config.state_dir, public.raw, keys.first + len(keys.keys) - 1)
+        except OpenmeError as error:
+            warn(f"'openme epochs' will not know of this file: {error.message}")
 
 
 def _keep_private(descriptor: int) -> None:

@@ -9,13 +9,18 @@ from pathlib import Path
 
 from openme.cli.options import port_number
 from openme.cli.output import answer, hint, note, warn
+from openme.config.edit import set_server
 from openme.config.locked import locked_directory, replace_file
-from openme.config.model import DEFAULT_UDP_PORT, FIREWALLS
+from openme.config.model import DEFAULT_UDP_PORT, FIREWALLS, ServerConfig
 from openme.config.server import load_server_config, parse_server_config
 from openme.config.template import render_server_config
 from openme.errors import OpenmeError
+from openme.keeper.ratchet_file import FILE_NAME as RATCHET_FILE
+from openme.keeper.ratchet_file import read_ratchet
 from openme.keys.ed25519 import encode_base64
 from openme.keys.x25519 import ServerPrivateKey
+from openme.server import control
+from openme.server.epoch_keys import check_length, ensure_ratchet, replace_ratchet
 from openme.server.interfaces import require_interface
 
 _DEFAULT_STATE_DIR = Path("/var/lib/openme")
@@ -23,7 +28,7 @@ _DEFAULT_STATE_DIR = Path("/var/lib/openme")
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     """The arguments of `init`."""
-    parser.add_argument("--server", required=True, metavar="HOST", help="public name or address, for client profiles")
+    parser.add_argument("--server", metavar="HOST", help="public name or address, for client profiles (needed)")
     parser.add_argument("--port", type=port_number, default=DEFAULT_UDP_PORT, help="knock port (%(default)s)")
     parser.add_argument("--firewall", choices=FIREWALLS, default="nft", help="firewall (%(default)s)")
     parser.add_argument("--interface", metavar="IF", help="apply rules only to packets arriving here (all)")
@@ -33,11 +38,20 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="replace an existing config; the old one is kept beside it"
     )
+    parser.add_argument(
+        "--upgrade",
+        action="store_true",
+        help="give an existing version 1 server what version 2 needs; nobody is disturbed",
+    )
 
 
 def run(_name: str, args: argparse.Namespace) -> int:
     """Make keys, config and `state_dir`; the server's public key is the answer."""
     path: Path = args.config
+    if args.upgrade:
+        return _upgrade(path)
+    if args.server is None:
+        raise OpenmeError("the following arguments are required: --server", "see: openme init --help", exit_code=2)
     if args.interface is not None:
         require_interface(args.interface)
     key = ServerPrivateKey(secrets.token_bytes(32))
@@ -50,8 +64,9 @@ def run(_name: str, args: argparse.Namespace) -> int:
         interface=args.interface,
         state_dir=state_dir,
     )
-    parse_server_config(text, path)  # before anything is written: what was asked for must load again
+    config = parse_server_config(text, path)  # before anything is written: what was asked for must load again
     _refuse_existing(path, force=args.force)
+    ratchet = False
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         made = not state_dir.exists()
@@ -61,9 +76,13 @@ def run(_name: str, args: argparse.Namespace) -> int:
     try:
         with locked_directory(path.parent, path):
             _refuse_existing(path, force=args.force)
+            ratchet = _prepare_ratchet(config, anew=args.force)
             kept = _keep_old(path)
             replace_file(path, text.encode(), None, path)
     except BaseException:
+        if ratchet:
+            with suppress(OSError):
+                (state_dir / RATCHET_FILE).unlink()
         if made:
             with suppress(OSError):
                 state_dir.rmdir()
@@ -75,6 +94,40 @@ def run(_name: str, args: argparse.Namespace) -> int:
         warn(warning)
     answer(encode_base64(key.public))
     hint("next: openme add NAME > NAME.yaml, then openme serve")
+    return 0
+
+
+def _prepare_ratchet(config: ServerConfig, *, anew: bool) -> bool:
+    """See that there is a ratchet in `state_dir`: the one that is there, unless another is wanted or it does not fit.
+
+    Whether a file was made where there was none.
+    """
+    there = (config.state_dir / RATCHET_FILE).exists()
+    if there and not anew:
+        ratchet = read_ratchet(config.state_dir)
+        if ratchet is not None:
+            check_length(ratchet, config)
+            note(f"kept the epoch keys in {config.state_dir}")
+            return False
+    replace_ratchet(config)
+    return not there
+
+
+def _upgrade(path: Path) -> int:
+    """What version 2 needs beside an existing set-up: a ratchet, and the word in `protocols`."""
+    config = load_server_config(path)
+    ratchet, made = ensure_ratchet(config)
+    ratchet.forget()
+    note(
+        f"{'made the epoch keys of wire version 2' if made else 'the epoch keys are there already'}: {config.state_dir}"
+    )
+    if "v2" not in config.protocols:
+        set_server(path, {"protocols": sorted({*config.protocols, "v2"})})
+        note(f"{path}: protocols accepts v2 now, too")
+    with suppress(control.NoServerError):
+        control.ask(config.state_dir, {"command": "reload"})
+    answer("version 2 is ready")
+    hint("existing clients go on as they are; a version 2 file for one of them: openme renew NAME")
     return 0
 
 

@@ -3,14 +3,18 @@
 import argparse
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, hint, note, warn
 from openme.cli.profile_choice import chosen, client_config
-from openme.client.addresses import Endpoint, parse_target, resolve
+from openme.client.addresses import AUTO, SOURCE, Endpoint, parse_target, resolve
 from openme.client.door import open_endpoints, wait_open
-from openme.client.knock import Attempt, knock
+from openme.client.knock import Attempt, knock, version_of
+from openme.client.known import Known
+from openme.client.receipt import Proof, prove
 from openme.config.model import Profile
 from openme.durations import format_duration
 from openme.errors import OpenmeError
@@ -26,7 +30,9 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--knock", action="store_true", help="knock first")
         parser.add_argument("--json", action="store_true", help="for programs")
         return
-    parser.add_argument("--ip", metavar="A", help="open the door for this address instead of the one we come from")
+    parser.add_argument(
+        "--ip", metavar="A", help="open for this address; auto: our own where it is global; source: where we come from"
+    )
     parser.add_argument(
         "--check", action="store_true", help="wait until the door is open; exit code 3 if it stays shut"
     )
@@ -42,57 +48,181 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
 
 def run(name: str, args: argparse.Namespace) -> int:
     """Run one of the two."""
-    profile = chosen(client_config(args), args.profile)
-    return _status(profile, args) if name == "status" else _knock(profile, args)
+    config = client_config(args)
+    client = _Client(chosen(config, args.profile), Known(config))
+    return client.status(args) if name == "status" else client.knock(args)
 
 
-def _knock(profile: Profile, args: argparse.Namespace) -> int:
-    wanted = profile.ip if args.ip is None else str(parse_target(args.ip))
-    attempt = _send(profile, wanted)
-    code = 0
-    if args.check:
-        opened = wait_open([sent.endpoint for sent in attempt.sent], profile.server_health_port)
-        code = _tell(profile, attempt, opened, elsewhere=args.ip is not None)
-        if code and not args.continuous:
-            return code
-    if args.continuous:
-        return _continue(profile, wanted, args)
-    if profile.post_knock:
-        return max(code, _after(subprocess.run(["sh", "-c", profile.post_knock], check=False).returncode))
-    return code
+class _Client:
+    """One profile, and what is known of its server."""
 
+    def __init__(self, profile: Profile, known: Known) -> None:
+        self.profile = profile
+        self.known = known
+        self.is_v2 = version_of(profile) == 2
+        if self.is_v2 and profile.epoch_keys is not None:
+            other = known.other_host_with(profile, profile.epoch_keys.keys)
+            if other is not None:
+                raise OpenmeError(
+                    f"profile {profile.name}: epoch_keys: profile {other.name} for {other.server_host} has the same:"
+                    " one server may be passing the other's keys off as its own",
+                    f"if both are one server, add to profile {profile.name}: same_server_as: [{other.server_host}]",
+                )
 
-def _send(profile: Profile, wanted: str | None) -> Attempt:
-    attempt = knock(profile, wanted)
-    for sent in attempt.sent:
-        where = "the address it comes from" if sent.target is None else str(sent.target)
-        note(f"knocked at {profile.server_host} ({sent.endpoint}, port {profile.server_udp_port}) for {where}")
-    for endpoint, reason in attempt.failed:
-        note(f"no knock to {endpoint}: {reason}")
-    return attempt
+    # -- knock
 
+    def knock(self, args: argparse.Namespace) -> int:
+        """Send it; wait for the door only if asked to."""
+        profile = self.profile
+        wanted = profile.ip
+        if args.ip is not None:
+            wanted = args.ip if args.ip in {AUTO, SOURCE} else str(parse_target(args.ip))
+        elsewhere = args.ip not in {None, AUTO, SOURCE}
+        attempt = self._send(wanted)
+        code = 0
+        if args.check:
+            code = self._check(attempt, elsewhere=elsewhere)
+            if code and not args.continuous:
+                return code
+        if args.continuous:
+            return self._continue(wanted, args, elsewhere=elsewhere)
+        if profile.post_knock:
+            return max(code, _after(subprocess.run(["sh", "-c", profile.post_knock], check=False).returncode))
+        return code
 
-def _continue(profile: Profile, wanted: str | None, args: argparse.Namespace) -> int:
-    """Knock again and again; `post_knock` runs once, beside it."""
-    command = subprocess.Popen(["sh", "-c", profile.post_knock]) if profile.post_knock else None
-    next_knock = time.monotonic() + args.interval
-    code = 0
-    with suppress(KeyboardInterrupt):
-        while True:
-            time.sleep(max(0.0, next_knock - time.monotonic()))
-            next_knock += args.interval
-            try:
-                attempt = _send(profile, wanted)
-            except OpenmeError as error:
-                # A network that is gone for a while must not end what is to keep a door open.
-                warn(error.message)
-                continue
-            if args.check:
-                opened = wait_open([sent.endpoint for sent in attempt.sent], profile.server_health_port)
-                code = _tell(profile, attempt, opened, elsewhere=args.ip is not None)
-    if command is not None and command.poll() is not None:
-        code = max(code, _after(command.returncode))
-    return code
+    def _send(self, wanted: str | None) -> Attempt:
+        profile = self.profile
+        keys = self.known.keys(profile) if self.is_v2 else None
+        attempt = knock(profile, wanted, epoch_keys=keys)
+        for sent in attempt.sent:
+            if sent.target is None:
+                where = "the address it comes from"
+            elif wanted in {None, AUTO}:
+                where = f"{sent.target}, its own address"
+            else:
+                where = str(sent.target)
+            note(f"knocked at {profile.server_host} ({sent.endpoint}, port {profile.server_udp_port}) for {where}")
+        for endpoint, reason in attempt.failed:
+            note(f"no knock to {endpoint}: {reason}")
+        if past := [sent.past for sent in attempt.sent if sent.past is not None]:
+            # What cannot be kept costs a later `status` its proof, and never this knock.
+            with suppress(OSError):
+                self.known.remember(profile, past)
+        return attempt
+
+    def _continue(self, wanted: str | None, args: argparse.Namespace, *, elsewhere: bool) -> int:
+        """Knock again and again; `post_knock` runs once, beside it."""
+        post_knock = self.profile.post_knock
+        command = subprocess.Popen(["sh", "-c", post_knock]) if post_knock else None
+        next_knock = time.monotonic() + args.interval
+        code = 0
+        with suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(max(0.0, next_knock - time.monotonic()))
+                next_knock += args.interval
+                try:
+                    attempt = self._send(wanted)
+                except OpenmeError as error:
+                    # A network that is gone for a while must not end what is to keep a door open.
+                    warn(error.message)
+                    continue
+                if args.check:
+                    code = self._check(attempt, elsewhere=elsewhere)
+        if command is not None and command.poll() is not None:
+            code = max(code, _after(command.returncode))
+        return code
+
+    def _check(self, attempt: Attempt, *, elsewhere: bool) -> int:
+        """Wait for the door, and say what opened: under version 2 by the server's own word."""
+        opened = wait_open([sent.endpoint for sent in attempt.sent], self.profile.server_health_port)
+        if not opened:
+            self._say_closed(elsewhere=elsewhere)
+            return SHUT
+        proofs = self._prove(attempt, opened) if self.is_v2 else []
+        code = _say_proofs(proofs) if self.is_v2 else _say_open()
+        for sent in attempt.sent:
+            if sent.endpoint not in opened:
+                warn(f"open, but not over {sent.endpoint}")
+        return code
+
+    def _prove(self, attempt: Attempt, opened: Sequence[Endpoint]) -> list[Proof]:
+        """The receipts of what was sent over the families that are open; what they bring is kept."""
+        port = self.profile.server_health_port
+        proofs = [
+            prove(sent.endpoint, port, sent.past)
+            for sent in attempt.sent
+            if sent.past is not None and sent.endpoint in opened
+        ]
+        for proof in proofs:
+            self._keep(proof)
+        return proofs
+
+    def _keep(self, proof: Proof) -> None:
+        if proof.receipt is None or proof.receipt.epoch_keys is None:
+            return
+        try:
+            refused = self.known.add(self.profile, proof.knock.epoch, proof.receipt.epoch_keys)
+        except OSError as error:
+            refused = f"new epoch keys could not be stored: {error.strerror}"
+        if refused:
+            warn(refused)
+
+    def _say_closed(self, *, elsewhere: bool) -> None:
+        answer("closed")
+        if elsewhere:
+            hint("the knock named another address than ours: from here the door may well be shut")
+        hint(
+            f"nothing answered on {self.profile.server_host} port {self.profile.server_health_port}/tcp"
+            "; on the server: openme sessions"
+        )
+
+    # -- status
+
+    def status(self, args: argparse.Namespace) -> int:
+        """Say whether the door is open, knocking first if asked to."""
+        profile = self.profile
+        proofs: list[Proof] = []
+        if args.knock:
+            attempt = self._send(profile.ip)
+            endpoints = [sent.endpoint for sent in attempt.sent]
+            opened = wait_open(endpoints, profile.server_health_port)
+            if self.is_v2:
+                proofs = self._prove(attempt, opened)
+        else:
+            endpoints = resolve(profile.server_host, profile.server_udp_port)
+            opened = open_endpoints(endpoints, profile.server_health_port, 2.0)
+            if self.is_v2:
+                proofs = self._ask_again(opened)
+        by_proof = self.is_v2 and args.knock
+        is_open = any(proof.opened_as_asked for proof in proofs) if by_proof else bool(opened)
+        if args.json:
+            answer_json(
+                {
+                    "profile": profile.name,
+                    "open": is_open,
+                    "addresses": [{"address": e.host, "open": e in opened} for e in endpoints],
+                    "receipts": [_proof_value(proof) for proof in proofs],
+                }
+            )
+            return 0 if is_open else SHUT
+        if not opened:
+            answer("closed")
+            return SHUT
+        if any(proof.receipt for proof in proofs) or by_proof:
+            return _say_proofs(proofs)
+        return _say_open()
+
+    def _ask_again(self, opened: Sequence[Endpoint]) -> list[Proof]:
+        """The receipts of this machine's last knock, as far as its doors are still open."""
+        last = {knock.host: knock for knock in self.known.last(self.profile)}
+        proofs = [
+            prove(endpoint, self.profile.server_health_port, last[endpoint.host], patience=0)
+            for endpoint in opened
+            if endpoint.host in last
+        ]
+        for proof in proofs:
+            self._keep(proof)
+        return [proof for proof in proofs if proof.receipt is not None]
 
 
 def _after(status: int) -> int:
@@ -101,37 +231,47 @@ def _after(status: int) -> int:
     return 1 if status else 0
 
 
-def _tell(profile: Profile, attempt: Attempt, opened: list[Endpoint], *, elsewhere: bool) -> int:
-    answer("open" if opened else "closed")
-    if not opened:
-        if elsewhere:
-            hint("the knock named another address than ours: from here the door may well be shut")
-        hint(
-            f"nothing answered on {profile.server_host} port {profile.server_health_port}/tcp"
-            "; on the server: openme sessions"
-        )
-        return SHUT
-    for sent in attempt.sent:
-        if sent.endpoint not in opened:
-            warn(f"open, but not over {sent.endpoint}")
+def _say_open() -> int:
+    answer("open")
     return 0
 
 
-def _status(profile: Profile, args: argparse.Namespace) -> int:
-    if args.knock:
-        endpoints = [sent.endpoint for sent in _send(profile, profile.ip).sent]
-        opened = wait_open(endpoints, profile.server_health_port)
-    else:
-        endpoints = resolve(profile.server_host, profile.server_udp_port)
-        opened = open_endpoints(endpoints, profile.server_health_port, 2.0)
-    if args.json:
-        answer_json(
-            {
-                "profile": profile.name,
-                "open": bool(opened),
-                "addresses": [{"address": e.host, "open": e in opened} for e in endpoints],
-            }
-        )
-    else:
-        answer("open" if opened else "closed")
-    return 0 if opened else SHUT
+def _say_proofs(proofs: Sequence[Proof]) -> int:
+    """What the server itself says to have opened; 0 if one family got what was asked for."""
+    code = SHUT
+    for proof in proofs:
+        receipt = proof.receipt
+        if receipt is None:
+            answer(f"not confirmed over {proof.endpoint}")
+            hint(f"{proof.problem}: the knock may have been lost, or another machine has this address")
+            continue
+        ports = ", ".join(receipt.ports) or "the health port alone"
+        until = datetime.fromtimestamp(receipt.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if proof.opened_as_asked:
+            code = 0
+            answer(f"open: {ports} for {receipt.ip} until {until}, proven by the server")
+        else:
+            answer(f"not as asked: {ports} for {receipt.ip} until {until}")
+            warn(f"the knock named {proof.knock.target}, the server opened {receipt.ip}: do not trust this door")
+        if proof.knock.target is None:
+            note(f"{receipt.ip} was not checked: the knock named no address")
+        if (difference := proof.clock_difference) is not None:
+            side = "ahead of" if difference > 0 else "behind"
+            warn(f"the server's clock is {abs(difference):.0f} s {side} this machine's")
+    return code
+
+
+def _proof_value(proof: Proof) -> dict[str, object]:
+    receipt = proof.receipt
+    value: dict[str, object] = {"address": proof.endpoint.host, "proven": receipt is not None}
+    if receipt is None:
+        return value | {"problem": proof.problem}
+    return value | {
+        "as_asked": proof.opened_as_asked,
+        "client": receipt.client,
+        "ip": str(receipt.ip),
+        "ip_checked": proof.knock.target is not None,
+        "ports": list(receipt.ports),
+        "expires_at": datetime.fromtimestamp(receipt.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "server_time": datetime.fromtimestamp(receipt.server_time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }

@@ -33,12 +33,15 @@ class Command:
 COMMANDS = {
     "init": Command("init", "make a server's keys and config"),
     "add": Command("clients", "register a client and print its profile"),
+    "renew": Command("clients", "print a client's file again, with the keys of today"),
     "list": Command("clients", "the registered clients"),
     "revoke": Command("clients", "take a client's access away"),
     "close": Command("clients", "end a client's open doors now"),
     "check-config": Command("check_config", "say what is wrong with a config"),
     "serve": Command("serve", "run the server"),
     "try": Command("serve", "hide the ports, and undo it unless somebody knocks in time"),
+    "epochs": Command("keys", "where the key ratchet stands, and how far each client's keys reach"),
+    "rotate": Command("keys", "change the server's keys"),
     "sessions": Command("sessions", "who is in, and everybody's last knock"),
     "knock": Command("knock", "open the door"),
     "status": Command("knock", "is the door open?"),
@@ -46,7 +49,10 @@ COMMANDS = {
     "demo": Command("demo", "the whole story on this machine, in network namespaces of its own"),
 }
 _GROUPS = {
-    "server": ("init", "add", "list", "revoke", "close", "check-config", "serve", "try", "sessions"),
+    "server": (
+        *("init", "add", "renew", "list", "revoke", "close", "check-config"),
+        *("serve", "try", "sessions", "epochs", "rotate"),
+    ),
     "client": ("knock", "status", "profiles"),
     "both": ("demo",),
 }

@@ -1,9 +1,11 @@
 """`openme profiles`."""
 
 import argparse
+from datetime import UTC, datetime
 
 from openme.cli.output import answer, answer_json, hint, table
 from openme.cli.profile_choice import chosen, client_config
+from openme.client.knock import version_of
 from openme.config.model import Profile
 from openme.keys.ed25519 import encode_base64
 
@@ -38,6 +40,19 @@ def _fingerprint(profile: Profile) -> str:
     return "-" if profile.public_key is None else profile.public_key.fingerprint
 
 
+def _epoch_range(profile: Profile) -> str | None:
+    """The days that the file's own epoch keys cover."""
+    keys = profile.epoch_keys
+    if keys is None:
+        return None
+    bounds = (keys.first * keys.length, (keys.first + len(keys.keys)) * keys.length - 1)
+    try:
+        first, last = (datetime.fromtimestamp(bound, UTC).strftime("%Y-%m-%d") for bound in bounds)
+    except (OverflowError, ValueError, OSError):
+        return "beyond the calendar"
+    return f"{first} to {last}"
+
+
 def _value(profile: Profile) -> dict[str, object]:
     """Everything but the secrets: that there is a private key is said, and no more."""
     return {
@@ -49,6 +64,8 @@ def _value(profile: Profile) -> dict[str, object]:
         "public_key": None if profile.public_key is None else str(profile.public_key),
         "fingerprint": _fingerprint(profile),
         "private_key": "present" if profile.private_key is not None else "missing",
+        "protocol": f"v{version_of(profile)}",
+        "epoch_keys": _epoch_range(profile),
         "ip": profile.ip,
         "post_knock": profile.post_knock,
     }

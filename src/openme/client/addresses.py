@@ -7,6 +7,9 @@ from ipaddress import IPv4Address, ip_address
 from openme.errors import OpenmeError
 from openme.wire.knock import IPAddress
 
+AUTO = "auto"
+SOURCE = "source"
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -44,18 +47,20 @@ def local_address(sock: socket.socket) -> IPAddress:
     return ip_address(str(sock.getsockname()[0]).partition("%")[0])
 
 
-def target_for(wanted: str | None, sock: socket.socket) -> IPAddress | None:
+def target_for(wanted: str | None, sock: socket.socket, *, by_default: str = SOURCE) -> IPAddress | None:
     """The address that a knock over `sock` names; None for "my source address".
 
-    `wanted` is an address, `auto` (the socket's own address where it is a global one, so that nobody on the way can
-    have the ports opened for himself) or None.
+    `wanted` is an address, `source`, `auto` (the socket's own address where it is a global one, so that nobody on the
+    way can have the ports opened for himself; else the source) or None for `by_default`.
     """
-    if wanted is None:
+    word = by_default if wanted is None else wanted
+    if word == SOURCE:
         return None
-    if wanted == "auto":
+    if word == AUTO:
         own = local_address(sock)
         return own if own.is_global else None
-    return parse_target(wanted)
+    address = parse_target(word)
+    return None if address.is_unspecified else address
 
 
 def parse_target(text: str) -> IPAddress:

@@ -3,22 +3,31 @@
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
 
-from openme.client.addresses import Endpoint, resolve, target_for
+from openme.client.addresses import AUTO, SOURCE, Endpoint, resolve, target_for
+from openme.client.known import PastKnock
 from openme.config.model import Profile
 from openme.errors import OpenmeError
-from openme.wire import v1
+from openme.keys.ed25519 import ClientPrivateKey
+from openme.keys.ratchet import epoch_at
+from openme.wire import v1, v2
 from openme.wire.knock import IPAddress, Knock
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One datagram that has left: where to, and the address that it names (None: the source address)."""
+    """One datagram that has left: where to, and the address that it names (None: the source address).
+
+    `past` is what a version 2 knock can be asked about later; None under version 1.
+    """
 
     endpoint: Endpoint
     target: IPAddress | None
+    past: PastKnock | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +38,50 @@ class Attempt:
     failed: tuple[tuple[Endpoint, str], ...]
 
 
-def build(profile: Profile, target: IPAddress | None, now_ns: int) -> bytes:
-    """A fresh version 1 packet for this profile; every call draws new randomness. OpenmeError if a key is missing."""
+class Built(NamedTuple):
+    """A packet, and under version 2 its epoch and what opens its receipt."""
+
+    datagram: bytes
+    epoch: int
+    receipt: v2.ReceiptKeys | None
+
+
+def version_of(profile: Profile) -> int:
+    """The wire version that a profile knocks with: 2 when it has epoch keys, unless it says otherwise."""
+    if profile.protocol is not None:
+        return 1 if profile.protocol == "v1" else 2
+    return 2 if profile.epoch_keys is not None else 1
+
+
+def build(
+    profile: Profile, target: IPAddress | None, now_ns: int, epoch_keys: Mapping[int, bytes] | None = None
+) -> Built:
+    """A fresh packet for this profile.
+
+    `epoch_keys` are all that are known, by epoch; None for those of the profile itself. Every call draws new
+    randomness. OpenmeError if a key is missing.
+    """
     if profile.private_key is None:
         raise OpenmeError(
             f"profile {profile.name} has no private_key",
             "complete it with the file that 'openme add' made for this client",
         )
     knock = Knock(now_ns, secrets.token_bytes(v1.RANDOM_NONCE_SIZE), target)
+    if version_of(profile) == 1:
+        return Built(_v1_packet(profile, profile.private_key, knock), 0, None)
+    epoch, key = _epoch_key(profile, now_ns, epoch_keys)
+    try:
+        datagram, receipt = v2.seal(key, profile.private_key, knock, ephemeral=v2.new_ephemeral())
+    except ValueError as error:
+        raise OpenmeError(f"profile {profile.name}: epoch_keys: {error}", "get a new file from the server") from None
+    return Built(datagram, epoch, receipt)
+
+
+def _v1_packet(profile: Profile, private_key: ClientPrivateKey, knock: Knock) -> bytes:
     try:
         return v1.seal(
             profile.server_pubkey,
-            profile.private_key,
+            private_key,
             knock,
             ephemeral_private=secrets.token_bytes(v1.EPHEMERAL_SIZE),
             aead_nonce=secrets.token_bytes(v1.AEAD_NONCE_SIZE),
@@ -49,24 +90,65 @@ def build(profile: Profile, target: IPAddress | None, now_ns: int) -> bytes:
         raise OpenmeError(f"profile {profile.name}: server_pubkey: {error}", "get the server's key anew") from None
 
 
-def knock(profile: Profile, wanted: str | None, clock_ns: Callable[[], int] = time.time_ns) -> Attempt:
+def _epoch_key(profile: Profile, now_ns: int, known: Mapping[int, bytes] | None) -> tuple[int, bytes]:
+    """The epoch of our clock, and its key. OpenmeError with the clock and the dates that there are keys for."""
+    keys = profile.epoch_keys
+    if keys is None:
+        raise OpenmeError(
+            f"profile {profile.name} has no epoch_keys, which protocol: v2 needs",
+            "get a file with them from the server (openme renew NAME), or remove protocol",
+        )
+    length = int(keys.length)
+    if known is None:
+        known = {keys.first + n: key for n, key in enumerate(keys.keys)}
+    epoch = epoch_at(now_ns, length)
+    if epoch not in known:
+        first, last = min(known), max(known)
+        raise OpenmeError(
+            f"profile {profile.name} has no epoch key for this machine's date, {_date(now_ns // 10**9)}:"
+            f" it has keys from {_date(first * length)} to {_date((last + 1) * length - 1)}",
+            "if the date is wrong, set the clock; else get a new file from the server: openme renew NAME",
+        )
+    return epoch, known[epoch]
+
+
+def _date(unix: int) -> str:
+    try:
+        return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d")
+    except (OverflowError, ValueError, OSError):
+        return "an impossible date"
+
+
+def knock(
+    profile: Profile,
+    wanted: str | None,
+    clock_ns: Callable[[], int] = time.time_ns,
+    epoch_keys: Mapping[int, bytes] | None = None,
+) -> Attempt:
     """Send one knock over each address family that the server's name has.
 
-    `wanted`: see `addresses.target_for`. A family that this machine cannot send over is no failure as long as the
-    other one works; OpenmeError if nothing could be sent.
+    `wanted`: see `addresses.target_for`; without it version 2 names our own address where that is a global one. A
+    family that this machine cannot send over is no failure as long as the other one works; OpenmeError if nothing could
+    be sent.
     """
+    by_default = SOURCE if version_of(profile) == 1 else AUTO
     sent: list[Sent] = []
     failed: list[tuple[Endpoint, str]] = []
     for endpoint in resolve(profile.server_host, profile.server_udp_port):
         try:
             with socket.socket(endpoint.family, socket.SOCK_DGRAM) as sock:
                 sock.connect((endpoint.host, profile.server_udp_port))
-                target = target_for(wanted, sock)
-                sock.send(build(profile, target, clock_ns()))
+                target = target_for(wanted, sock, by_default=by_default)
+                now_ns = clock_ns()
+                built = build(profile, target, now_ns, epoch_keys)
+                sock.send(built.datagram)
         except OSError as error:
             failed.append((endpoint, error.strerror or str(error)))
         else:
-            sent.append(Sent(endpoint, target))
+            past = None
+            if built.receipt is not None:
+                past = PastKnock(endpoint.host, target, now_ns, built.epoch, built.receipt)
+            sent.append(Sent(endpoint, target, past))
     if not sent:
         reasons = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in failed)
         raise OpenmeError(f"no knock could be sent: {reasons}", "check this machine's network")

@@ -30,6 +30,7 @@ from openme.config.server import (
     parse_groups,
     validate_name,
 )
+from openme.keys.ed25519 import key_id_of
 
 Fields = Map[str, str | Seq[str]]
 
@@ -57,6 +58,14 @@ def remove_client(path: Path, name: str) -> None:
     It also works on a file with faults elsewhere, as long as it is YAML: taking a right away must not wait for those.
     """
     _edit(path, lambda text, place: delete_client(text, place, name))
+
+
+def set_server(path: Path, values: Map[str, str | Seq[str] | None]) -> None:
+    """Set keys of `server:` (None: take the line away); ConfigError if refused, as for add_client.
+
+    A key that is there keeps its place and what stands behind it on the line; a new one comes below `private_key`.
+    """
+    _edit(path, lambda text, place: set_server_keys(text, place, values))
 
 
 def state_dir_of(path: Path) -> Path:
@@ -115,6 +124,51 @@ def delete_client(text: str, path: Path, name: str) -> str:
     edited = _deleted(body, root, clients, names.index(name), path)
     _verify(root, _root(edited, path, ours=True), path, name, added=False)
     return bom + edited
+
+
+@collector_paused()
+def set_server_keys(text: str, path: Path, values: Map[str, str | Seq[str] | None]) -> str:
+    """The file's text with other values under `server:`. Pure; ConfigError as for set_server."""
+    bom, body = _without_bom(text)
+    before = _root(body, path)
+    for key, value in values.items():
+        body = _with_server_key(body, _server(_root(body, path), path), key, value, path)
+    after = _root(body, path, ours=True)
+    old, new = _server(before, path), _server(after, path)
+    kept = [[pair for pair in server.pairs if pair[0].text not in values] for server in (old, new)]
+    rest = [[pair for pair in root.pairs if pair[0].text != "server"] for root in (before, after)]
+    present = {key for key in values if key in new.entries}
+    wanted = {key for key, value in values.items() if value is not None}
+    if not _same_pairs(*kept) or not _same_pairs(*rest) or present != wanted:
+        raise _by_hand(path, old.line, "server")
+    return bom + body
+
+
+def _server(root: Mapping, path: Path) -> Mapping:
+    _, server = root.entries.get("server", (None, None))
+    if not isinstance(server, Mapping) or server.flow or not server.pairs:
+        raise _by_hand(path, root.line, "server")
+    return server
+
+
+def _with_server_key(body: str, server: Mapping, key: str, value: str | Seq[str] | None, path: Path) -> str:
+    written = "" if value is None else _value(key, value)
+    newline = "\r\n" if "\r\n" in body else "\n"
+    if key not in server.entries:
+        if value is None:
+            return body
+        anchor = server.entries.get("private_key", server.pairs[-1])
+        column = _column(body, server.pairs[0][0].start)
+        return _spliced(
+            body, _line_end(body, _content_end(anchor[1], body)), newline, [f"{' ' * column}{key}: {written}"]
+        )
+    name, held = server.entries[key]
+    if "\n" in body[name.start : held.end] or (not isinstance(held, Scalar) and not held.flow):
+        raise _by_hand(path, name.line, "server")
+    if value is not None:
+        return body[: held.start] + written + body[held.end :]
+    end = body.find("\n", held.end) + 1
+    return body[: _line_start(body, name.start)] + (body[end:] if end else "")
 
 
 # ---- where things stand
@@ -344,9 +398,14 @@ def _refuse_shared_key(clients: Mapping, fields: Fields, path: Path) -> None:
         return
     for key, value in clients.pairs:
         for field, held in value.pairs if isinstance(value, Mapping) else ():
-            if field.text == "ed25519_pubkey" and isinstance(held, Scalar) and _raw_key(held.text) == new:
+            if field.text != "ed25519_pubkey" or not isinstance(held, Scalar) or (old := _raw_key(held.text)) is None:
+                continue
+            if old == new:
                 message = f"expected a key of its own: client {shown(key.text)} has the same"
                 raise _fault(path, key.line, "clients", message)
+            if key_id_of(old) == key_id_of(new):
+                message = f"expected a key with a key id of its own: that of client {shown(key.text)} has the same"
+                raise _fault(path, key.line, "clients", message, "make another key")
 
 
 def _raw_key(text: str | Seq[str] | None) -> bytes | None:
@@ -362,5 +421,5 @@ def _fault(path: Path, line: int, key: str, message: str, hint: str | None = Non
     return ConfigError(ConfigFault(path, line, key, message, hint))
 
 
-def _by_hand(path: Path, line: int) -> ConfigError:
-    return _fault(path, line, "clients", "cannot be edited safely: the notation is unusual; nothing changed", _BY_HAND)
+def _by_hand(path: Path, line: int, key: str = "clients") -> ConfigError:
+    return _fault(path, line, key, "cannot be edited safely: the notation is unusual; nothing changed", _BY_HAND)

@@ -17,6 +17,7 @@ Network = IPv4Network | IPv6Network
 HiddenAs = Literal["drop", "reject"]
 
 DEFAULT_UDP_PORT = 54154
+DEFAULT_EPOCH_LENGTH = 7 * 86400.0  # seconds
 WIRE_VERSIONS = ("v1", "v2")
 FIREWALLS = ("nft", "iptables", "memory")
 
@@ -82,6 +83,7 @@ class ServerConfig:
     path: Path
     private_key: ServerPrivateKey
     public_key: bytes
+    previous_private_key: ServerPrivateKey | None = None
     host: str | None = None
     udp_port: int = DEFAULT_UDP_PORT
     health_port: int = DEFAULT_UDP_PORT
@@ -93,7 +95,7 @@ class ServerConfig:
     interface: str | None = None
     default_profile: str = "default"
     protocols: frozenset[str] = frozenset(WIRE_VERSIONS)
-    epoch_length: float = 7 * 86400.0
+    epoch_length: float = DEFAULT_EPOCH_LENGTH
     epoch_horizon: int = 53
     hidden_as: HiddenAs = "drop"
     hide_udp_errors: bool = True
@@ -131,7 +133,10 @@ class EpochKeys:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A server as a client knows it (spec config.md "Client")."""
+    """A server as a client knows it (spec config.md "Client").
+
+    `same_server_as`: other profiles' hosts that are known to be this server, and so may have the same epoch keys.
+    """
 
     name: str
     server_host: str
@@ -145,6 +150,7 @@ class Profile:
     epoch_keys: EpochKeys | None = None
     protocol: str | None = None
     identity: str | None = None
+    same_server_as: tuple[str, ...] = ()
     line: int = 0
 
 

@@ -45,6 +45,7 @@ PROFILE_KEYS = (
     "epoch_keys",
     "protocol",
     "identity",
+    "same_server_as",
 )
 EPOCH_KEYS = ("length", "first", "keys")
 _MAX_EPOCH_KEYS = 1000
@@ -138,9 +139,10 @@ def _profile(path: Path, name: str, line: int, node: Mapping, faults: list[Confi
     udp_port = section.whole("server_udp_port", DEFAULT_UDP_PORT, 1, MAX_PORT)
     health_port = section.whole("server_health_port", udp_port, 1, MAX_PORT)
     post_knock = section.text("post_knock", "a shell command", r"[^\0]+")
-    ip = section.parsed("ip", "auto or an address", _address)
+    ip = section.parsed("ip", "auto, source or an address", _address)
     epoch_keys = _epoch_keys(section)
     protocol = section.choice("protocol", "", WIRE_VERSIONS) or None
+    same_server_as = section.items("same_server_as", "[knock.example.org]") or ()
     if server_host is None and server_pubkey is None and len(faults) == before:
         if private_key is None and public_key is None and identity is None:
             section.fault("server_host", "expected the server's name or address")
@@ -164,6 +166,7 @@ def _profile(path: Path, name: str, line: int, node: Mapping, faults: list[Confi
         epoch_keys=epoch_keys,
         protocol=protocol,
         identity=identity,
+        same_server_as=tuple(item.text for item in same_server_as),
         line=line,
     )
 
@@ -181,6 +184,8 @@ def _epoch_keys(profile: Section) -> EpochKeys | None:
             section.fault(name, "expected a value")
     if length is None or keys is None:
         return None
+    if length != int(length):
+        section.fault("length", "expected whole seconds")
     return EpochKeys(length, first, keys)
 
 
@@ -194,4 +199,4 @@ def _key_list(text: str) -> tuple[bytes, ...]:
 
 
 def _address(text: str) -> str:
-    return text if text == "auto" else str(ipaddress.ip_address(text))
+    return text if text in {"auto", "source"} else str(ipaddress.ip_address(text))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from openme.config.files import check_server_file, open_regular, read_text
 from openme.config.model import (
+    DEFAULT_EPOCH_LENGTH,
     DEFAULT_UDP_PORT,
     FIREWALLS,
     WIRE_VERSIONS,
@@ -24,6 +25,7 @@ from openme.config.model import (
 )
 from openme.config.nodes import Mapping, Scalar, Sequence, collector_paused, compose
 from openme.config.section import Section, nearest, root_section, shown
+from openme.durations import format_duration
 from openme.keys.ed25519 import parse_public_key
 from openme.keys.x25519 import parse_server_private_key, parse_server_public_key
 from openme.ports import MAX_PORT, PortRange, merged, parse_port_spec
@@ -42,6 +44,7 @@ SERVER_KEYS = (
     "default_profile",
     "private_key",
     "public_key",
+    "previous_private_key",
     "protocols",
     "epoch_length",
     "epoch_horizon",
@@ -141,6 +144,11 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
     public_key = server.parsed("public_key", "the server's public key in base64", parse_server_public_key)
     if private_key is not None and public_key is not None and private_key.public != public_key:
         server.fault("public_key", "does not belong to private_key", "remove the line: it follows from private_key")
+    previous = server.parsed(
+        "previous_private_key", "the server's former private key in base64", parse_server_private_key
+    )
+    if previous is not None and previous == private_key:
+        server.fault("previous_private_key", "is private_key itself", "remove the line")
     protocols = server.words("protocols", frozenset(WIRE_VERSIONS), WIRE_VERSIONS)
     groups = parse_groups(root, faults)
     clients, client_faults, orphans = _clients(root, Surroundings(path, groups, protocols, notes))
@@ -151,7 +159,7 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
     drop_ports = server.flag("drop_ports", default=False)
     interface = server.text("interface", "a network interface's name, at most 15 characters", INTERFACE_PATTERN)
     default_profile = server.text("default_profile", "a profile's name") or "default"
-    epoch_length = server.duration("epoch_length") or 7 * 86400.0
+    epoch_length = _epoch_length(server, replay_window)
     epoch_horizon = server.whole("epoch_horizon", 53, 1, 1000)
     hidden_as = server.choice("hidden_as", "drop", ("drop", "reject"))
     hide_udp_errors = server.flag("hide_udp_errors", default=True)
@@ -163,6 +171,7 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
         path=path,
         private_key=private_key,
         public_key=private_key.public,
+        previous_private_key=previous,
         host=host,
         udp_port=udp_port,
         health_port=health_port,
@@ -245,7 +254,7 @@ def parse_client_entry(name: str, line: int, node: Mapping, around: Surroundings
 
 
 # The check of a public key costs 80 µs, most of a reload; its result only depends on the text.
-_public_key = lru_cache(maxsize=2**15)(parse_public_key)
+_public_key = lru_cache(maxsize=2**18)(parse_public_key)
 
 
 def parse_groups(root: Section, faults: list[ConfigFault]) -> dict[str, tuple[PortRange, ...]]:
@@ -309,6 +318,18 @@ def _own_ports(entry: Mapping) -> Iterator[PortRange]:
             yield from parse_port_spec(item.text if isinstance(item, Scalar) else "")
         except ValueError:
             continue
+
+
+def _epoch_length(server: Section, replay_window: float) -> float:
+    """Whole seconds, and long enough that no more than two epochs are accepted at a time (spec wire-v2.md)."""
+    length = server.duration("epoch_length") or DEFAULT_EPOCH_LENGTH
+    if length != int(length):
+        server.fault("epoch_length", "expected whole seconds")
+    elif length < 2 * replay_window:
+        server.fault(
+            "epoch_length", "expected at least twice replay_window", f"write {format_duration(DEFAULT_EPOCH_LENGTH)}"
+        )
+    return length
 
 
 def _health_port(server: Section, udp_port: int) -> int:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from openme.config.model import ClientEntry, ServerConfig
 from openme.firewall.base import Rules
@@ -18,9 +19,14 @@ from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide
 from openme.keeper.registry import Registry
 from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal
 from openme.keeper.rules import rules_for
-from openme.wire import v1
+from openme.keys.erasing import wipe
+from openme.wire import v1, v2
 from openme.wire.frame import Frame, unpack_frame_untrusted
 from openme.wire.knock import BadPacket, IPAddress, Knock
+from openme.wire.receipt import Receipt, receipt_text
+
+if TYPE_CHECKING:
+    from openme.keeper.epochs import Epochs
 
 _NS = 10**9
 _MAX_SOURCES = 65536  # addresses of which the last clients are remembered, to try their keys first
@@ -51,7 +57,8 @@ class Judgement:
     """What a frame leads to.
 
     `remembered`: to be stored before anything opens, whether or not a grant follows. `grant`: the doors to open, or
-    None when nothing opens; `reason` then says why, in one word.
+    None when nothing opens; `reason` then says why, in one word. `tag` and `epoch` are those of a version 2 knock: its
+    R, by which the listener knows it, and the epoch whose key it was sealed with.
     """
 
     reason: str
@@ -59,6 +66,8 @@ class Judgement:
     client: ClientEntry | None = None
     remembered: Remembered | None = None
     grant: Grant | None = None
+    tag: bytes | None = None
+    epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -93,6 +102,8 @@ class Keeper:
         """`is_own` tells the addresses that are this host's own or a broadcast address of its networks."""
         self.grants = Grants()
         self.config = config
+        self.epochs: Epochs | None = None
+        """The version 2 epochs; None while that version is off."""
         self._replay = replay
         self._journal = journal
         self._is_own = is_own
@@ -118,6 +129,8 @@ class Keeper:
         """
         try:
             frame = unpack_frame_untrusted(raw)
+            if frame.version != v1.VERSION:
+                return self._judge_v2_untrusted(frame, now)
             knock = v1.open_untrusted(frame.packet, frame.aead_key)
         except BadPacket as bad:
             # The listener lets nothing of the kind through: a count other than zero shows that it is not itself.
@@ -128,6 +141,27 @@ class Keeper:
         if client is None:
             return Stranger(frame, knock, self._registry, self._registry.search(frame.packet, known))
         return self._judge_signed(client, frame, knock, now)
+
+    def _judge_v2_untrusted(self, frame: Frame, now: Now) -> Judgement:
+        """Judge a version 2 frame: its key id names the client. BadPacket: `version`, `epoch`, `decrypt`."""
+        if frame.version != v2.VERSION:
+            raise BadPacket("version")
+        epoch_public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
+        if epoch_public is None:
+            raise BadPacket("epoch")
+        signed = v2.open_untrusted(frame.packet, frame.aead_key, frame.aead_nonce)
+        # Nobody else holds this frame, and nothing needs its key any more.
+        wipe(frame.aead_key, frame.aead_nonce)
+        candidates = self._registry.by_key_id(signed.key_id)
+        for client in candidates:
+            if v2.signed_by(frame.packet, signed, epoch_public, client.public_key):
+                judgement = self._judge_signed(client, frame, signed.knock, now)
+                break
+        else:
+            reason = "signature" if candidates else "unknown_key"
+            self._journal.refused_stranger(reason, frame.source)
+            judgement = Judgement(reason, frame.source)
+        return replace(judgement, tag=frame.packet[: v2.REPRESENTATIVE_SIZE], epoch=frame.epoch)
 
     def search(self, stranger: "Stranger", now: Now, may_go_on: Callable[[], bool]) -> Judgement | None:
         """Try one public key after the other while `may_go_on`; None if the search is to be continued later."""
@@ -151,7 +185,7 @@ class Keeper:
         The order is that of spec wire-v2.md "What the server does with a datagram": signature before time, so that a
         refusal can name the client whose clock is wrong; all mutation after the last check that a stranger can fail.
         """
-        if "v1" not in client.protocols:
+        if f"v{frame.version}" not in client.protocols:
             return self._refuse(client, frame, "protocol")
         if client.expires is not None and client.expires <= now.utc:
             return self._refuse(client, frame, "expired")
@@ -164,6 +198,8 @@ class Keeper:
             detail = f", first seen from {remembered.first_source}: somebody is on the path" if elsewhere else ""
             return self._refuse(client, frame, remembered.reason, detail)
         self._note_source(frame.source, client.public_key.raw)
+        if self.epochs is not None and frame.version == v2.VERSION:
+            self.epochs.accepted(frame.epoch)
         opening = decide(
             client,
             knock.target,
@@ -201,6 +237,8 @@ class Keeper:
         self.config = config
         self._registry = Registry(config.clients.values())
         self._replay.set_window(round(config.replay_window * _NS))
+        if self.epochs is not None:
+            self.epochs.follow(config.replay_window, config.epoch_horizon)
         ended: list[tuple[Grant, str]] = []
         moved: list[Grant] = []
         for grant in self.grants:
@@ -219,6 +257,22 @@ class Keeper:
         rules = rules_for(config)
         still = tuple(d for d in closing.close if d not in opening and d[0] in rules.port_lists)
         return Reconfiguration(rules, Change(tuple(opening.values()), still), tuple(ended))
+
+    def receipt_for(self, judgement: Judgement, now: Now) -> bytes | None:
+        """The text of the receipt for a version 2 knock that opened; None for a client without a health port."""
+        grant, client = judgement.grant, judgement.client
+        if judgement.tag is None or grant is None or client is None or client.disable_health_port:
+            return None
+        keys = None if self.epochs is None else self.epochs.keys_from(judgement.epoch)
+        ports = tuple(map(str, grant.ports))
+        return receipt_text(Receipt(client.name, grant.address, ports, grant.expires_at, now.unix, keys))
+
+    def renewed_to(self, judgement: Judgement) -> int | None:
+        """The last epoch whose key the receipt for this judgement carries; None without a receipt."""
+        client = judgement.client
+        if judgement.tag is None or judgement.grant is None or client is None or client.disable_health_port:
+            return None
+        return judgement.epoch + self.config.epoch_horizon - 1
 
     def overdue(self, now: Now) -> list[tuple[Grant, str]]:
         """Grants whose client has lost its right while the door is open, with the reason."""

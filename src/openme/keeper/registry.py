@@ -1,6 +1,6 @@
 """The registered clients, and which of them signed a knock."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from openme.config.model import ClientEntry
 from openme.wire import v1
@@ -12,10 +12,17 @@ class Registry:
     def __init__(self, clients: Iterable[ClientEntry]) -> None:
         self._clients = tuple(clients)
         self._by_key = {client.public_key.raw: client for client in reversed(self._clients)}
+        self._by_key_id: dict[bytes, list[ClientEntry]] = {}
+        for client in self._by_key.values():
+            self._by_key_id.setdefault(client.public_key.key_id, []).append(client)
 
     def by_key(self, public_key: bytes) -> ClientEntry | None:
         """The client with this 32-byte public key."""
         return self._by_key.get(public_key)
+
+    def by_key_id(self, key_id: bytes) -> Sequence[ClientEntry]:
+        """The clients with this version 2 key id: none, one, or, as an id is short, perhaps more."""
+        return self._by_key_id.get(key_id, ())
 
     def signer_among(self, packet: bytes, keys: Iterable[bytes]) -> ClientEntry | None:
         """The client among these public keys whose signature a version 1 packet carries, or None."""

@@ -13,9 +13,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from openme.errors import OpenmeError
 from openme.keeper.replay import Remembered, ReplayMemory
@@ -35,6 +36,12 @@ CREATE TABLE nonce (client BLOB NOT NULL, nonce BLOB NOT NULL, timestamp_ns INTE
 CREATE TABLE seen (client BLOB PRIMARY KEY, name TEXT NOT NULL, at REAL NOT NULL, source BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE holder (client BLOB NOT NULL, address BLOB NOT NULL, name TEXT NOT NULL, ports TEXT NOT NULL,
     opened_at REAL NOT NULL, expires_at REAL NOT NULL, PRIMARY KEY (client, address)) WITHOUT ROWID;
+"""
+# What version 2 added; a database that lacks it gets it.
+_EPOCH_SCHEMA = """
+CREATE TABLE IF NOT EXISTS ratchet (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL,
+    public BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS renewed (client BLOB PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -68,12 +75,16 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An accepted knock as it goes to the disk: the replay memory's part and, unless policy refused it, the grant's."""
+    """An accepted knock as it goes to the disk: the replay memory's part and, unless policy refused it, the grant's.
+
+    `renewed_to`: the last epoch whose key its receipt carries; None without a receipt.
+    """
 
     remembered: Remembered
     client_name: str
     at: float
     holder: Holder | None
+    renewed_to: int | None = None
 
 
 class Store:
@@ -218,6 +229,8 @@ class Store:
         execute(
             "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", (part.client_key, knock.client_name, knock.at, source)
         )
+        if knock.renewed_to is not None:
+            execute("INSERT OR REPLACE INTO renewed VALUES (?, ?)", (part.client_key, knock.renewed_to))
         if (holder := knock.holder) is not None:
             execute("DELETE FROM holder WHERE expires_at < ?", (knock.at - _KEEP_HOLDERS,))
             execute(
@@ -231,6 +244,21 @@ class Store:
                     holder.expires_at,
                 ),
             )
+
+    def forget_renewals(self) -> None:
+        """There is a new ratchet: what clients carry belongs to the old one."""
+        with suppress(sqlite3.Error):
+            self._connection.execute("DELETE FROM renewed")
+
+    def ratchet_seen(self) -> tuple[int, bytes] | None:
+        """The ratchet as it was last known: its oldest epoch and that epoch's public key."""
+        row = self._connection.execute("SELECT epoch, public FROM ratchet").fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def note_ratchet(self, epoch: int, public: bytes) -> None:
+        """Remember the ratchet, so that a file that is lost or older is noticed. A disk that refuses loses the note."""
+        with suppress(sqlite3.Error):
+            self._connection.execute("INSERT OR REPLACE INTO ratchet VALUES (1, ?, ?)", (epoch, public))
 
     def holders(self) -> list[Holder]:
         """Everybody who was given a door in the last 30 days."""
@@ -314,10 +342,11 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         _make_tables(connection)
     elif version != _SCHEMA_VERSION:
         raise StoreError(f"{path}: made by a newer openme (format {version})", "start that version instead")
+    connection.executescript(_EPOCH_SCHEMA)
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:
-    connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;")
+    connection.executescript(f"BEGIN; {_SCHEMA} {_EPOCH_SCHEMA} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;")
 
 
 def _ports(text: str) -> tuple[PortRange, ...]:
@@ -326,15 +355,27 @@ def _ports(text: str) -> tuple[PortRange, ...]:
 
 def read_seen(state_dir: Path) -> dict[bytes, Seen]:
     """The last accepted knock of every client, for commands that run beside the server; empty if there is none yet."""
+    rows = _read(state_dir, "SELECT client, name, at, source FROM seen")
+    return {client: Seen(name, at, unpack_address(source)) for client, name, at, source in rows}
+
+
+def read_renewals(state_dir: Path) -> dict[bytes, int]:
+    """The last epoch whose key a client was given with a receipt, by 32-byte public key."""
+    return dict(_read(state_dir, "SELECT client, last FROM renewed"))
+
+
+def read_ratchet_seen(state_dir: Path) -> bool:
+    """Whether a server on this directory has ever had a ratchet."""
+    return bool(_read(state_dir, "SELECT epoch FROM ratchet"))
+
+
+def _read(state_dir: Path, query: str) -> list[Any]:
     path = state_dir / DATABASE
     if not path.exists():
-        return {}
+        return []
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=2)
-        try:
-            rows = connection.execute("SELECT client, name, at, source FROM seen").fetchall()
-        finally:
-            connection.close()
+        with closing(connection):
+            return connection.execute(query).fetchall()
     except sqlite3.Error:
-        return {}
-    return {client: Seen(name, at, unpack_address(source)) for client, name, at, source in rows}
+        return []

@@ -9,6 +9,8 @@ from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign_seed_k
 from nacl.signing import SigningKey
 
 KEY_SIZE = 32
+KEY_ID_SIZE = 4
+_KEY_ID_CONTEXT = b"openme-v2 key id"
 _SSH_TYPE = "ssh-ed25519"
 # RFC 8709 section 4: string "ssh-ed25519", string key; each string is preceded by its length as uint32.
 _SSH_PREFIX = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20"
@@ -39,6 +41,11 @@ def encode_base64(raw: bytes) -> str:
     return base64.b64encode(raw).decode("ascii")
 
 
+def key_id_of(public_key: bytes) -> bytes:
+    """The key id of 32 bytes that need not be a usable key."""
+    return hashlib.sha256(_KEY_ID_CONTEXT + public_key).digest()[:KEY_ID_SIZE]
+
+
 @dataclass(frozen=True, slots=True)
 class ClientPublicKey:
     """32 bytes, a canonical point of the prime-order subgroup and not the identity (spec wire-v2.md).
@@ -62,6 +69,11 @@ class ClientPublicKey:
     def fingerprint(self) -> str:
         """The first 8 bytes of SHA-256(public key), in hex (spec wire-v1.md)."""
         return hashlib.sha256(self.raw).hexdigest()[:16]
+
+    @property
+    def key_id(self) -> bytes:
+        """The 4 bytes by which a server finds a client under wire version 2: an index, not an identity (wire-v2.md)."""
+        return key_id_of(self.raw)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,11 @@ from nacl.bindings import crypto_scalarmult_base
 from openme.keys.ed25519 import KEY_SIZE, KeyTextError, decode_base64_key, encode_base64
 
 
+def public_key_of(private_key: bytes) -> bytes:
+    """The 32-byte public key of a 32-byte private key (RFC 7748 section 6.1)."""
+    return crypto_scalarmult_base(private_key)
+
+
 @dataclass(frozen=True, slots=True)
 class ServerPrivateKey:
     """32 bytes, clamped by X25519 itself when used."""
@@ -16,7 +21,7 @@ class ServerPrivateKey:
     @property
     def public(self) -> bytes:
         """The 32-byte public key."""
-        return crypto_scalarmult_base(self.raw)
+        return public_key_of(self.raw)
 
     def to_base64(self) -> str:
         """The form that stands in the server's file."""

@@ -15,7 +15,6 @@ MAX_KNOWN = 16384  # datagrams that wait from all known addresses together
 MAX_SOURCES = 4096
 MAX_COPIES = 64  # of one packet that the keeper is given, which reports a copy from another address
 MAX_COPIES_PER_SOURCE = 8
-_MAX_PACKETS = 8192
 
 Datagram = tuple[bytes, tuple[str, ...]]
 """A datagram and its source, as `recvfrom` returns them."""
@@ -81,18 +80,29 @@ def _add_by_lot(queue: deque[Datagram], item: Datagram, most: int) -> bool:
 
 
 class Copies:
-    """How often the keeper was given the same packet, and where from, for the latest thousands of packets."""
+    """How often a packet was worked on, and where from, for the latest thousands of packets.
 
-    def __init__(self) -> None:
+    A saving, not the replay check (spec wire-v2.md, step 3). A first copy, and the first ones from other addresses, go
+    on to the keeper all the same, which names the client and, where they differ, both addresses.
+    """
+
+    def __init__(
+        self, identity_size: int, most: int = MAX_COPIES, per_source: int = MAX_COPIES_PER_SOURCE, packets: int = 8192
+    ) -> None:
+        """A packet is known by its first `identity_size` bytes; see `too_many` for `most` and `per_source`."""
+        self._identity_size = identity_size
+        self._most = most
+        self._per_source = per_source
+        self._packets = packets
         self._given: OrderedDict[bytes, Counter[str]] = OrderedDict()
 
     def too_many(self, packet: bytes, host: str) -> bool:
-        """Whether the keeper has seen enough of this one: in all, or from this address."""
-        given = self._given.get(packet)
-        return given is not None and (given.total() >= MAX_COPIES or given[host] >= MAX_COPIES_PER_SOURCE)
+        """Whether enough copies of this one have been worked on: in all, or from this address."""
+        given = self._given.get(packet[: self._identity_size])
+        return given is not None and (given.total() >= self._most or given[host] >= self._per_source)
 
     def note(self, packet: bytes, host: str) -> None:
-        """The keeper has been given it."""
-        self._given.setdefault(packet, Counter())[host] += 1
-        if len(self._given) > _MAX_PACKETS:
+        """It has been worked on."""
+        self._given.setdefault(packet[: self._identity_size], Counter())[host] += 1
+        if len(self._given) > self._packets:
             self._given.popitem(last=False)

@@ -2,9 +2,17 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 
-from openme.wire.frame import FRAME_SIZE, ORDER_SIZE
+from openme.keys.erasing import wipe
+from openme.wire.frame import FRAME_SIZE, LONG_ORDER_SIZE, ORDER_SIZE, Order, OrderKind
+
+FRAME_SIZES = (FRAME_SIZE,)
+ORDER_SIZES = (ORDER_SIZE, LONG_ORDER_SIZE)
+_BUFFER = 4 << 20  # bytes that may be under way: some hundred receipts
+_SO_SNDBUFFORCE = 32  # socket(7): beyond the host's limit, needs CAP_NET_ADMIN
+_MAX_WAITING = 4096  # orders
 
 
 class ChannelClosedError(Exception):
@@ -16,25 +24,28 @@ def channel() -> tuple[socket.socket, socket.socket]:
     listener_end, keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in (listener_end, keeper_end):
         end.setblocking(False)  # noqa: FBT003  # the standard library's signature
-        with contextlib.suppress(OSError):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        try:
+            end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
+        except OSError:
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
     return listener_end, keeper_end
 
 
-def received(end: socket.socket, size: int, most: int) -> Iterator[bytes]:
-    """Up to `most` waiting messages of exactly `size` bytes.
+def received(end: socket.socket, sizes: Collection[int], most: int) -> Iterator[bytes]:
+    """Up to `most` waiting messages, each of exactly one of these sizes.
 
     ChannelClosedError at the end of the stream and for a message of another size. `recv` asks for no ancillary data,
     so descriptors that a hostile peer attaches are closed by the kernel unseen.
     """
     for _ in range(most):
         try:
-            message = end.recv(size + 1)
+            message = end.recv(max(sizes) + 1)
         except BlockingIOError:
             return
         except ConnectionError:
             raise ChannelClosedError("closed") from None
-        if len(message) != size:
+        if len(message) not in sizes:
             raise ChannelClosedError("closed" if not message else f"a message of {len(message)} bytes")
         yield message
 
@@ -50,4 +61,44 @@ def send(end: socket.socket, message: bytes) -> bool:
     return True
 
 
-__all__ = ["FRAME_SIZE", "ORDER_SIZE", "ChannelClosedError", "channel", "received", "send"]
+class Outbox:
+    """Orders on their way to the listener. What it is too busy to take waits, and goes in its turn.
+
+    When too much waits, knocks lose their receipts: those orders may be lost, while keys never are.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._waiting: deque[Order] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def put(self, orders: Iterable[Order]) -> None:
+        """Send these behind those that wait. ChannelClosedError if the listener is gone."""
+        group = list(orders)
+        if len(self._waiting) >= _MAX_WAITING and all(order.kind in _DISPENSABLE for order in group):
+            return
+        self._waiting.extend(group)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the listener takes. Secrets are wiped once they are sent. ChannelClosedError as for `put`."""
+        while self._waiting:
+            order = self._waiting[0]
+            message = order.pack()
+            sent = send(self._end, message)
+            if order.kind is OrderKind.USE_EPOCH_KEY:
+                wipe(message)
+                if sent:
+                    wipe(order.key)
+            if not sent:
+                return
+            self._waiting.popleft()
+
+
+_DISPENSABLE = frozenset(
+    {OrderKind.ACCEPTED, OrderKind.REFUSED, OrderKind.RECEIPT_PART, OrderKind.FORGET_RECEIPT, OrderKind.KNOWN_SOURCE}
+)
+
+__all__ = ["FRAME_SIZES", "ORDER_SIZES", "ChannelClosedError", "Outbox", "channel", "received", "send"]

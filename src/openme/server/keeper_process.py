@@ -13,22 +13,31 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openme.config.model import ServerConfig
 from openme.config.section import nearest
+from openme.errors import OpenmeError
 from openme.firewall.base import Door, Firewall, FirewallError
+from openme.keeper.epochs import Epochs
 from openme.keeper.grants import Change, Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Judgement, Keeper, Now, Stranger
 from openme.keeper.policy import client_lists
+from openme.keeper.ratchet_file import write_ratchet
 from openme.keeper.rules import rules_for
 from openme.keeper.store import Accepted, Holder, Store
+from openme.keys.erasing import wipe
 from openme.server import control
-from openme.server.channel import FRAME_SIZE, ChannelClosedError, received, send
+from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.server.config_watch import ConfigWatch
+from openme.server.epoch_keys import erase_before, open_epochs, write_new
 from openme.server.state_file import sessions_value, write_state_file
-from openme.wire.frame import Order, OrderKind, known_source
+from openme.wire import v2
+from openme.wire.frame import KEY_SIZE, Order, OrderKind, accepted, known_source
+
+if TYPE_CHECKING:
+    from openme.wire.knock import IPAddress
 
 _BATCH = 256  # frames that share one sync of the disk and one firewall transaction
 _MAX_STRANGERS = 256  # that wait for their client to be searched for
@@ -36,6 +45,9 @@ _STRANGERS_PATIENCE = 3.0  # seconds after which one who still waits has knocked
 _STRANGERS_SHARE = 0.01  # seconds for them before the people we know get their turn again
 _REPAIR_INTERVAL = 0.4  # seconds between two repairs of the firewall
 _STATE_INTERVAL = 0.2  # seconds; a thousand people who knock at once must not mean a thousand files
+_BUSY_LISTENER = 0.01  # seconds until orders are offered again to a listener that would not take them
+_ERASING_INTERVAL = 60.0  # seconds between two tries to erase an epoch's key from a disk that refuses
+_MAX_RECEIPTS = 64  # of one client and address that are remembered, to be forgotten when the opening ends early
 _TICK = 0.5  # seconds between two looks at expiry and config, so that what ends is closed within a second
 
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -81,6 +93,8 @@ class KeeperProcess:
         self._watch = parts.watch
         self._journal = parts.journal
         self._listener = parts.listener
+        self._outbox = Outbox(parts.listener)
+        self._receipts: dict[tuple[bytes, IPAddress], list[bytes]] = {}
         self._control = parts.control
         self._state_file = parts.state_file
         self._clocks = clocks
@@ -95,7 +109,8 @@ class KeeperProcess:
         self._state_file_fault = False
         self._state_changed = False
         self._ruleset_changed = False
-        self._keys_due = False
+        self._given: dict[int, bytes] = {}
+        self._next_erasing = float("-inf")
         self._next_repair = float("-inf")
         self._state_written = float("-inf")
 
@@ -121,13 +136,15 @@ class KeeperProcess:
         self._selector.register(self._control, selectors.EVENT_READ, self._on_control)
         if self._firewall.changes is not None:
             self._selector.register(self._firewall.changes, selectors.EVENT_READ, self._on_ruleset_change)
-        self._give_keys()
+        self._give_v1_keys()
+        self._follow_epochs(self._clocks())
         self._write_state()
         ready()
         try:
             while self._stop is None:
-                for key, _ in self._selector.select(0 if self._strangers or self._searched else _TICK):
+                for key, _ in self._selector.select(self._timeout()):
                     key.data()
+                self._outbox.flush()
                 self._serve_strangers()
                 self._tick()
         except ChannelClosedError as error:
@@ -137,6 +154,11 @@ class KeeperProcess:
             signal.set_wakeup_fd(previous)
         return self._stop
 
+    def _timeout(self) -> float:
+        if self._strangers or self._searched:
+            return 0
+        return _BUSY_LISTENER if self._outbox else _TICK
+
     def _on_stop(self, *_: object) -> None:
         self._stop = Ending.ASKED
 
@@ -144,11 +166,11 @@ class KeeperProcess:
         now = self._clocks()
         self._repair(now)
         self._follow_config(now)
-        if self._keys_due:
-            self._give_keys()
+        self._follow_epochs(now)
         self._tell_sources()
         over = self._keeper.grants.expire(now.monotonic)
         for grant in over:
+            self._receipts.pop((grant.client_key, grant.address), None)
             self._journal.closed(grant, "its time is over")
         early = self._keeper.overdue(now)
         if early:
@@ -196,14 +218,17 @@ class KeeperProcess:
     # -- knocks
 
     def _on_frames(self) -> None:
-        frames = list(received(self._listener, FRAME_SIZE, _BATCH))
+        frames = list(received(self._listener, FRAME_SIZES, _BATCH))
         if not frames:
             return
         now = self._clocks()
         self._follow_config(now)
+        self._follow_epochs(now)
         judgements = []
         for frame in frames:
             outcome = self._keeper.recognise_untrusted(frame, now)
+            if frame[0] == v2.VERSION:
+                wipe(frame)  # it holds the key to one knock
             if isinstance(outcome, Judgement):
                 judgements.append(outcome)
             else:
@@ -244,15 +269,12 @@ class KeeperProcess:
         if not judgements:
             return
         # The nonces are durable before a door opens: a crash in between costs an honest client one knock.
-        self._store.commit([accepted for j in judgements if (accepted := _for_the_disk(j, now)) is not None])
+        self._store.commit([known for j in judgements if (known := self._for_the_disk(j, now)) is not None])
         self._say_disk()
         granted = [j.grant for j in judgements if j.grant is not None]
         opened = self._open(granted, now) if granted else set()
         for judgement in judgements:
-            kind = OrderKind.REFUSED
-            if judgement.grant is not None:
-                kind = OrderKind.ACCEPTED if id(judgement.grant) in opened else OrderKind.FAILED
-            send(self._listener, Order(kind).pack())
+            self._tell_verdict(judgement, now, opened=id(judgement.grant) in opened)
         for judgement in judgements:
             if judgement.grant is not None and judgement.source is not None and id(judgement.grant) in opened:
                 grant = judgement.grant
@@ -261,6 +283,35 @@ class KeeperProcess:
                 self._pass_trial(grant.client_name)
         if granted:
             self._state_changed = True
+
+    def _for_the_disk(self, judgement: Judgement, now: Now) -> Accepted | None:
+        if judgement.remembered is None or judgement.client is None:
+            return None
+        grant = judgement.grant
+        holder = None
+        if grant is not None:
+            holder = Holder(
+                grant.client_key, grant.address, grant.client_name, grant.ports, grant.opened_at, grant.expires_at
+            )
+        renewed_to = self._keeper.renewed_to(judgement)
+        return Accepted(judgement.remembered, judgement.client.name, now.unix, holder, renewed_to)
+
+    def _tell_verdict(self, judgement: Judgement, now: Now, *, opened: bool) -> None:
+        """Tell the listener, who makes the receipt now that the firewall has answered. Version 1 has none."""
+        grant = judgement.grant
+        if judgement.tag is None or grant is None or not opened:
+            kind = OrderKind.ACCEPTED if opened else OrderKind.REFUSED
+            self._outbox.put([Order(kind, key=judgement.tag or bytes(KEY_SIZE))])
+            return
+        text = self._keeper.receipt_for(judgement, now) or b""
+        self._outbox.put(accepted(judgement.tag, round(grant.deadline * 10**9), text))
+        tags = self._receipts.setdefault((grant.client_key, grant.address), [])
+        tags.append(judgement.tag)
+        del tags[:-_MAX_RECEIPTS]
+
+    def _forget_receipts(self, grant: Grant) -> None:
+        tags = self._receipts.pop((grant.client_key, grant.address), [])
+        self._outbox.put([Order(OrderKind.FORGET_RECEIPT, key=tag) for tag in tags])
 
     def _open(self, grants: list[Grant], now: Now) -> set[int]:
         """Open the doors of these grants in one transaction; which of them (by `id`) are open now."""
@@ -295,10 +346,11 @@ class KeeperProcess:
     def _use(self, config: ServerConfig, now: Now) -> None:
         """Put a changed config in force: for the next knock, for open doors, in the firewall and in the listener."""
         config = self._keep_what_needs_a_restart(config)
-        current = self._keeper.config
-        keys_changed = (config.private_key, config.protocols) != (current.private_key, current.protocols)
+        if ("v2" in config.protocols) != (self._keeper.epochs is not None):
+            self._switch_v2(config, now)
         outcome = self._keeper.reconfigure(config, now)
         for grant, why in outcome.ended:
+            self._forget_receipts(grant)
             self._journal.closed(grant, why)
         before, self._rules = self._rules, outcome.rules
         try:
@@ -310,37 +362,102 @@ class KeeperProcess:
         except FirewallError as error:
             # One line for the operator; the doors that should have closed do so when their time is over.
             _log.error("the changed config is not in the firewall: %s", error.message)
-        if keys_changed:
-            self._give_keys()
+        self._give_v1_keys()
         self._state_changed = True
 
     def _keep_what_needs_a_restart(self, config: ServerConfig) -> ServerConfig:
         current = self._keeper.config
-        fixed = ("udp_port", "health_port", "firewall", "state_dir", "run_as")
+        fixed = ("udp_port", "health_port", "firewall", "state_dir", "run_as", "epoch_length")
         for name in fixed:
             if getattr(config, name) != getattr(current, name):
                 _log.warning("%s has changed: this takes effect when the server is restarted", name)
         return replace(config, **{name: getattr(current, name) for name in fixed})
 
-    def _give_keys(self) -> None:
+    # -- keys
+
+    def _give_v1_keys(self) -> None:
+        """Make the listener hold the version 1 keys that the config names, while it accepts that version."""
         config = self._keeper.config
-        order = Order(OrderKind.FORGET_V1_KEY)
-        if "v1" in config.protocols:
-            order = Order(OrderKind.USE_V1_KEY, private_key=config.private_key.raw)
-        # A listener that is too busy to hear is told again at the next tick.
-        self._keys_due = not send(self._listener, order.pack())
+        keys = (config.private_key, config.previous_private_key) if "v1" in config.protocols else ()
+        wanted = {number: key.raw for number, key in enumerate(keys) if key is not None}
+        if wanted == self._given:
+            return
+        for number in self._given.keys() - wanted.keys():
+            self._outbox.put([Order(OrderKind.FORGET_V1_KEY, number)])
+        self._outbox.put([Order(OrderKind.USE_V1_KEY, number, key) for number, key in wanted.items()])
+        self._given = wanted
+
+    def _switch_v2(self, config: ServerConfig, now: Now) -> None:
+        """The config has switched version 2 on or off."""
+        epochs = self._keeper.epochs
+        if epochs is not None:
+            self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live])
+            epochs.ratchet.forget()
+            self._keeper.epochs = None
+            return
+        try:
+            self._keeper.epochs = open_epochs(config, self._store, now)
+        except OpenmeError as error:
+            _log.error("version 2 is not switched on: %s", error.message)  # one line for the operator
+
+    def _save_ratchet(self, now: Now) -> dict[str, Any]:
+        """See that the ratchet file is there: somebody may have removed it."""
+        epochs = self._keeper.epochs
+        if epochs is None:
+            return self._new_ratchet(now)
+        try:
+            write_ratchet(self._keeper.config.state_dir, epochs.ratchet)
+        except OSError as error:
+            return {"error": f"the epoch keys cannot be written: {error.strerror}"}
+        return {}
+
+    def _new_ratchet(self, now: Now) -> dict[str, Any]:
+        """Begin a new ratchet, on the operator's word: every version 2 client file is of no use from now on."""
+        epochs, config = self._keeper.epochs, self._keeper.config
+        try:
+            ratchet = write_new(config, now.unix_ns)
+        except OpenmeError as error:
+            return {"error": error.message}
+        self._store.note_ratchet(ratchet.index, ratchet.public_keys(ratchet.index, 1)[0])
+        self._store.forget_renewals()
+        _log.warning("there is a new ratchet: version 2 clients need new files")
+        if epochs is None:
+            ratchet.forget()  # version 2 is off; when it is switched on, the file is read
+            return {}
+        self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live])
+        epochs.ratchet.forget()
+        self._keeper.epochs = Epochs(ratchet, config.replay_window, config.epoch_horizon)
+        self._follow_epochs(now)
+        return {}
+
+    def _follow_epochs(self, now: Now) -> None:
+        """Give the listener the keys of live epochs, take the others away, and erase what evidence allows."""
+        epochs = self._keeper.epochs
+        if epochs is None:
+            return
+        change = epochs.look(now.unix_ns, now.monotonic)
+        self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in change.ended])
+        for index in change.begun:
+            self._outbox.put([Order(OrderKind.USE_EPOCH_KEY, index, epochs.ratchet.private_key(index))])
+        first = epochs.first_to_keep(now.monotonic)
+        if first is None or now.monotonic < self._next_erasing:
+            return
+        self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live if index < first])
+        if not erase_before(first, epochs, self._keeper.config.state_dir, self._store):
+            self._next_erasing = now.monotonic + _ERASING_INTERVAL
 
     def _tell_sources(self) -> None:
         """Name the addresses that clients knock from to the listener, which then does not make them wait."""
         sources = self._keeper.new_sources
-        while sources and send(self._listener, known_source(sources[0]).pack()):
-            sources.popleft()
+        while sources:
+            self._outbox.put([known_source(sources.popleft())])
 
     # -- ending grants
 
     def _end(self, ended: list[tuple[Grant, str]], now: Now) -> None:
         change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
         for grant, why in ended:
+            self._forget_receipts(grant)
             self._journal.closed(grant, why)
         try:
             self._apply(change)
@@ -403,6 +520,10 @@ class KeeperProcess:
             return self._revoke(name, now, cut=bool(request.get("cut")))
         if command == "close":
             return self._close(name, now, cut=bool(request.get("cut")))
+        if command == "ratchet":
+            return self._save_ratchet(now)
+        if command == "new_ratchet":
+            return self._new_ratchet(now)
         return {"error": "the server is of another version than this command: restart it"}
 
     def _revoke(self, name: str, now: Now, *, cut: bool) -> dict[str, Any]:
@@ -465,18 +586,6 @@ class KeeperProcess:
                 )
             else:
                 _log.info("the replay memory is on the disk again")
-
-
-def _for_the_disk(judgement: Judgement, now: Now) -> Accepted | None:
-    if judgement.remembered is None or judgement.client is None:
-        return None
-    grant = judgement.grant
-    holder = None
-    if grant is not None:
-        holder = Holder(
-            grant.client_key, grant.address, grant.client_name, grant.ports, grant.opened_at, grant.expires_at
-        )
-    return Accepted(judgement.remembered, judgement.client.name, now.unix, holder)
 
 
 def adopted_grants(

@@ -7,19 +7,28 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+from openme.keys.erasing import wipe
 from openme.listener.listener import Listener
-from openme.listener.load import Copies, Waiting
+from openme.listener.load import Copies, Datagram, Waiting
+from openme.listener.receipts import Receipts
 from openme.refusals import REPORT_INTERVAL, RefusalCounts
-from openme.server.channel import ORDER_SIZE, ChannelClosedError, received, send
+from openme.server.channel import ORDER_SIZES, ChannelClosedError, received, send
+from openme.wire import v1, v2
 from openme.wire.frame import PACKET_SIZE, OrderKind, source_of, unpack_order
 from openme.wire.knock import BadPacket, IPAddress, unpack_address
 
 HEALTH_SECONDS = 2.0  # a health connection that says nothing is closed after this
 HEALTH_PER_ADDRESS = 16
 HEALTH_TOTAL = 512  # so that connections cannot use up the descriptors
+RECEIPT_PATIENCE = 0.5  # seconds for a receipt to be made whose knock came just before the question for it
 _BATCH = 64  # orders or connections taken before the other sockets get their turn
 _DRAIN = 256  # datagrams taken from the kernel before some are worked on
 _SHARE = 0.001  # seconds of work, for known addresses and for strangers each, before more is taken
+
+_BUSY = "busy"
+_ABOUT_KEYS = frozenset(
+    {OrderKind.USE_V1_KEY, OrderKind.FORGET_V1_KEY, OrderKind.USE_EPOCH_KEY, OrderKind.FORGET_EPOCH_KEY}
+)
 
 _log = logging.getLogger("openme.listener")
 
@@ -34,9 +43,13 @@ def address_of(sockaddr: tuple[str, ...]) -> IPAddress:
 
 @dataclass(slots=True)
 class _HealthConnection:
+    """`said`: what the peer has sent, at most a receipt id. `answer`: what it is still to be told."""
+
     socket: socket.socket
     address: IPAddress
     deadline: float
+    said: bytes = b""
+    answer: memoryview | None = None
 
 
 class ListenerProcess:
@@ -51,12 +64,16 @@ class ListenerProcess:
         self._selector = selectors.DefaultSelector()
         self._connections: dict[int, _HealthConnection] = {}
         self._per_address: Counter[IPAddress] = Counter()
-        self._waiting = Waiting()
-        self._copies = Copies()
+        self._receipts = Receipts()
+        self._waiting = {v2.VERSION: Waiting(), v1.VERSION: Waiting()}
+        self._copies = {
+            v2.VERSION: Copies(v2.CIPHERTEXT_OFFSET, most=8, per_source=2, packets=16384),
+            v1.VERSION: Copies(PACKET_SIZE),
+        }
 
     def run(self) -> None:
         """Serve until the keeper is gone."""
-        self._selector.register(self._keeper, selectors.EVENT_READ, self._on_order)
+        self._selector.register(self._keeper, selectors.EVENT_READ, self._on_orders)
         self._selector.register(self._health, selectors.EVENT_READ, self._on_health)
         try:
             while True:
@@ -70,21 +87,30 @@ class ListenerProcess:
             return
 
     def _timeout(self, now: float) -> float:
-        if self._waiting:
+        if any(self._waiting.values()):
             return 0.0
-        first = next(iter(self._connections.values()), None)
-        return REPORT_INTERVAL if first is None else max(0.0, first.deadline - now)
+        first = min((connection.deadline for connection in self._connections.values()), default=now + REPORT_INTERVAL)
+        return max(0.0, first - now)
 
-    def _on_order(self) -> None:
-        for message in received(self._keeper, ORDER_SIZE, _BATCH):
+    def _on_orders(self) -> None:
+        for message in received(self._keeper, ORDER_SIZES, _BATCH):
             order = unpack_order(message)
             if order.kind is OrderKind.KNOWN_SOURCE:
-                self._waiting.know(source_of(order))
+                for waiting in self._waiting.values():
+                    waiting.know(source_of(order))
                 continue
-            self._listener.obey(order)
-            if self._knock not in self._selector.get_map():
-                # Until the keeper has said which keys there are, knocks wait in the socket instead of being dropped.
-                self._selector.register(self._knock, selectors.EVENT_READ, self._on_datagrams)
+            if order.kind in _ABOUT_KEYS:
+                self._listener.obey(order)
+                if order.kind is OrderKind.USE_EPOCH_KEY:
+                    wipe(message)
+                if self._knock not in self._selector.get_map():
+                    # Until the keeper has said which keys there are, knocks wait in the socket instead of being
+                    # dropped.
+                    self._selector.register(self._knock, selectors.EVENT_READ, self._on_datagrams)
+            elif (identity := self._receipts.obey(order, time.monotonic())) is not None:
+                self._tell_who_waits(identity)
+
+    # -- knocks
 
     def _on_datagrams(self) -> None:
         """Take what has come and choose later: what is left in the kernel's queue is dropped without a look at it."""
@@ -97,22 +123,41 @@ class ListenerProcess:
             except OSError as error:  # an ICMP error that came back for a socket that never sends is nobody's knock
                 _log.debug("receiving: %s", error.strerror)
                 return
-            if not self._waiting.add(datagram, sockaddr):
+            try:
+                waiting = self._waiting[self._listener.version_untrusted(datagram)]
+            except BadPacket as bad:
+                self._refuse(bad.reason, address_of(sockaddr))
+                continue
+            if not waiting.add(datagram, sockaddr):
                 self._counts.add("busy")
 
     def _work(self) -> None:
-        for take in (self._waiting.take_known, self._waiting.take_stranger):
-            until = time.monotonic() + _SHARE
-            while (item := take()) is not None:
-                datagram, sockaddr = item
-                self._on_datagram_untrusted(datagram, address_of(sockaddr))
-                if time.monotonic() > until:
-                    break
+        # Version 1 waits until no version 2 packet does (spec wire-v2.md "Both versions on one port").
+        for version in (v2.VERSION, v1.VERSION):
+            waiting = self._waiting[version]
+            for take in (waiting.take_known, waiting.take_stranger):
+                until = time.monotonic() + _SHARE
+                while (item := take()) is not None:
+                    self._on_datagram_untrusted(item, version)
+                    if time.monotonic() > until:
+                        break
+            if waiting:
+                return
 
-    def _on_datagram_untrusted(self, datagram: bytes, source: IPAddress) -> None:
-        reason = "copy" if self._copies.too_many(datagram, str(source)) else self._pass_on_untrusted(datagram, source)
-        if reason is None:
-            return
+    def _on_datagram_untrusted(self, item: Datagram, version: int) -> None:
+        datagram, sockaddr = item
+        source = address_of(sockaddr)
+        copies = self._copies[version]
+        if copies.too_many(datagram, str(source)):
+            reason: str | None = "copy"
+        else:
+            reason = self._pass_on_untrusted(datagram, source)
+            if reason != _BUSY and (reason is None or version == v2.VERSION):
+                copies.note(datagram, str(source))
+        if reason is not None:
+            self._refuse(reason, source)
+
+    def _refuse(self, reason: str, source: IPAddress) -> None:
         self._counts.add(reason)
         if _log.isEnabledFor(logging.DEBUG):
             facts = {"event": "refused", "reason": reason, "source": str(source)}
@@ -121,13 +166,19 @@ class ListenerProcess:
     def _pass_on_untrusted(self, datagram: bytes, source: IPAddress) -> str | None:
         """Give the keeper the frame for this datagram; why not, in one word, if there is none or it is too busy."""
         try:
-            frame = self._listener.frame_untrusted(datagram, source)
+            frame, receipt = self._listener.frame_untrusted(datagram, source)
         except BadPacket as bad:
             return bad.reason
-        if not send(self._keeper, frame.pack()):
-            return "busy"
-        self._copies.note(datagram, str(source))
-        return None
+        message = frame.pack()
+        sent = send(self._keeper, message)
+        if receipt is not None:
+            # What would open this knock later is not to be found in this process's memory.
+            wipe(message, frame.aead_key, frame.aead_nonce)
+            if sent:
+                self._receipts.expect(datagram[: v2.REPRESENTATIVE_SIZE], receipt, time.monotonic())
+        return None if sent else _BUSY
+
+    # -- the health port
 
     def _on_health(self) -> None:
         for _ in range(_BATCH):
@@ -143,18 +194,71 @@ class ListenerProcess:
             self._per_address[address] += 1
             number = connection.fileno()
             self._connections[number] = _HealthConnection(connection, address, time.monotonic() + HEALTH_SECONDS)
-            # Whatever arrives, data or the end, closes it: version 1 has nothing to say here.
-            self._selector.register(connection, selectors.EVENT_READ, lambda number=number: self._close_health(number))
+            self._selector.register(
+                connection, selectors.EVENT_READ, lambda number=number: self._on_question_untrusted(number)
+            )
+
+    def _on_question_untrusted(self, number: int) -> None:
+        """A receipt id is answered; anything else closes the connection, on which version 1 says nothing."""
+        entry = self._connections[number]
+        try:
+            # One byte more than is missing, so that whoever says too much is seen to.
+            said = entry.socket.recv(v2.RECEIPT_ID_SIZE + 1 - len(entry.said))
+        except BlockingIOError:
+            return
+        except OSError:
+            self._close_health(number)
+            return
+        if not said and len(entry.said) == v2.RECEIPT_ID_SIZE:
+            self._selector.unregister(entry.socket)  # it has said what it wants, and waits
+            return
+        entry.said += said
+        if not said or len(entry.said) > v2.RECEIPT_ID_SIZE:
+            self._close_health(number)
+            return
+        now = time.monotonic()
+        if len(entry.said) == v2.RECEIPT_ID_SIZE and not self._answer(number, entry, now):
+            # Its knock may still be on its way to the keeper.
+            entry.deadline = min(entry.deadline, now + RECEIPT_PATIENCE)
+
+    def _tell_who_waits(self, identity: bytes) -> None:
+        for number, entry in list(self._connections.items()):
+            if entry.said == identity:
+                self._answer(number, entry, time.monotonic())
+
+    def _answer(self, number: int, entry: _HealthConnection, now: float) -> bool:
+        """Begin to say what there is to be said for this receipt id; False if there is nothing."""
+        answer = self._receipts.answer(entry.said, now)
+        if answer is None or entry.answer is not None:
+            return entry.answer is not None
+        entry.answer = memoryview(answer)
+        if entry.socket in self._selector.get_map():
+            self._selector.unregister(entry.socket)
+        self._selector.register(entry.socket, selectors.EVENT_WRITE, lambda: self._on_writable(number))
+        self._on_writable(number)
+        return True
+
+    def _on_writable(self, number: int) -> None:
+        entry = self._connections[number]
+        if entry.answer is not None:
+            try:
+                entry.answer = entry.answer[entry.socket.send(entry.answer) :]
+            except BlockingIOError:
+                return
+            except OSError:
+                entry.answer = None
+        if not entry.answer:
+            self._close_health(number)
 
     def _close_health(self, number: int) -> None:
         entry = self._connections.pop(number)
-        self._selector.unregister(entry.socket)
+        if entry.socket in self._selector.get_map():
+            self._selector.unregister(entry.socket)
         entry.socket.close()
         self._per_address[entry.address] -= 1
         if not self._per_address[entry.address]:
             del self._per_address[entry.address]
 
     def _close_overdue(self, now: float) -> None:
-        # Connections stand in the order of their deadlines, since all get the same time.
-        while (first := next(iter(self._connections.items()), None)) and first[1].deadline <= now:
-            self._close_health(first[0])
+        for number in [n for n, entry in self._connections.items() if entry.deadline <= now]:
+            self._close_health(number)

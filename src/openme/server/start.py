@@ -23,6 +23,7 @@ from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import Firewall
 from openme.firewall.choose import open_firewall
+from openme.keeper.epochs import Epochs
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
 from openme.keeper.rules import rules_for
@@ -33,6 +34,7 @@ from openme.server.addresses import OwnAddresses
 from openme.server.channel import channel
 from openme.server.config_watch import ConfigWatch, say_warnings
 from openme.server.earlier_sessions import track_earlier_sessions
+from openme.server.epoch_keys import open_epochs
 from openme.server.interfaces import known_interfaces
 from openme.server.keeper_process import HEARD, Ending, KeeperProcess, Parts, adopted_grants, read_clocks
 from openme.server.listener_process import ListenerProcess
@@ -165,6 +167,7 @@ class _Prepared:
     store: Store
     firewall: Firewall
     own_addresses: OwnAddresses
+    epochs: Epochs | None
     systemd: socket.socket | None
     readable: tuple[Path, ...]
     writable: tuple[Path, ...]
@@ -220,6 +223,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         store=store,
         firewall=open_firewall(config.firewall),
         own_addresses=OwnAddresses(),
+        epochs=open_epochs(config, store, read_clocks()) if "v2" in config.protocols else None,
         systemd=_systemd(stack),
         # An edit replaces the file, so it is the directory that must stay readable; of a link both ends.
         readable=tuple({config_path.absolute().parent, config_path.resolve().parent}),
@@ -321,6 +325,7 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
         _log.error("the replay memory may lack knocks: only knocks made after this start are accepted")
     journal = Journal()
     keeper = Keeper(config, replay, journal, prepared.own_addresses)
+    keeper.epochs = prepared.epochs
     seen = sorted(store.seen().items(), key=lambda item: item[1].at)
     keeper.remember_sources((knock.source, client_key) for client_key, knock in seen)
     # From the first rule on, a request to stop waits until the process can follow it and take the rules away again.

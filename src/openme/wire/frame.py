@@ -3,10 +3,10 @@
     frame, listener to keeper, 234 bytes            order, keeper to listener, 41 bytes
     offset  size  field                             offset  size  field
          0     1  wire version, 1 or 2                   0     1  kind, see OrderKind
-         1    16  source address of the datagram,        1     8  epoch index, unsigned
-                  IPv4 as ::ffff:a.b.c.d                 9    32  private key, or zeros
-        17     8  epoch index (version 1: zero)
-        25    32  AEAD key
+         1    16  source address of the datagram,        1     8  number, unsigned
+                  IPv4 as ::ffff:a.b.c.d                 9    32  key, or what else the kind asks for
+        17     8  epoch index (version 1: zero)         41  4096  only in a message with text: the text of a receipt,
+        25    32  AEAD key                                        or a part of it, zeros behind its end
         57    12  AEAD nonce
         69   165  the packet as it came
 
@@ -34,53 +34,78 @@ PACKET_OFFSET = AEAD_NONCE_OFFSET + AEAD_NONCE_SIZE  # 69
 FRAME_SIZE = PACKET_OFFSET + PACKET_SIZE  # 234
 
 KIND_SIZE = 1
-PRIVATE_KEY_SIZE = 32
-ORDER_SIZE = KIND_SIZE + EPOCH_SIZE + PRIVATE_KEY_SIZE  # 41
+NUMBER_SIZE = 8
+KEY_SIZE = 32
+NUMBER_OFFSET = KIND_SIZE  # 1
+KEY_OFFSET = NUMBER_OFFSET + NUMBER_SIZE  # 9
+ORDER_SIZE = KEY_OFFSET + KEY_SIZE  # 41
+TEXT_SIZE = 4096
+LONG_ORDER_SIZE = ORDER_SIZE + TEXT_SIZE  # 4137
 
 
 class OrderKind(IntEnum):
-    """What the keeper tells the listener: the verdict on a frame, as they are judged, or a key's fate."""
+    """What the keeper tells the listener: the verdict on a version 2 knock, or the fate of a key, address or receipt.
 
-    ACCEPTED = 0
-    REFUSED = 1
-    FAILED = 2  # the knock was good, the firewall was not
-    USE_V1_KEY = 3
-    FORGET_V1_KEY = 4
-    KNOWN_SOURCE = 5  # a client has knocked from this address, which stands where a key would
+    A knock is named by its R, the first 32 bytes of its packet, which no other knock has.
+    """
+
+    ACCEPTED = (
+        0  # key: R; number: monotonic nanoseconds at which the opening ends; text: the (last part of the) receipt
+    )
+    REFUSED = 1  # key: R; it opened nothing
+    USE_V1_KEY = 3  # number: which of several; key: the private key
+    FORGET_V1_KEY = 4  # number: which of several
+    KNOWN_SOURCE = 5  # key: an address that a client has knocked from
+    USE_EPOCH_KEY = 6  # number: the epoch; key: its private key
+    FORGET_EPOCH_KEY = 7  # number: the epoch
+    RECEIPT_PART = 8  # key: R; text: a part of the receipt, before the one that comes with ACCEPTED
+    FORGET_RECEIPT = 9  # key: R; its opening has ended early
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One message from the keeper to the listener."""
+    """One message from the keeper to the listener. `text` is empty, or has at most 4096 bytes and no zero in it."""
 
     kind: OrderKind
-    epoch: int = 0
-    private_key: bytes = field(default=bytes(PRIVATE_KEY_SIZE), repr=False)
+    number: int = 0
+    key: bytes = field(default=bytes(KEY_SIZE), repr=False)
+    text: bytes = b""
 
     def pack(self) -> bytes:
-        """The 41 bytes."""
-        return self.kind.to_bytes(KIND_SIZE, "big") + self.epoch.to_bytes(EPOCH_SIZE, "big") + self.private_key
+        """The 41 or 4137 bytes."""
+        head = self.kind.to_bytes(KIND_SIZE, "big") + self.number.to_bytes(NUMBER_SIZE, "big") + self.key
+        return head + self.text.ljust(TEXT_SIZE, b"\0") if self.text else head
 
 
 def known_source(address: IPAddress) -> Order:
     """Tells the listener of an address that a client has knocked from."""
-    return Order(OrderKind.KNOWN_SOURCE, private_key=pack_address(address) + bytes(PRIVATE_KEY_SIZE - SOURCE_SIZE))
+    return Order(OrderKind.KNOWN_SOURCE, key=pack_address(address) + bytes(KEY_SIZE - SOURCE_SIZE))
 
 
 def source_of(order: Order) -> IPAddress:
     """The address in a KNOWN_SOURCE."""
-    return unpack_address(order.private_key[:SOURCE_SIZE])
+    return unpack_address(order.key[:SOURCE_SIZE])
+
+
+def accepted(tag: bytes, ends_ns: int, text: bytes) -> list[Order]:
+    """The orders that say that a knock opened, with its receipt, however long: the last one is ACCEPTED."""
+    parts = [text[i : i + TEXT_SIZE] for i in range(0, len(text), TEXT_SIZE)] or [b""]
+    orders = [Order(OrderKind.RECEIPT_PART, key=tag, text=part) for part in parts[:-1]]
+    return [*orders, Order(OrderKind.ACCEPTED, ends_ns, tag, parts[-1])]
 
 
 def unpack_order(raw: bytes) -> Order:
-    """The order in exactly 41 bytes; ValueError for anything else.
+    """The order in exactly 41 or 4137 bytes; ValueError for anything else.
 
     The listener may trust the keeper: this guards against mistakes, not against strangers.
     """
-    if len(raw) != ORDER_SIZE:
-        raise ValueError(f"an order has {ORDER_SIZE} bytes")
+    if len(raw) not in {ORDER_SIZE, LONG_ORDER_SIZE}:
+        raise ValueError(f"an order has {ORDER_SIZE} or {LONG_ORDER_SIZE} bytes")
     return Order(
-        OrderKind(raw[0]), int.from_bytes(raw[KIND_SIZE : KIND_SIZE + EPOCH_SIZE], "big"), raw[KIND_SIZE + EPOCH_SIZE :]
+        kind=OrderKind(raw[0]),
+        number=int.from_bytes(raw[NUMBER_OFFSET:KEY_OFFSET], "big"),
+        key=raw[KEY_OFFSET:ORDER_SIZE],
+        text=raw[ORDER_SIZE:].rstrip(b"\0"),
     )
 
 

@@ -15,7 +15,6 @@
 All integers are big-endian.
 """
 
-import hmac
 from collections.abc import Callable
 
 from nacl.bindings import (
@@ -28,6 +27,7 @@ from nacl.bindings import (
 from nacl.exceptions import CryptoError
 
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
+from openme.keys.hkdf import hkdf
 from openme.wire.knock import BadPacket, Knock, pack_target, unpack_target
 
 VERSION = 0x01
@@ -52,14 +52,11 @@ SIGNATURE_OFFSET = CIPHERTEXT_OFFSET + CIPHERTEXT_SIZE  # 101
 PACKET_SIZE = SIGNATURE_OFFSET + SIGNATURE_SIZE  # 165
 
 _KEY_INFO = b"openme-v1-chacha20poly1305"
-_NO_SALT = bytes(32)  # RFC 5869 section 2.2: an empty salt is HashLen zero bytes
 _NO_AAD = b""
 
 
 def _hkdf_32(shared_secret: bytes) -> bytes:
-    """HKDF-SHA256 (RFC 5869) for one block of output, in which expansion is a single HMAC over info ‖ 0x01."""
-    pseudorandom_key = hmac.digest(_NO_SALT, shared_secret, "sha256")
-    return hmac.digest(pseudorandom_key, _KEY_INFO + b"\x01", "sha256")
+    return hkdf(shared_secret, _KEY_INFO, AEAD_KEY_SIZE)
 
 
 def pack_plaintext(knock: Knock) -> bytes:

@@ -23,7 +23,8 @@ def here(tmp_path: Path) -> Place:
 
 @pytest.fixture
 def alice(here: Place) -> Path:
-    return here.client("alice")
+    """A client of version 1, whose door is open when TCP says so; test_client_v2.py has the other kind."""
+    return here.client("alice", "--v1")
 
 
 @pytest.fixture
@@ -85,7 +86,12 @@ def test_an_open_door_is_open_and_exit_code_0(here: Place, alice: Path, command:
 @pytest.mark.usefixtures("tcp")
 def test_status_for_programs(here: Place, alice: Path) -> None:
     value = client(here, alice, "status", "--json").json()
-    assert value == {"profile": "default", "open": True, "addresses": [{"address": "127.0.0.1", "open": True}]}
+    assert value == {
+        "profile": "default",
+        "open": True,
+        "addresses": [{"address": "127.0.0.1", "open": True}],
+        "receipts": [],
+    }
 
 
 def test_post_knock_runs_after_the_knock_and_its_failure_is_ours(here: Place, alice: Path) -> None:

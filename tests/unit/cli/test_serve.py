@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from openme.client.knock import build
 from openme.config.profile import load_client_config
 from openme.server import control
-from openme.wire import v1
-from openme.wire.knock import Knock
 from support.command import Place, Server, place, until
 
 
@@ -30,11 +29,7 @@ def here(tmp_path: Path) -> Place:
 def knock(here: Place, client: Path, target: str = "203.0.113.5") -> bytes:
     """Send a knock of the client in this file for another address than loopback, which no door opens for."""
     (profile,) = load_client_config(client).profiles.values()
-    assert profile.private_key is not None
-    content = Knock(time.time_ns(), os.urandom(16), ip_address(target) if target else None)
-    packet = v1.seal(
-        profile.server_pubkey, profile.private_key, content, ephemeral_private=os.urandom(32), aead_nonce=os.urandom(12)
-    )
+    packet = build(profile, ip_address(target) if target else None, time.time_ns()).datagram
     send(here, packet)
     return packet
 

@@ -69,7 +69,7 @@ def test_when_nothing_can_be_sent_the_reason_is_one_line(monkeypatch: pytest.Mon
 
 
 def test_every_packet_is_fresh() -> None:
-    packets = {build(PROFILE, None, START) for _ in range(50)}
+    packets = {build(PROFILE, None, START).datagram for _ in range(50)}
     assert len({p[1:33] for p in packets}) == len({p[33:45] for p in packets}) == 50
 
 

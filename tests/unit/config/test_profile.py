@@ -53,7 +53,7 @@ def test_what_add_prints_is_a_complete_file() -> None:
     ("lines", "expected"),
     [
         ("sever_host: x", "c.yaml:5: profiles.home.sever_host: unknown key"),
-        ("ip: 300.1.1.1", "c.yaml:5: profiles.home.ip: expected auto or an address"),
+        ("ip: 300.1.1.1", "c.yaml:5: profiles.home.ip: expected auto, source or an address"),
         ("protocol: v3", "c.yaml:5: profiles.home.protocol: expected one of v1, v2"),
         ("identity: agent", "c.yaml:5: profiles.home.identity: expected ssh-agent:SHA256:… or file:PATH"),
         (f"identity: file:/k\n    private_key: {KEY.to_base64()}", "c.yaml:5: profiles.home.identity: expected either"),

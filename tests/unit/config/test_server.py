@@ -388,5 +388,6 @@ def test_the_list_of_keys_is_the_contract() -> None:
     assert set(SERVER_KEYS) == {
         *("host", "udp_port", "health_port", "firewall", "knock_timeout", "replay_window", "open_knock_port"),
         *("drop_ports", "interface", "default_profile", "private_key", "public_key", "protocols", "epoch_length"),
+        "previous_private_key",  # ours, for a change of the version 1 key
         *("epoch_horizon", "hidden_as", "hide_udp_errors", "state_dir", "run_as"),
     }

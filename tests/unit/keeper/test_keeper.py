@@ -84,9 +84,9 @@ def test_a_changed_ephemeral_key_or_signature_is_nobodys(offset: int) -> None:
     assert keeper().judge_untrusted(bytes(raw), NOW).reason == "unknown_key"
 
 
-def test_the_frames_nonce_version_and_epoch_decide_nothing() -> None:
+def test_the_frames_nonce_and_epoch_decide_nothing_in_version_1() -> None:
     good = frame(packet())
-    changed = b"\xff" + good[1:17] + b"\xff" * 8 + good[25:57] + bytes(12) + good[69:]
+    changed = good[:17] + b"\xff" * 8 + good[25:57] + bytes(12) + good[69:]
     assert keeper().judge_untrusted(changed, NOW).reason == "accepted"
 
 
@@ -199,7 +199,7 @@ def test_every_refusal_is_counted_under_its_name() -> None:
     judged(judge, packet())
     judged(judge, packet(label="b", target="224.0.0.1"))
     judge.judge_untrusted(b"", NOW)
-    judge.judge_untrusted(bytes(69) + packet(), NOW)
+    judge.judge_untrusted(b"\x01" + bytes(68) + packet(), NOW)
     assert judge._journal.counts.total == dict.fromkeys(
         ("unknown_key", "time", "replay", "multicast", "frame", "decrypt"), 1
     )

@@ -53,7 +53,7 @@ def test_all_known_addresses_together_fill_no_memory() -> None:
 
 
 def test_a_packet_is_passed_on_a_few_times_from_an_address_and_not_for_ever_from_others() -> None:
-    copies = Copies()
+    copies = Copies(165)
     for _ in range(MAX_COPIES_PER_SOURCE):
         assert not copies.too_many(b"packet", "192.0.2.2")
         copies.note(b"packet", "192.0.2.2")

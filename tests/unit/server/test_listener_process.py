@@ -11,10 +11,10 @@ import pytest
 
 from openme.listener.listener import Listener
 from openme.server import listener_process
-from openme.server.channel import FRAME_SIZE, channel, send
+from openme.server.channel import channel, send
 from openme.server.listener_process import HEALTH_PER_ADDRESS, ListenerProcess, address_of
 from openme.server.sockets import bind_health, bind_knock
-from openme.wire.frame import Order, OrderKind, unpack_frame_untrusted
+from openme.wire.frame import FRAME_SIZE, Order, OrderKind, unpack_frame_untrusted
 from support.knocks import SERVER, lines, packet
 from support.ports import free_port
 
@@ -45,7 +45,7 @@ def running() -> Iterator[Running]:
     with bind_knock(port) as knock, bind_health(port) as health, listener_end:
         process = ListenerProcess(Listener(), knock, health, listener_end)
         thread = threading.Thread(target=process.run)
-        send(keeper_end, Order(OrderKind.USE_V1_KEY, private_key=SERVER.raw).pack())
+        send(keeper_end, Order(OrderKind.USE_V1_KEY, key=SERVER.raw).pack())
         thread.start()
         yield Running(process, keeper_end, port, thread)
         keeper_end.close()
@@ -69,14 +69,14 @@ def test_what_is_no_knock_gets_no_frame_and_no_answer_and_is_counted(running: Ru
         b"": "length",
         b"\x01" * 164: "length",
         packet() + b"x": "length",
-        b"\x02" + packet()[1:]: "version",
+        b"\x02" + packet()[1:]: "filter",
         b"\x01" + bytes(164): "low_order",
         packet()[:-100] + bytes(100): "decrypt",
     }
     clients = [running.knock(datagram) for datagram in bad]
     running.knock(packet(label="good")).close()
     assert unpack_frame_untrusted(running.frame()).packet == packet(label="good")
-    assert running.process._counts.total == {"length": 3, "version": 1, "low_order": 1, "decrypt": 1}
+    assert running.process._counts.total == {"length": 3, "filter": 1, "low_order": 1, "decrypt": 1}
     for client in clients:
         client.setblocking(False)  # noqa: FBT003  # the standard library's signature
         with client, pytest.raises(BlockingIOError):
@@ -86,14 +86,14 @@ def test_what_is_no_knock_gets_no_frame_and_no_answer_and_is_counted(running: Ru
 def test_without_a_key_nothing_is_a_version_1_knock(running: Running) -> None:
     send(running.keeper, Order(OrderKind.FORGET_V1_KEY).pack())
     deadline = time.monotonic() + 5
-    while running.process._listener._v1_private_key is not None:
+    while running.process._listener._v1_keys:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     running.knock(packet()).close()
     while not running.process._counts.total:
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    assert running.process._counts.total == {"version": 1}
+    assert running.process._counts.total == {"filter": 1}
 
 
 def test_a_keeper_that_is_busy_costs_a_count_and_no_wait(running: Running) -> None:

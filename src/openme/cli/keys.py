@@ -1,0 +1,156 @@
+"""`openme epochs` and `openme rotate`: the server's own keys."""
+
+import argparse
+import secrets
+import time
+
+from openme.cli.output import answer, answer_json, hint, note, table, warn
+from openme.config.edit import set_server
+from openme.config.model import ClientEntry, ServerConfig
+from openme.config.server import load_server_config
+from openme.durations import format_duration
+from openme.errors import OpenmeError
+from openme.keeper.provided import read_files
+from openme.keeper.ratchet_file import read_ratchet
+from openme.keeper.store import read_renewals
+from openme.keys.ed25519 import encode_base64
+from openme.keys.ratchet import epoch_at
+from openme.keys.x25519 import ServerPrivateKey
+from openme.server import control
+from openme.server.epoch_keys import check_length, replace_ratchet, start_of
+
+_SOON = 30 * 86400  # seconds before its last epoch is over at which a client is named
+
+
+def configure(name: str, parser: argparse.ArgumentParser) -> None:
+    """The arguments of the two commands."""
+    if name == "epochs":
+        parser.add_argument("--json", action="store_true", help="for programs")
+        return
+    parser.add_argument(
+        "what", choices=("v1-key", "ratchet"), help="the key of version 1, or the epoch keys of version 2, all at once"
+    )
+    parser.add_argument(
+        "--now", action="store_true", help="v1-key: do not accept the old key any longer, as after a theft"
+    )
+    parser.add_argument("--finish", action="store_true", help="v1-key: end the time in which both keys are accepted")
+
+
+def run(name: str, args: argparse.Namespace) -> int:
+    """Run one of the two."""
+    return _epochs(args) if name == "epochs" else _rotate(args)
+
+
+def _epochs(args: argparse.Namespace) -> int:
+    config = load_server_config(args.config)
+    ratchet = read_ratchet(config.state_dir)
+    if ratchet is None:
+        raise OpenmeError(f"there are no epoch keys in {config.state_dir}", "openme init --upgrade makes them")
+    check_length(ratchet, config)
+    length, oldest = ratchet.length, ratchet.index
+    ratchet.forget()
+    now = time.time_ns()
+    epoch = epoch_at(now, length)
+    files, renewals = read_files(config.state_dir), read_renewals(config.state_dir)
+    clients = [c for c in config.clients.values() if "v2" in c.protocols]
+    reach = {c.name: (files.get(c.public_key.raw), renewals.get(c.public_key.raw)) for c in clients}
+    if args.json:
+        answer_json(
+            {
+                "length": length,
+                "epoch": epoch,
+                "epoch_ends": start_of(epoch + 1, length),
+                "oldest": oldest,
+                "oldest_began": start_of(oldest, length),
+                "horizon": config.epoch_horizon,
+                "clients": [
+                    {"name": name, "file_until": _until(file, length), "renewed_until": _until(renewed, length)}
+                    for name, (file, renewed) in reach.items()
+                ],
+            }
+        )
+        return 0
+    lines = [
+        f"epoch {epoch} of {format_duration(length)} each, until {start_of(epoch + 1, length)}",
+        f"oldest key kept: epoch {oldest}, from {start_of(oldest, length)} on; what was recorded before stays closed",
+    ]
+    if reach:
+        rows = [
+            [name, _until(file, length) or "-", _until(renewed, length) or "-"]
+            for name, (file, renewed) in reach.items()
+        ]
+        lines += ["", table(["CLIENT", "FILE UNTIL", "RENEWED UNTIL"], rows)]
+    answer("\n".join(lines))
+    _warn(config, clients, {name: max(e or -1 for e in both) for name, both in reach.items()}, length, now)
+    if oldest > epoch:
+        warn("this machine's clock stands before the oldest key: no version 2 knock is accepted until it is right")
+    return 0
+
+
+def _warn(config: ServerConfig, clients: list[ClientEntry], last: dict[str, int], length: int, now_ns: int) -> None:
+    """Name the clients that will soon be without keys."""
+    if "v2" not in config.protocols:
+        warn("server.protocols does not accept v2")
+    for client in clients:
+        end = last[client.name]
+        if end >= 0 and (end + 1) * length - now_ns / 10**9 < _SOON:
+            warn(f"{client.name} has keys until {_until(end, length)}; a new file: openme renew {client.name}")
+
+
+def _until(epoch: int | None, length: int) -> str | None:
+    return None if epoch is None else start_of(epoch + 1, length)
+
+
+def _rotate(args: argparse.Namespace) -> int:
+    if args.what == "ratchet" and (args.now or args.finish):
+        raise OpenmeError("--now and --finish belong to v1-key: a new ratchet holds at once", exit_code=2)
+    if args.now and args.finish:
+        raise OpenmeError("--now and --finish exclude each other", exit_code=2)
+    config = load_server_config(args.config)
+    if args.what == "ratchet":
+        replace_ratchet(config)
+        note("there is a new ratchet: no knock with the former epoch keys is accepted any more")
+        hint("every version 2 client needs a new file: openme renew NAME")
+        return 0
+    if args.finish:
+        if config.previous_private_key is None:
+            raise OpenmeError(f"{config.path}: there is no previous_private_key", "nothing was changed")
+        set_server(config.path, {"previous_private_key": None})
+        _reload(config)
+        note("the former version 1 key is accepted no more")
+        return 0
+    return _new_v1_key(config, keep=not args.now)
+
+
+def _new_v1_key(config: ServerConfig, *, keep: bool) -> int:
+    if keep and config.previous_private_key is not None:
+        raise OpenmeError(
+            f"{config.path}: an earlier change of the key is not finished",
+            "finish it first: openme rotate v1-key --finish",
+        )
+    key = ServerPrivateKey(secrets.token_bytes(32))
+    set_server(
+        config.path,
+        {
+            "private_key": key.to_base64(),
+            "public_key": encode_base64(key.public),
+            "previous_private_key": config.private_key.to_base64() if keep else None,
+        },
+    )
+    _reload(config)
+    answer(encode_base64(key.public))
+    if keep:
+        note("both version 1 keys are accepted; files made from now on carry the new one (openme renew NAME)")
+        hint("when all clients have it: openme rotate v1-key --finish")
+    else:
+        note("the former version 1 key is accepted no more; version 1 clients need new files (openme renew NAME)")
+    return 0
+
+
+def _reload(config: ServerConfig) -> None:
+    try:
+        reply = control.ask(config.state_dir, {"command": "reload"})
+    except control.NoServerError:
+        return
+    if reply.get("fault"):
+        warn(f"the running server keeps its last good config: {reply['fault']}")

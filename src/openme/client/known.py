@@ -1,0 +1,190 @@
+"""What a client learns beside its file: epoch keys that came with receipts, and its last knock (spec wire-v2.md).
+
+It lies in a directory beside the client's file, `config.yaml.known` for `config.yaml`. Each file there is named after
+the first epoch key of the profile that it belongs to, and goes when the profile is replaced by a new one: after a theft
+of the server the thief may have planted keys.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from nacl.bindings import crypto_scalarmult
+from nacl.exceptions import CryptoError
+
+from openme.client.private_file import write_private
+from openme.config.model import ClientConfig, EpochKeys, Profile
+from openme.keys.ed25519 import KEY_SIZE
+from openme.wire.knock import IPAddress
+from openme.wire.receipt import EpochKeyList
+from openme.wire.v2 import ReceiptKeys
+
+HORIZON = 53
+"""Epochs, from a knock's own on, for which a client takes keys from that knock's receipt (spec wire-v2.md "Receipt").
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PastKnock:
+    """One version 2 datagram that was sent: to which address, for which target, when, and what opens its receipt."""
+
+    host: str
+    target: IPAddress | None
+    sent_ns: int
+    epoch: int
+    receipt: ReceiptKeys = field(repr=False)
+
+
+class Known:
+    """What is kept beside one client file."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        self._config = config
+        self._directory = config.path.with_name(f"{config.path.name}.known")
+
+    # -- epoch keys
+
+    def keys(self, profile: Profile) -> Mapping[int, bytes]:
+        """The epoch keys of a profile by epoch: those of its file, then those that came later."""
+        if profile.epoch_keys is None:
+            return {}
+        keys = _by_epoch(profile.epoch_keys)
+        value = self._read(self._keys_path(profile.epoch_keys))
+        try:
+            first, raw = value["first"], base64.b64decode(value["keys"], validate=True)
+            later = {first + n: raw[at : at + KEY_SIZE] for n, at in enumerate(range(0, len(raw), KEY_SIZE))}
+        except (KeyError, TypeError, ValueError):
+            return keys
+        return later | keys
+
+    def add(self, profile: Profile, epoch: int, received: EpochKeyList) -> str | None:
+        """Take over the keys that came with the receipt of a knock in `epoch`; why not, if they are refused.
+
+        Only what follows on those that are there, without a gap, and within the horizon: none is ever replaced. OSError
+        if the disk refuses.
+        """
+        if profile.epoch_keys is None:
+            return None
+        known = self.keys(profile)
+        offered = {received.first + n: key for n, key in enumerate(received.keys)}
+        for index in known.keys() & offered.keys():
+            if known[index] != offered[index]:
+                return "an epoch key in the receipt differs from one that is known: none was stored"
+        added: list[bytes] = []
+        following = max(known) + 1
+        while following + len(added) < epoch + HORIZON and (key := offered.get(following + len(added))) is not None:
+            added.append(key)
+        if not added:
+            return None
+        if not all(map(_usable, added)):
+            return "an epoch key in the receipt is a low-order point: none was stored"
+        if (other := self.other_host_with(profile, added)) is not None:
+            return (
+                f"profile {other.name} ({other.server_host}) already has an epoch key of the receipt: none was stored"
+            )
+        end = profile.epoch_keys.first + len(profile.epoch_keys.keys)
+        later = [known[index] for index in sorted(known) if index >= end] + added
+        value = {"first": end, "keys": base64.b64encode(b"".join(later)).decode("ascii")}
+        self._write(self._keys_path(profile.epoch_keys), value)
+        return None
+
+    def other_host_with(self, profile: Profile, keys: Iterable[bytes]) -> Profile | None:
+        """A profile for another host that has one of these epoch keys, and is not said to be the same server."""
+        wanted = set(keys)
+        for other in self._config.profiles.values():
+            if other.server_host in {profile.server_host, *profile.same_server_as}:
+                continue
+            if profile.server_host not in other.same_server_as and wanted & set(self.keys(other).values()):
+                return other
+        return None
+
+    # -- the last knock
+
+    def remember(self, profile: Profile, knocks: Iterable[PastKnock]) -> None:
+        """Keep what opens the receipts of this profile's last knock. OSError if the disk refuses."""
+        if (path := self._knock_path(profile)) is not None:
+            self._write(path, {"knocks": [_value(knock) for knock in knocks]})
+
+    def last(self, profile: Profile) -> list[PastKnock]:
+        """The datagrams of this profile's last knock; none if nothing is known of it."""
+        path = self._knock_path(profile)
+        value = {} if path is None else self._read(path)
+        try:
+            return [_knock(item) for item in value["knocks"]]
+        except (KeyError, TypeError, ValueError):
+            return []
+
+    # -- files
+
+    def _keys_path(self, keys: EpochKeys) -> Path:
+        return self._directory / f"{_name(keys)}.keys.json"
+
+    def _knock_path(self, profile: Profile) -> Path | None:
+        if profile.epoch_keys is None or profile.public_key is None:
+            return None
+        return self._directory / f"{_name(profile.epoch_keys)}.{profile.public_key.fingerprint}.knock.json"
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        """What one of our files says; nothing if it is not there, or not as we would have written it."""
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def _write(self, path: Path, value: Mapping[str, Any]) -> None:
+        write_private(path, json.dumps(value))
+        for stale in self._stale():
+            with suppress(OSError):
+                stale.unlink()
+
+    def _stale(self) -> Iterator[Path]:
+        """Files of profiles that have been replaced."""
+        names = {_name(profile.epoch_keys) for profile in self._config.profiles.values() if profile.epoch_keys}
+        for path in self._directory.glob("*.json"):
+            if path.name.partition(".")[0] not in names:
+                yield path
+
+
+def _name(keys: EpochKeys) -> str:
+    return hashlib.sha256(keys.keys[0]).hexdigest()[:16]
+
+
+def _by_epoch(keys: EpochKeys) -> dict[int, bytes]:
+    return {keys.first + n: key for n, key in enumerate(keys.keys)}
+
+
+def _usable(key: bytes) -> bool:
+    try:
+        crypto_scalarmult(bytes(KEY_SIZE), key)
+    except CryptoError:
+        return False
+    return True
+
+
+def _value(knock: PastKnock) -> dict[str, Any]:
+    return {
+        "host": knock.host,
+        "target": None if knock.target is None else str(knock.target),
+        "sent_ns": knock.sent_ns,
+        "epoch": knock.epoch,
+        "receipt": [part.hex() for part in (knock.receipt.id, knock.receipt.key, knock.receipt.nonce)],
+    }
+
+
+def _knock(value: dict[str, Any]) -> PastKnock:
+    identity, key, nonce = map(bytes.fromhex, value["receipt"])
+    return PastKnock(
+        host=str(value["host"]),
+        target=None if value["target"] is None else ip_address(value["target"]),
+        sent_ns=int(value["sent_ns"]),
+        epoch=int(value["epoch"]),
+        receipt=ReceiptKeys(identity, key, nonce),
+    )

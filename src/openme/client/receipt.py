@@ -1,0 +1,81 @@
+"""Asking the server's health port for the receipt of a knock, and judging what it says (spec wire-v2.md "Receipt")."""
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from openme.client.addresses import Endpoint
+from openme.client.known import PastKnock
+from openme.wire.knock import BadPacket
+from openme.wire.receipt import MAX_SIZE, Receipt, open_receipt_untrusted
+
+PATIENCE = 3.0  # seconds in which a receipt is asked for again while the server does not know it yet
+CLOCK_DIFFERENCE = 5.0  # seconds between the clocks that are worth a word
+_CONNECT_SECONDS = 1.0
+_READ_SECONDS = 2.5  # a little more than a server waits
+_PAUSE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What became of asking for one knock's receipt: `receipt`, or None and `problem`, in words for the user."""
+
+    endpoint: Endpoint
+    knock: PastKnock
+    receipt: Receipt | None
+    problem: str | None = None
+
+    @property
+    def opened_as_asked(self) -> bool:
+        """Whether the server proved itself, and opened what the knock named, if it named an address."""
+        return self.receipt is not None and self.knock.target in {None, self.receipt.ip}
+
+    @property
+    def clock_difference(self) -> float | None:
+        """Seconds by which the server's clock is ahead of ours, if that is worth a word."""
+        if self.receipt is None:
+            return None
+        difference = self.receipt.server_time - self.knock.sent_ns / 10**9
+        return difference if abs(difference) > CLOCK_DIFFERENCE else None
+
+
+def prove(
+    endpoint: Endpoint,
+    port: int,
+    knock: PastKnock,
+    patience: float = PATIENCE,
+    pause: Callable[[float], None] = time.sleep,
+) -> Proof:
+    """Ask for a receipt, again for `patience` seconds while the server closes without a word."""
+    deadline = time.monotonic() + patience
+    while True:
+        answer = _ask(endpoint, port, knock.receipt.id)
+        if answer:
+            try:
+                return Proof(endpoint, knock, open_receipt_untrusted(answer, knock.receipt))
+            except BadPacket:
+                return Proof(endpoint, knock, None, "something else than the server answered on the health port")
+        if time.monotonic() + _PAUSE >= deadline:
+            return Proof(endpoint, knock, None, "the server gave no receipt")
+        pause(_PAUSE)
+
+
+def _ask(endpoint: Endpoint, port: int, identity: bytes) -> bytes:
+    """All that is said on the health port to this receipt id, one byte more than allowed at most; empty for nothing."""
+    answer = bytearray()
+    try:
+        with socket.socket(endpoint.family, socket.SOCK_STREAM) as asking:
+            asking.settimeout(_CONNECT_SECONDS)
+            asking.connect((endpoint.host, port))
+            asking.sendall(identity)
+            end = time.monotonic() + _READ_SECONDS
+            while len(answer) <= MAX_SIZE and (left := end - time.monotonic()) > 0:
+                asking.settimeout(left)
+                chunk = asking.recv(MAX_SIZE + 1 - len(answer))
+                if not chunk:
+                    break
+                answer += chunk
+    except OSError:
+        return b""
+    return bytes(answer)

@@ -1,0 +1,150 @@
+"""The ratchet file, `ratchet` in `state_dir`: the one secret that opens recorded version 2 knocks.
+
+    offset  size  field
+         0    16  "openme ratchet 1"
+        16     8  length of an epoch in seconds
+        24     8  index of the oldest epoch that is still needed
+        32    32  its ratchet key
+        64     8  first bytes of SHA-256 over what stands before: tells half a file from a whole one
+
+Integers are big-endian. Bytes and not text, since every conversion would leave a copy of the key in memory.
+
+An old copy of this file opens everything from its epoch on. Therefore the old content is overwritten, not just
+unlinked, when the ratchet advances, and the file stays out of backups (docs/key-rotation.md).
+"""
+
+import hashlib
+import os
+import secrets
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from openme.errors import OpenmeError
+from openme.keys.erasing import wipe
+from openme.keys.ratchet import KEY_SIZE, Ratchet, epoch_at
+
+FILE_NAME = "ratchet"
+_MAGIC = b"openme ratchet 1"
+_NUMBER_SIZE = 8
+_LENGTH_AT = len(_MAGIC)  # 16
+_INDEX_AT = _LENGTH_AT + _NUMBER_SIZE  # 24
+_KEY_AT = _INDEX_AT + _NUMBER_SIZE  # 32
+_CHECK_AT = _KEY_AT + KEY_SIZE  # 64
+_CHECK_SIZE = 8
+FILE_SIZE = _CHECK_AT + _CHECK_SIZE  # 72
+
+
+class DamagedRatchetError(OpenmeError):
+    """A ratchet file that is not one: its keys are lost."""
+
+
+def new_ratchet(length: int, unix_ns: int) -> Ratchet:
+    """A ratchet that begins in the epoch of this Unix time, from 32 random bytes."""
+    return Ratchet(length, epoch_at(unix_ns, length), secrets.token_bytes(KEY_SIZE))
+
+
+def read_ratchet(state_dir: Path) -> Ratchet | None:
+    """The ratchet in `state_dir`, None if there is none. DamagedRatchetError; OpenmeError if it is unreadable."""
+    path = state_dir / FILE_NAME
+    content = bytearray(FILE_SIZE + 1)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OpenmeError(f"{path}: {error.strerror}", "run it as root: sudo openme …") from None
+    try:
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
+            raise OpenmeError(
+                f"{path}: others can read the ratchet",
+                f"chmod 600 {path}; if somebody has read it: openme rotate ratchet",
+            )
+        size = os.readv(descriptor, [content])
+        return _parse(content, size, path)
+    except OSError as error:
+        raise OpenmeError(f"{path}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+        wipe(content)
+
+
+def _parse(content: bytearray, size: int, path: Path) -> Ratchet:
+    check = hashlib.sha256(memoryview(content)[:_CHECK_AT]).digest()[:_CHECK_SIZE]
+    if size != FILE_SIZE or not content.startswith(_MAGIC) or content[_CHECK_AT:FILE_SIZE] != check:
+        raise DamagedRatchetError(f"{path}: not a ratchet file, or half of one", "docs/key-rotation.md: a lost ratchet")
+    length = int.from_bytes(content[_LENGTH_AT:_INDEX_AT], "big")
+    index = int.from_bytes(content[_INDEX_AT:_KEY_AT], "big")
+    try:
+        return Ratchet(length, index, bytes(memoryview(content)[_KEY_AT:_CHECK_AT]))
+    except ValueError:
+        raise DamagedRatchetError(f"{path}: not a ratchet file") from None
+
+
+def write_ratchet(state_dir: Path, ratchet: Ratchet) -> None:
+    """Put the ratchet in the place of the one in `state_dir`, in one step; OSError if the disk refuses.
+
+    When this returns the new file is on the disk, and the old one's content overwritten as far as the file system lets
+    anybody do that.
+    """
+    path = state_dir / FILE_NAME
+    temporary = state_dir / f".{FILE_NAME}.new"
+    content = bytearray(FILE_SIZE)  # of its final size from the start: a growing one would leave a copy behind
+    content[:_LENGTH_AT] = _MAGIC
+    content[_LENGTH_AT:_INDEX_AT] = ratchet.length.to_bytes(_NUMBER_SIZE, "big")
+    content[_INDEX_AT:_KEY_AT] = ratchet.index.to_bytes(_NUMBER_SIZE, "big")
+    ratchet.copy_key_to(content, _KEY_AT)
+    content[_CHECK_AT:] = hashlib.sha256(memoryview(content)[:_CHECK_AT]).digest()[:_CHECK_SIZE]
+    try:
+        temporary.unlink(missing_ok=True)
+        _write(temporary, content, os.O_CREAT | os.O_EXCL)
+        old = _open_to_overwrite(path)
+        try:
+            temporary.rename(path)
+            _sync(state_dir)
+            if old is not None:
+                with suppress(OSError):
+                    os.pwrite(old, bytes(FILE_SIZE), 0)
+                    os.fsync(old)
+        finally:
+            if old is not None:
+                os.close(old)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    finally:
+        wipe(content)
+
+
+def set_aside(state_dir: Path) -> Path:
+    """Move a file that is no ratchet out of the way; where it is now. OSError if the disk refuses."""
+    kept = state_dir / f"{FILE_NAME}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    (state_dir / FILE_NAME).rename(kept)
+    return kept
+
+
+def _write(path: Path, content: bytearray, flags: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+    try:
+        if os.write(descriptor, content) != len(content):
+            raise OSError(28, os.strerror(28))  # ENOSPC: a short write of so few bytes has no other reason
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open_to_overwrite(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,95 @@
+"""Receipts that wait to be asked for on the health port, and knocks that may still get one. Without I/O.
+
+Everything is bounded: a knock whose verdict does not come is forgotten after some seconds, a receipt with its opening.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from openme.wire.frame import Order, OrderKind
+from openme.wire.receipt import seal_receipt
+from openme.wire.v2 import ReceiptKeys
+
+MAX_PENDING = 4096
+MAX_RECEIPTS = 4096
+PENDING_SECONDS = 5.0
+_NS = 10**9
+
+
+@dataclass(slots=True)
+class _Pending:
+    keys: ReceiptKeys
+    deadline: float
+    text: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    tag: bytes
+    answer: bytes
+    deadline: float
+
+
+class Receipts:
+    """By knock (its R) until the verdict is there, by receipt id afterwards. `now` is in monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._pending: OrderedDict[bytes, _Pending] = OrderedDict()
+        self._made: OrderedDict[bytes, _Made] = OrderedDict()
+        self._ids: dict[bytes, bytes] = {}
+
+    def expect(self, tag: bytes, keys: ReceiptKeys, now: float) -> None:
+        """A knock is on its way to the keeper."""
+        while self._pending:
+            first = next(iter(self._pending))
+            if len(self._pending) < MAX_PENDING and self._pending[first].deadline > now:
+                break
+            del self._pending[first]
+        self._pending[tag] = _Pending(keys, now + PENDING_SECONDS)
+
+    def obey(self, order: Order, now: float) -> bytes | None:
+        """Take a verdict, a part of a receipt, or the end of an opening. The id of a receipt that is there now."""
+        if order.kind is OrderKind.FORGET_RECEIPT:
+            self._forget(order.key)
+        elif order.kind is OrderKind.REFUSED:
+            self._pending.pop(order.key, None)
+        elif order.kind is OrderKind.RECEIPT_PART and (pending := self._pending.get(order.key)):
+            pending.text += order.text
+        elif order.kind is OrderKind.ACCEPTED and (pending := self._pending.pop(order.key, None)) and order.text:
+            return self._make(order, pending, now)
+        return None
+
+    def _make(self, order: Order, pending: _Pending, now: float) -> bytes | None:
+        deadline = order.number / _NS
+        try:
+            # Once: the key and nonce of a receipt encrypt one message, and every asker gets the same bytes.
+            answer = seal_receipt(pending.text + order.text, pending.keys)
+        except ValueError:
+            return None
+        while self._made:
+            first = next(iter(self._made))
+            if len(self._made) < MAX_RECEIPTS and self._made[first].deadline > now:
+                break
+            self._drop(first)
+        self._made[pending.keys.id] = _Made(order.key, answer, deadline)
+        self._ids[order.key] = pending.keys.id
+        return pending.keys.id
+
+    def answer(self, identity: bytes, now: float) -> bytes | None:
+        """What to say to whoever asks with this receipt id; None if there is no such receipt, or none any more."""
+        made = self._made.get(identity)
+        if made is None:
+            return None
+        if made.deadline <= now:
+            self._drop(identity)
+            return None
+        return made.answer
+
+    def _forget(self, tag: bytes) -> None:
+        self._pending.pop(tag, None)
+        if (identity := self._ids.get(tag)) is not None:
+            self._drop(identity)
+
+    def _drop(self, identity: bytes) -> None:
+        made = self._made.pop(identity)
+        del self._ids[made.tag]

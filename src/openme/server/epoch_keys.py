@@ -1,0 +1,184 @@
+"""The epoch keys of a server that starts or runs: opening the ratchet, and erasing what is over."""
+
+import logging
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from openme.config.locked import locked_directory
+from openme.config.model import ServerConfig
+from openme.durations import format_duration
+from openme.errors import OpenmeError
+from openme.keeper.epochs import Epochs
+from openme.keeper.keeper import Now
+from openme.keeper.provided import forget_files
+from openme.keeper.ratchet_file import (
+    FILE_NAME,
+    DamagedRatchetError,
+    new_ratchet,
+    read_ratchet,
+    set_aside,
+    write_ratchet,
+)
+from openme.keeper.store import Store, read_ratchet_seen
+from openme.keys.ratchet import Ratchet, epoch_at
+from openme.server import control
+
+_NEW_FILES = "every version 2 client needs a new file (openme renew NAME)"
+
+_log = logging.getLogger("openme.epochs")
+
+
+def open_epochs(config: ServerConfig, store: Store, now: Now) -> Epochs | None:
+    """The epochs of the ratchet in `state_dir`, a new one where there is none; says what the operator must know.
+
+    None if a new ratchet cannot be written, so that version 1 is served all the same. OpenmeError for a ratchet with
+    another epoch length than the config's, or one that others can read.
+    """
+    seen = store.ratchet_seen()
+    try:
+        ratchet = read_ratchet(config.state_dir)
+        lost = "is gone"
+    except DamagedRatchetError as error:
+        ratchet = None
+        lost = f"is damaged ({error.message})"
+        seen = seen or (0, b"")
+        try:
+            set_aside(config.state_dir)
+        except OSError as failure:
+            _log.error("version 2 is not served: %s, and %s", error.message, failure.strerror)  # one line
+            return None
+    if ratchet is None:
+        ratchet = _made(config, now)
+        if ratchet is None:
+            return None
+        if seen is None:
+            _log.info("made the epoch keys of wire version 2")
+        else:
+            store.forget_renewals()
+            forget_files(config.state_dir)
+            _log.error("the ratchet file %s: made a new one, and %s", lost, _NEW_FILES)
+    else:
+        check_length(ratchet, config)
+        _compare(ratchet, seen)
+    current = epoch_at(now.unix_ns, ratchet.length)
+    if current < ratchet.index:
+        _log.error(
+            "this machine's clock (%s) stands before the oldest epoch that there is a key for (from %s on):"
+            " no version 2 knock is accepted until it is right",
+            now.utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            start_of(ratchet.index, ratchet.length),
+        )
+    store.note_ratchet(ratchet.index, ratchet.public_keys(ratchet.index, 1)[0])
+    return Epochs(ratchet, config.replay_window, config.epoch_horizon)
+
+
+def check_length(ratchet: Ratchet, config: ServerConfig) -> None:
+    """OpenmeError if the config says another epoch length than the ratchet was made with."""
+    if ratchet.length != config.epoch_length:
+        length = format_duration(ratchet.length)
+        raise OpenmeError(
+            f"{config.path}: server.epoch_length: expected {length}, with which this server's epoch keys were made",
+            f"write epoch_length: {length}; another length needs a new ratchet and new client files:"
+            " openme rotate ratchet",
+        )
+
+
+def start_of(epoch: int, length: int) -> str:
+    """When an epoch begins, as RFC 3339; `never` beyond the calendar."""
+    try:
+        return datetime.fromtimestamp(epoch * length, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):
+        return "never"
+
+
+def replace_ratchet(config: ServerConfig) -> None:
+    """Have a new ratchet: made by the server if one runs, else here. OpenmeError if it cannot be written.
+
+    What clients carry of an old one is of no use any more.
+    """
+    try:
+        control.ask(config.state_dir, {"command": "new_ratchet"})
+    except control.NoServerError:
+        write_new(config, time.time_ns()).forget()
+    forget_files(config.state_dir)
+
+
+def ensure_ratchet(config: ServerConfig) -> tuple[Ratchet, bool]:
+    """The ratchet in `state_dir`, made if there is none, and whether it was. For commands, also beside a server.
+
+    A file that was lost under a running server is written by it again. OpenmeError as for `read_ratchet`.
+    """
+    try:
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OpenmeError(f"state_dir {config.state_dir}: {error.strerror}", "run it as root: sudo openme …") from None
+    with locked_directory(config.state_dir, config.state_dir / FILE_NAME):
+        ratchet, made = read_ratchet(config.state_dir), False
+        if ratchet is None:
+            try:
+                control.ask(config.state_dir, {"command": "ratchet"})
+                ratchet = read_ratchet(config.state_dir)
+            except control.NoServerError:
+                made = True
+        if ratchet is None:
+            ratchet = write_new(config, time.time_ns())
+            if read_ratchet_seen(config.state_dir):
+                _log.warning("the ratchet file was gone: made a new one, and %s", _NEW_FILES)
+                forget_files(config.state_dir)
+        check_length(ratchet, config)
+        return ratchet, made
+
+
+def write_new(config: ServerConfig, unix_ns: int) -> Ratchet:
+    """Put a new ratchet in the place of the one in `state_dir`; OpenmeError if it cannot be written."""
+    ratchet = new_ratchet(int(config.epoch_length), unix_ns)
+    try:
+        write_ratchet(config.state_dir, ratchet)
+    except OSError as error:
+        raise OpenmeError(f"{config.state_dir}: the epoch keys cannot be written: {error.strerror}") from None
+    return ratchet
+
+
+def _made(config: ServerConfig, now: Now) -> Ratchet | None:
+    try:
+        return write_new(config, now.unix_ns)
+    except OpenmeError as error:
+        _log.error("version 2 is not served: %s", error.message)  # one line for the operator
+        return None
+
+
+def _compare(ratchet: Ratchet, seen: tuple[int, bytes] | None) -> None:
+    """Say so if this is not the ratchet that was there last."""
+    if seen is None:
+        return
+    epoch, public = seen
+    newer, older = max(epoch, ratchet.index), min(epoch, ratchet.index)
+    if ratchet.index == epoch and ratchet.public_keys(epoch, 1)[0] == public:
+        return
+    if ratchet.index > epoch:
+        return  # the file is ahead of our note, as after a crash between the two
+    if ratchet.reaches(newer) and ratchet.public_keys(newer, 1)[0] == public:
+        _log.error(
+            "the ratchet file is an old copy: it opens knocks recorded since %s, which had been erased. It is erased"
+            " again when knocks come; erase every other copy, and see docs/key-rotation.md",
+            start_of(older, ratchet.length),
+        )
+        return
+    _log.error("the ratchet is another one than before: clients with files of the former one need new ones")
+
+
+def erase_before(first: int, epochs: Epochs, state_dir: Path, store: Store) -> bool:
+    """Erase the keys of every epoch before `first`: on the disk, then in memory. False if the disk refuses."""
+    later = epochs.ratchet.later(first)
+    try:
+        write_ratchet(state_dir, later)
+    except OSError as error:
+        _log.error("the keys of past epochs cannot be erased from the disk: %s", error.strerror)  # one line
+        return False
+    finally:
+        later.forget()
+    epochs.advance_to(first)
+    store.note_ratchet(first, epochs.ratchet.public_keys(first, 1)[0])
+    _log.info("erased the keys before epoch %d, which began %s", first, start_of(first, epochs.ratchet.length))
+    return True

@@ -1,0 +1,251 @@
+"""Wire format, version 2: 165 bytes that look random (spec wire-v2.md).
+
+    offset  size  name
+         0    32  R, Elligator 2 representative of the ephemeral X25519 public key, two top bits random
+        32     8  M, filter MAC: SipHash-2-4 over R ‖ C
+        40   125  C, ChaCha20-Poly1305 of the 109-byte plaintext, tag at the end; R is the additional data
+
+    plaintext
+         0     1  version, 0x02
+         1     8  timestamp, signed, Unix time in nanoseconds
+         9    16  random nonce
+        25    16  target IP, all zero for the source address of the datagram
+        41     4  key id
+        45    64  Ed25519 signature over "openme-v2 knock" ‖ 0x00 ‖ E_i ‖ R ‖ plaintext[0:45]
+
+Integers are big-endian; curve and field elements and M little-endian. E_i is the server's public key of epoch i. R
+always means the 32 bytes as sent, top bits included: only the Elligator map ignores those two, so that a copy with
+other top bits has another key schedule and opens nothing.
+"""
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+
+import monocypher
+from nacl.bindings import (
+    crypto_aead_chacha20poly1305_ietf_decrypt,
+    crypto_aead_chacha20poly1305_ietf_encrypt,
+    crypto_scalarmult,
+    crypto_shorthash_siphash24,
+    crypto_sign_open,
+)
+from nacl.exceptions import CryptoError
+
+from openme.keys.ed25519 import KEY_ID_SIZE, ClientPrivateKey, ClientPublicKey
+from openme.keys.erasing import wipe
+from openme.keys.hkdf import hkdf
+from openme.wire.knock import BadPacket, Knock, pack_target, unpack_target
+
+VERSION = 0x02
+
+REPRESENTATIVE_SIZE = 32
+FILTER_MAC_SIZE = 8
+TAG_SIZE = 16
+
+VERSION_SIZE = 1
+TIMESTAMP_SIZE = 8
+RANDOM_NONCE_SIZE = 16
+TARGET_SIZE = 16
+SIGNATURE_SIZE = 64
+
+TIMESTAMP_OFFSET = VERSION_SIZE  # 1
+RANDOM_NONCE_OFFSET = TIMESTAMP_OFFSET + TIMESTAMP_SIZE  # 9
+TARGET_OFFSET = RANDOM_NONCE_OFFSET + RANDOM_NONCE_SIZE  # 25
+KEY_ID_OFFSET = TARGET_OFFSET + TARGET_SIZE  # 41
+SIGNATURE_OFFSET = KEY_ID_OFFSET + KEY_ID_SIZE  # 45
+PLAINTEXT_SIZE = SIGNATURE_OFFSET + SIGNATURE_SIZE  # 109
+
+FILTER_MAC_OFFSET = REPRESENTATIVE_SIZE  # 32
+CIPHERTEXT_OFFSET = FILTER_MAC_OFFSET + FILTER_MAC_SIZE  # 40
+CIPHERTEXT_SIZE = PLAINTEXT_SIZE + TAG_SIZE  # 125
+PACKET_SIZE = CIPHERTEXT_OFFSET + CIPHERTEXT_SIZE  # 165
+
+AEAD_KEY_SIZE = 32
+AEAD_NONCE_SIZE = 12
+RECEIPT_ID_SIZE = 16
+RECEIPT_KEY_SIZE = 32
+RECEIPT_NONCE_SIZE = 12
+AEAD_NONCE_AT = AEAD_KEY_SIZE  # 32
+RECEIPT_ID_AT = AEAD_NONCE_AT + AEAD_NONCE_SIZE  # 44
+RECEIPT_KEY_AT = RECEIPT_ID_AT + RECEIPT_ID_SIZE  # 60
+RECEIPT_NONCE_AT = RECEIPT_KEY_AT + RECEIPT_KEY_SIZE  # 92
+SCHEDULE_SIZE = RECEIPT_NONCE_AT + RECEIPT_NONCE_SIZE  # 104
+
+FILTER_KEY_SIZE = 16
+
+_TRANSCRIPT_CONTEXT = b"openme-v2 knock\x00"
+_SCHEDULE_CONTEXT = b"openme-v2\x00"
+_FILTER_CONTEXT = b"openme-v2 filter\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptKeys:
+    """What finds and opens a knock's receipt: id 16 bytes, key 32, nonce 12. They open nothing else."""
+
+    id: bytes
+    key: bytes = field(repr=False)
+    nonce: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """What follows from a shared secret: AEAD key (32 bytes) and nonce (12) of the knock, and its receipt's keys."""
+
+    aead_key: bytes = field(repr=False)
+    aead_nonce: bytes = field(repr=False)
+    receipt: ReceiptKeys
+
+
+@dataclass(frozen=True, slots=True)
+class SignedKnock:
+    """A packet's content: the knock, who says to have signed it, and the signature, which is still to be checked.
+
+    `fields` are the 45 bytes of the plaintext that are signed.
+    """
+
+    knock: Knock
+    key_id: bytes
+    fields: bytes
+    signature: bytes
+
+
+def filter_key(epoch_public: bytes) -> bytes:
+    """K_i, 16 bytes, from E_i."""
+    return hashlib.sha256(_FILTER_CONTEXT + epoch_public).digest()[:FILTER_KEY_SIZE]
+
+
+def passes_filter_untrusted(packet: bytes, key: bytes) -> bool:
+    """Whether M fits under K_i. It tells noise from what may be a knock and proves nothing: any client can make it."""
+    if len(packet) != PACKET_SIZE:
+        return False
+    mac = crypto_shorthash_siphash24(packet[:FILTER_MAC_OFFSET] + packet[CIPHERTEXT_OFFSET:], key)
+    return hmac.compare_digest(mac, packet[FILTER_MAC_OFFSET:CIPHERTEXT_OFFSET])
+
+
+def schedule_untrusted(packet: bytes, epoch_private: bytes, epoch_public: bytes) -> Schedule:
+    """The keys of a packet, by Elligator 2, X25519 and HKDF. BadPacket: `length`, `low_order`."""
+    if len(packet) != PACKET_SIZE:
+        raise BadPacket("length")
+    representative = packet[:REPRESENTATIVE_SIZE]
+    try:
+        # libsodium fails on an all-zero result, as the spec asks for (RFC 7748 section 6.1).
+        shared_secret = crypto_scalarmult(epoch_private, monocypher.elligator_map(representative))
+    except CryptoError:
+        raise BadPacket("low_order") from None
+    return _schedule(shared_secret, epoch_public, representative)
+
+
+def _schedule(shared_secret: bytes, epoch_public: bytes, representative: bytes) -> Schedule:
+    """The key schedule. Wipes `shared_secret`: nothing but these keys is to follow from it."""
+    raw = hkdf(shared_secret, _SCHEDULE_CONTEXT + epoch_public + representative, SCHEDULE_SIZE)
+    schedule = Schedule(
+        aead_key=raw[:AEAD_NONCE_AT],
+        aead_nonce=raw[AEAD_NONCE_AT:RECEIPT_ID_AT],
+        receipt=ReceiptKeys(
+            id=raw[RECEIPT_ID_AT:RECEIPT_KEY_AT],
+            key=raw[RECEIPT_KEY_AT:RECEIPT_NONCE_AT],
+            nonce=raw[RECEIPT_NONCE_AT:],
+        ),
+    )
+    wipe(raw, shared_secret)
+    return schedule
+
+
+def open_untrusted(packet: bytes, aead_key: bytes, aead_nonce: bytes) -> SignedKnock:
+    """What a packet says. BadPacket: `length`, `decrypt`, `version` (inside the ciphertext)."""
+    if len(packet) != PACKET_SIZE:
+        raise BadPacket("length")
+    try:
+        plaintext = crypto_aead_chacha20poly1305_ietf_decrypt(
+            packet[CIPHERTEXT_OFFSET:], packet[:REPRESENTATIVE_SIZE], aead_nonce, aead_key
+        )
+    except CryptoError:
+        raise BadPacket("decrypt") from None
+    if plaintext[0] != VERSION:
+        raise BadPacket("version")
+    return SignedKnock(
+        knock=Knock(
+            timestamp_ns=int.from_bytes(plaintext[TIMESTAMP_OFFSET:RANDOM_NONCE_OFFSET], "big", signed=True),
+            random_nonce=plaintext[RANDOM_NONCE_OFFSET:TARGET_OFFSET],
+            target=unpack_target(plaintext[TARGET_OFFSET:KEY_ID_OFFSET]),
+        ),
+        key_id=plaintext[KEY_ID_OFFSET:SIGNATURE_OFFSET],
+        fields=plaintext[:SIGNATURE_OFFSET],
+        signature=plaintext[SIGNATURE_OFFSET:],
+    )
+
+
+def transcript(epoch_public: bytes, representative: bytes, fields: bytes) -> bytes:
+    """The 125 bytes that a client signs. They name the server's key: no server can pass a knock on to another."""
+    return _TRANSCRIPT_CONTEXT + epoch_public + representative + fields
+
+
+def signed_by(packet: bytes, signed: SignedKnock, epoch_public: bytes, client: ClientPublicKey) -> bool:
+    """Whether the signature is this client's, for this packet's R and this epoch (RFC 8032 section 5.1.7)."""
+    message = transcript(epoch_public, packet[:REPRESENTATIVE_SIZE], signed.fields)
+    try:
+        crypto_sign_open(signed.signature + message, client.raw)
+    except CryptoError:
+        return False
+    return True
+
+
+def plaintext_of(
+    knock: Knock, client: ClientPrivateKey, public: ClientPublicKey, epoch_public: bytes, representative: bytes
+) -> bytes:
+    """The 109 bytes before encryption, signed."""
+    fields = (
+        bytes([VERSION])
+        + knock.timestamp_ns.to_bytes(TIMESTAMP_SIZE, "big", signed=True)
+        + knock.random_nonce
+        + pack_target(knock.target)
+        + public.key_id
+    )
+    return fields + client.sign(transcript(epoch_public, representative, fields))
+
+
+def assemble(representative: bytes, schedule: Schedule, epoch_public: bytes, plaintext: bytes) -> bytes:
+    """The 165-byte packet from its parts."""
+    ciphertext = crypto_aead_chacha20poly1305_ietf_encrypt(
+        plaintext, representative, schedule.aead_nonce, schedule.aead_key
+    )
+    mac = crypto_shorthash_siphash24(representative + ciphertext, filter_key(epoch_public))
+    return representative + mac + ciphertext
+
+
+def ephemeral_schedule(ephemeral_secret: bytes, epoch_public: bytes, representative: bytes) -> Schedule:
+    """A client's side of the key schedule. ValueError if `epoch_public` is a low-order point."""
+    try:
+        shared_secret = crypto_scalarmult(ephemeral_secret, epoch_public)
+    except CryptoError:
+        raise ValueError("the server's epoch key is a low-order point") from None
+    return _schedule(shared_secret, epoch_public, representative)
+
+
+def seal(
+    epoch_public: bytes,
+    client: ClientPrivateKey,
+    knock: Knock,
+    *,
+    ephemeral: tuple[bytes, bytes],
+) -> tuple[bytes, ReceiptKeys]:
+    """Build a knock: the 165-byte packet, and the keys of the receipt that the server will make for it.
+
+    `ephemeral` is (R, secret), 32 bytes each, from `new_ephemeral`, fresh for every packet and every server, and
+    dropped after use: one R never carries two plaintexts. ValueError if `epoch_public` is a low-order point.
+    """
+    representative, secret = ephemeral
+    schedule = ephemeral_schedule(secret, epoch_public, representative)
+    plaintext = plaintext_of(knock, client, client.public, epoch_public, representative)
+    return assemble(representative, schedule, epoch_public, plaintext), schedule.receipt
+
+
+def new_ephemeral() -> tuple[bytes, bytes]:
+    """A fresh (R, secret), with R uniform over all strings of 32 bytes.
+
+    Monocypher's generator draws points from the whole curve, low-order components included, and fills the two top bits
+    by chance. An ordinary X25519 key mapped back would be told from noise by the order of its point.
+    """
+    representative, secret = monocypher.elligator_key_pair()
+    return bytes(representative), bytes(secret)
