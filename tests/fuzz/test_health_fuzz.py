@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from openme.listener.listener import Listener
-from openme.server.channel import channel
+from openme.server import listener_process
+from openme.server.channel import channel, send
 from openme.server.listener_process import ListenerProcess
 from openme.server.sockets import bind_health, bind_knock
+from openme.wire.frame import Order, OrderKind
+from support.command import until
 from support.fuzzing import SEED, mutated, rounds
 from support.ports import free_port
 
@@ -20,13 +23,16 @@ CORPUS = sorted((Path(__file__).parent / "corpus" / "health").glob("*.bin"))
 
 
 @pytest.fixture
-def port() -> Iterator[int]:
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(listener_process, "RECEIPT_PATIENCE", 0.02)
     number = free_port()
     listener_end, keeper_end = channel()
     with bind_knock(number) as knock, bind_health(number) as health, listener_end:
         process = ListenerProcess(Listener(), knock, health, listener_end)
         thread = threading.Thread(target=process.run)
         thread.start()
+        send(keeper_end, Order(OrderKind.SERVE).pack())
+        until(lambda: health.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), "the health port listens")
         yield number
         keeper_end.close()
         thread.join(5)
@@ -47,7 +53,8 @@ def test_every_word_is_answered_by_closing_and_by_nothing_else(port: int) -> Non
             said = mutated(path.read_bytes(), chance) or b"\0"
             with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
                 answer = b""
-                with suppress(ConnectionError):  # closed with our bytes unread
+                with suppress(OSError):  # closed with our bytes unread
                     connection.sendall(said)
+                    connection.shutdown(socket.SHUT_WR)
                     answer = connection.recv(100)
                 assert answer == b"", f"OPENME_FUZZ_SEED={SEED}, {path.name}, round {round_number}"

@@ -1,12 +1,14 @@
 """`openme check-config`."""
 
 import argparse
+import os
 
-from openme.cli.output import answer, answer_json, hint, warn
+from openme.cli.output import answer, answer_json, complain, warn
 from openme.config.model import ConfigError
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.server.interfaces import require_interface
+from openme.server.privileges import listener_account, refuse_writable
 from openme.server.redirected import redirect_warnings
 
 
@@ -27,6 +29,9 @@ def run(_name: str, args: argparse.Namespace) -> int:
         summary = f"{args.config}: {len(config.clients)} clients, {len(config.managed_ports)} managed port ranges"
         if config.interface is not None:
             require_interface(config.interface)
+        if config.run_as is not None and os.geteuid() == 0:
+            account, _ = listener_account(config.run_as)
+            refuse_writable(account, (args.config.resolve(), *(p for p in [config.state_dir] if p.is_dir())))
     except ConfigError as error:
         faults += [(str(fault), fault.hint) for fault in error.faults]
     except OpenmeError as error:
@@ -37,9 +42,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
     for warning in warnings:
         warn(warning)
     for text, cure in faults[:-1]:
-        warn(text)
-        if cure:
-            hint(cure)
+        complain(OpenmeError(text, cure))
     if faults:
         raise OpenmeError(*faults[-1])
     answer(f"{summary}: fine")

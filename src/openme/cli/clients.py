@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from openme.cli.output import answer, answer_json, hint, note, table, warn
+from openme.cli.running_server import ask
 from openme.config.edit import add_client, remove_client, state_dir_of
-from openme.config.model import ClientEntry, EpochKeys, ServerConfig
+from openme.config.model import ClientEntry, ConfigError, EpochKeys, ServerConfig
 from openme.config.profile import render_profile
 from openme.config.section import nearest
 from openme.config.server import load_server_config, parse_expiry, validate_name
@@ -72,6 +73,8 @@ def _add(args: argparse.Namespace) -> int:
     fields: dict[str, str | list[str]] = {"ed25519_pubkey": str(public)}
     if args.ports is not None:
         fields["allowed_ports"] = [item.strip() for item in args.ports.split(",") if item.strip()]
+        if not fields["allowed_ports"]:
+            raise OpenmeError("--ports: expected a port or group, such as 22/tcp", "leave it away for 'default'")
     if args.expires is not None:
         try:
             moment = parse_expiry(args.expires)
@@ -268,7 +271,11 @@ def _client_row(client: ClientEntry, seen: Seen | None) -> list[str]:
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    remove_client(args.config, args.name)
+    try:
+        remove_client(args.config, args.name)
+    except ConfigError as error:
+        _revoke_in_memory(args)
+        raise error from None
     # A file with faults elsewhere does not load; the running server then takes this client from its last good one.
     reply = _tell_server(state_dir_of(args.config), {"command": "revoke", "name": args.name, "cut": args.cut})
     if reply is None:
@@ -286,12 +293,22 @@ def _revoke(args: argparse.Namespace) -> int:
     return 0
 
 
+def _revoke_in_memory(args: argparse.Namespace) -> None:
+    """A file that cannot be edited must not keep a client in: the running server, which knows it, lets it go."""
+    try:
+        reply = control.ask(state_dir_of(args.config), {"command": "revoke", "name": args.name, "cut": args.cut})
+    except OpenmeError:
+        return
+    if reply.get("fault"):
+        warn(f"{args.name} is out of the running server, but not of the file: take it out before a restart")
+
+
 def _close(args: argparse.Namespace) -> int:
     """End a client's grants now, also where the file no longer loads: the server still knows the client."""
-    reply = control.ask(state_dir_of(args.config), {"command": "close", "name": args.name, "cut": args.cut})
+    reply = ask(args.config, {"command": "close", "name": args.name, "cut": args.cut})
     if not reply["closed"] and not reply["known"]:
         near = reply["near"]
-        raise OpenmeError(f"there is no client {args.name}", f"did you mean {near}?" if near else "see: openme list")
+        raise OpenmeError(f"there is no client {args.name}", near or "see: openme list")
     doors = ", ".join(reply["closed"]) or "nothing was open"
     note(f"closed {args.name}: {doors}")
     if args.cut:

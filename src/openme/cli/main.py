@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
 from openme import __version__
+from openme.cli.output import complain
 from openme.errors import OpenmeError
 
 DEFAULT_CONFIG = Path("/etc/openme/config.yaml")
@@ -156,12 +157,6 @@ def main(words: Sequence[str]) -> int:
     return module.run(name, parser.parse_args([*before, *after]))
 
 
-def _complain(error: OpenmeError) -> None:
-    print(f"openme: error: {error.message}", file=sys.stderr)
-    if error.hint:
-        print(f"openme: hint: {error.hint}", file=sys.stderr)
-
-
 def _give_up_stdout() -> None:
     """Let nothing that stdout would not take be tried, and complained of, once more when the interpreter ends."""
     try:
@@ -177,7 +172,7 @@ def _guarded(action: Callable[[], int]) -> int:
         code = action()
         sys.stdout.flush()
     except OpenmeError as error:
-        _complain(error)
+        complain(error)
         _give_up_stdout()
         return error.exit_code
     except KeyboardInterrupt:
@@ -189,13 +184,13 @@ def _guarded(action: Callable[[], int]) -> int:
     except OSError as error:
         if os.environ.get("OPENME_TRACEBACK"):
             raise
-        _complain(OpenmeError(f"{error.filename or 'output'}: {error.strerror or error}"))
+        complain(OpenmeError(f"{error.filename or 'output'}: {error.strerror or error}"))
         _give_up_stdout()
         return 1
     except Exception as error:  # the last line of defence: one line, and how to see more
         if os.environ.get("OPENME_TRACEBACK"):
             raise
-        _complain(
+        complain(
             OpenmeError(
                 f"this is a mistake of openme's own ({type(error).__name__})",
                 "please report it; OPENME_TRACEBACK=1 tells more",
@@ -210,6 +205,6 @@ def run() -> NoReturn:
     if sys.__stdout__ is None or sys.__stderr__ is None:
         # The next file opened would take its number, and its place.
         if sys.__stderr__ is not None:
-            _complain(OpenmeError("stdout is closed", "send it to /dev/null instead"))
+            complain(OpenmeError("stdout is closed", "send it to /dev/null instead"))
         sys.exit(1)
     sys.exit(_guarded(lambda: main(sys.argv[1:])))

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from openme.errors import OpenmeError
+
 
 def answer(text: str) -> None:
     """The answer, for people."""
@@ -29,6 +31,13 @@ def warn(text: str) -> None:
 def hint(text: str) -> None:
     """What to do next, to stderr."""
     print(f"openme: hint: {text}", file=sys.stderr)
+
+
+def complain(error: OpenmeError) -> None:
+    """An error, and its cure where there is one, to stderr."""
+    print(f"openme: error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"openme: hint: {error.hint}", file=sys.stderr)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,6 @@
 """`openme serve` and `openme try`."""
 
 import argparse
-from pathlib import Path
 
 from openme.cli.options import duration
 from openme.cli.output import note
@@ -18,7 +17,9 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--interface", metavar="IF", help="apply rules only to packets arriving here (from the config)")
     parser.add_argument(
-        "--state-file", default=str(DEFAULT_STATE_FILE), metavar="PATH", help="who is in; empty: none (%(default)s)"
+        "--state-file",
+        metavar="PATH",
+        help=f"who is in; empty: none ({DEFAULT_STATE_FILE}; none with firewall: memory, a dry run)",
     )
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
     if name == "serve":
@@ -31,9 +32,8 @@ def run(name: str, args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; `try` gives up by itself if nobody knocks."""
     logs.set_up(args.log_level, as_json=args.log_json)
     if name == "serve" and args.clean_up:
-        clean_up(args.config)
+        clean_up()
         note("the firewall is clean: nothing of openme's is left in it")
         return 0
-    state_file = Path(args.state_file) if args.state_file else None
     trial = args.duration if name == "try" else None
-    return serve(args.config, interface=args.interface, state_file=state_file, trial=trial)
+    return serve(args.config, interface=args.interface, state_file=args.state_file, trial=trial)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from openme.cli.output import answer, answer_json, table, warn
-from openme.config.edit import state_dir_of
+from openme.cli.running_server import ask
 from openme.errors import OpenmeError
 from openme.server import control
 from openme.server.state_file import DEFAULT_STATE_FILE
@@ -43,7 +43,9 @@ def run(_name: str, args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> None:
     value = _value(args)
-    if args.json:
+    if args.json and args.watch:
+        answer(json.dumps(value))  # one a line, for whoever follows
+    elif args.json:
         answer_json(value)
     else:
         answer(render(value, datetime.now(UTC)))
@@ -53,7 +55,7 @@ def _value(args: argparse.Namespace) -> dict[str, Any]:
     if args.state_file is not None:
         return _read(args.state_file)
     try:
-        return control.ask(state_dir_of(args.config), {"command": "sessions"})
+        return ask(args.config, {"command": "sessions"})
     except control.NoServerError:
         if not DEFAULT_STATE_FILE.exists():
             raise

@@ -61,6 +61,8 @@ def build(
     `epoch_keys` are all that are known, by epoch; None for those of the profile itself. Every call draws new
     randomness. OpenmeError if a key is missing.
     """
+    if profile.private_key is None and profile.identity is not None:
+        raise OpenmeError(f"profile {profile.name}: identity cannot be used yet", "use private_key")
     if profile.private_key is None:
         raise OpenmeError(
             f"profile {profile.name} has no private_key",

@@ -10,6 +10,7 @@ inside an entry, those indented deeper than its name right below it included, go
 import base64
 import binascii
 import os
+import re
 from collections.abc import Callable
 from collections.abc import Mapping as Map
 from collections.abc import Sequence as Seq
@@ -69,13 +70,23 @@ def set_server(path: Path, values: Map[str, str | Seq[str] | None]) -> None:
 
 
 def state_dir_of(path: Path) -> Path:
-    """`server.state_dir` in a file that may have faults elsewhere, as long as it is YAML; ConfigError otherwise."""
-    descriptor = open_regular(path, "run: openme init --server HOST")
+    """`server.state_dir`, also in a file that no longer loads: the way to a server that runs must not end with it.
+
+    Of a file that is not even YAML the line with that key is taken, of one that cannot be read the default.
+    """
     try:
-        text = read_text(descriptor, path)
-    finally:
-        os.close(descriptor)
-    _, server = _root(_without_bom(text)[1], path).entries.get("server", (None, None))
+        descriptor = open_regular(path, "run: openme init --server HOST")
+        try:
+            text = read_text(descriptor, path)
+        finally:
+            os.close(descriptor)
+    except ConfigError:
+        return Path(DEFAULT_STATE_DIR)
+    try:
+        _, server = _root(_without_bom(text)[1], path).entries.get("server", (None, None))
+    except ConfigError:
+        found = re.search(r"""^\s+["']?state_dir["']?\s*:\s*["']?(/[^"'#\n]*?)["']?\s*(#.*)?$""", text, re.MULTILINE)
+        return Path(found[1] if found else DEFAULT_STATE_DIR)
     _, value = server.entries.get("state_dir", (None, None)) if isinstance(server, Mapping) else (None, None)
     return Path(value.text if isinstance(value, Scalar) and value.text else DEFAULT_STATE_DIR)
 

@@ -1,24 +1,49 @@
 """The firewall that a config names."""
 
 import logging
+import subprocess
 from pathlib import Path
 
 from openme.firewall.base import Firewall, FirewallError
 from openme.firewall.memory import MemoryFirewall
 
 _log = logging.getLogger(__name__)
-_LEGACY_TABLES = ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
+_LEGACY_TABLES = {
+    "iptables-legacy-save": "/proc/net/ip_tables_names",
+    "ip6tables-legacy-save": "/proc/net/ip6_tables_names",
+}
 
 
 def legacy_tables() -> list[str]:
-    """The tables of iptables-legacy in use on this host, which know nothing of what nftables accepts."""
-    names: list[str] = []
-    for path in _LEGACY_TABLES:
+    """The tables of iptables-legacy with rules or dropping policies, which know nothing of what nftables accepts.
+
+    A table that was used once and is empty now stands in the kernel's list all the same; where the program is there
+    that tells the two apart, it is asked.
+    """
+    names: set[str] = set()
+    for program, path in _LEGACY_TABLES.items():
         try:
-            names += Path(path).read_text(encoding="ascii").split()
+            listed = Path(path).read_text(encoding="ascii").split()
         except OSError:
             continue
-    return sorted(set(names))
+        if listed:
+            names |= _with_rules(program, listed)
+    return sorted(names)
+
+
+def _with_rules(program: str, listed: list[str]) -> set[str]:
+    try:
+        done = subprocess.run([program], capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return set(listed)
+    found: set[str] = set()
+    table = ""
+    for line in done.stdout.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith("-A ") or (line.startswith(":") and line.split()[1:2] not in (["ACCEPT"], ["-"])):
+            found.add(table)
+    return found
 
 
 def open_firewall(name: str) -> Firewall:
@@ -31,7 +56,7 @@ def open_firewall(name: str) -> Firewall:
     if name not in {"nft", "iptables"}:
         raise FirewallError(f"firewall {name} is not there yet", "use 'firewall: nft'")
     if tables := legacy_tables():
-        cure = "iptables-legacy-save | iptables-nft-restore"
+        cure = "iptables-legacy-save | iptables-nft-restore, then iptables-legacy -F"
         if name == "iptables":
             raise FirewallError(
                 f"firewall iptables: this host has iptables-legacy rules ({', '.join(tables)}): nft cannot open past"

@@ -138,6 +138,7 @@ class KeeperProcess:
             self._selector.register(self._firewall.changes, selectors.EVENT_READ, self._on_ruleset_change)
         self._give_v1_keys()
         self._follow_epochs(self._clocks())
+        self._outbox.put([Order(OrderKind.SERVE)])
         self._write_state()
         ready()
         try:

@@ -21,6 +21,7 @@ HEALTH_SECONDS = 2.0  # a health connection that says nothing is closed after th
 HEALTH_PER_ADDRESS = 16
 HEALTH_TOTAL = 512  # so that connections cannot use up the descriptors
 RECEIPT_PATIENCE = 0.5  # seconds for a receipt to be made whose knock came just before the question for it
+_BACKLOG = 128
 _BATCH = 64  # orders or connections taken before the other sockets get their turn
 _DRAIN = 256  # datagrams taken from the kernel before some are worked on
 _SHARE = 0.001  # seconds of work, for known addresses and for strangers each, before more is taken
@@ -74,7 +75,6 @@ class ListenerProcess:
     def run(self) -> None:
         """Serve until the keeper is gone."""
         self._selector.register(self._keeper, selectors.EVENT_READ, self._on_orders)
-        self._selector.register(self._health, selectors.EVENT_READ, self._on_health)
         try:
             while True:
                 for key, _ in self._selector.select(self._timeout(time.monotonic())):
@@ -99,16 +99,20 @@ class ListenerProcess:
                 for waiting in self._waiting.values():
                     waiting.know(source_of(order))
                 continue
-            if order.kind in _ABOUT_KEYS:
+            if order.kind is OrderKind.SERVE:
+                self._serve()
+            elif order.kind in _ABOUT_KEYS:
                 self._listener.obey(order)
                 if order.kind is OrderKind.USE_EPOCH_KEY:
                     wipe(message)
-                if self._knock not in self._selector.get_map():
-                    # Until the keeper has said which keys there are, knocks wait in the socket instead of being
-                    # dropped.
-                    self._selector.register(self._knock, selectors.EVENT_READ, self._on_datagrams)
             elif (identity := self._receipts.obey(order, time.monotonic())) is not None:
                 self._tell_who_waits(identity)
+
+    def _serve(self) -> None:
+        """Let strangers in. Until now knocks waited in the socket, and the health port was not there to be seen."""
+        self._health.listen(_BACKLOG)
+        self._selector.register(self._health, selectors.EVENT_READ, self._on_health)
+        self._selector.register(self._knock, selectors.EVENT_READ, self._on_datagrams)
 
     # -- knocks
 

@@ -39,7 +39,7 @@ _ALWAYS = _calls(
     "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 poll ppoll select pselect6",
     "fcntl getsockname getsockopt recvfrom recvmsg",
 )
-_LISTENER = _ALWAYS + _calls("accept accept4 getpeername shutdown")
+_LISTENER = _ALWAYS + _calls("listen accept accept4 getpeername shutdown")
 _KEEPER = _ALWAYS + _calls(
     "sendto sendmsg",
     "accept accept4 socketpair setsockopt getpeername shutdown",

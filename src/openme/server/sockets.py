@@ -59,7 +59,5 @@ def bind_knock(port: int) -> socket.socket:
 
 
 def bind_health(port: int) -> socket.socket:
-    """The health port, listening. OpenmeError if another program has it."""
-    sock = _bound(socket.SOCK_STREAM, port, "health port")
-    sock.listen(128)
-    return sock
+    """The health port, which the listener lets connections in to once it is hidden. OpenmeError if it is taken."""
+    return _bound(socket.SOCK_STREAM, port, "health port")

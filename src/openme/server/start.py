@@ -11,14 +11,14 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from openme.config.model import ServerConfig
-from openme.config.server import load_server_config
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import Firewall
@@ -49,7 +49,7 @@ from openme.server.privileges import (
 )
 from openme.server.sandbox import confine_guardian, confine_keeper, confine_listener
 from openme.server.sockets import bind_health, bind_knock
-from openme.server.state_file import RUN_DIR
+from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR
 
 LOCK_NAME = "lock"
 FIREWALL_LOCK = b"\0openme-firewall"
@@ -135,8 +135,10 @@ def need_privilege(config: ServerConfig) -> None:
         )
 
 
-def serve(config_path: Path, *, interface: str | None, state_file: Path | None, trial: float | None = None) -> int:
+def serve(config_path: Path, *, interface: str | None, state_file: str | None, trial: float | None = None) -> int:
     """Run the server until it is told to stop. 0 after SIGTERM or SIGINT, 1 when it ended by itself.
+
+    `state_file`: who is in is written there; empty for nowhere, None for the usual place, which a dry run leaves alone.
 
     `trial`: hide the ports whatever the config says, and undo it after so many seconds unless a client has knocked.
     OpenmeError, and nothing left behind, when it cannot start.
@@ -152,10 +154,17 @@ def serve(config_path: Path, *, interface: str | None, state_file: Path | None, 
         known = ", ".join(known_interfaces())
         _log.warning("interface %s is not there (%s are): waiting for it by name", config.interface, known)
     with ExitStack() as stack:
-        prepared = _prepare(stack, config_path, config, state_file)
+        sessions = _state_path(state_file, config)
+        prepared = _prepare(stack, config_path, config, sessions)
         for warning in prepared.give_up():
             _log.warning("%s", warning)
-        return _keep(prepared, watch, state_file, trial)
+        return _keep(prepared, watch, sessions, trial)
+
+
+def _state_path(given: str | None, config: ServerConfig) -> Path | None:
+    if given is None:
+        return None if config.firewall == "memory" else DEFAULT_STATE_FILE
+    return Path(given) if given else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +172,7 @@ class _Prepared:
     """What was made while this process still had its privileges."""
 
     listener: socket.socket
+    end_listener: Callable[[], None]
     control: socket.socket
     store: Store
     firewall: Firewall
@@ -189,6 +199,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         account, warning = listener_account(config.run_as)
         if warning:
             _log.warning("%s", warning)
+    firewall = open_firewall(config.firewall)  # whose absence must leave no files behind
     stack.enter_context(state_lock(config.state_dir))
     _check_mode(config.state_dir)
     if account is not None:
@@ -202,7 +213,8 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     with listener_end:
         child = _start_listener(account, listener_end, knock, health)
     _start_guardian(stack, account, child)
-    stack.callback(_end_listener, child, keeper_end)
+    end_listener = partial(_end_listener, child, keeper_end)
+    stack.callback(end_listener)
     # From here on this process holds no descriptor that a stranger's bytes come through.
     knock.close()
     health.close()
@@ -219,9 +231,10 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
             writable.append(directory)
     return _Prepared(
         listener=keeper_end,
+        end_listener=end_listener,
         control=control_socket,
         store=store,
-        firewall=open_firewall(config.firewall),
+        firewall=firewall,
         own_addresses=OwnAddresses(),
         epochs=open_epochs(config, store, read_clocks()) if "v2" in config.protocols else None,
         systemd=_systemd(stack),
@@ -306,12 +319,16 @@ def _close_all_but(kept: set[int]) -> None:
 
 
 def _end_listener(child: int, keeper_end: socket.socket) -> None:
+    """Let the listener see that nobody holds the channel any more, and wait; nothing is done a second time."""
     keeper_end.close()
     deadline = time.monotonic() + _LISTENER_GRACE
     while time.monotonic() < deadline:
-        if os.waitpid(child, os.WNOHANG)[0]:
+        try:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return
+        except ChildProcessError:
             return
-        time.sleep(0.01)
+        time.sleep(0.005)
     # What hangs is for the guardian to end: we have given up the right to signal another user's process.
 
 
@@ -353,6 +370,8 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
     if ending is Ending.LISTENER_GONE:
         _log.error("ending; the ports stay hidden until the server is started again")
         return 1
+    # First whoever listens, then what hides it: the health port is at no moment there for everybody.
+    prepared.end_listener()
     prepared.firewall.stop()
     if state_file is not None:
         with suppress(OSError):
@@ -378,13 +397,15 @@ def _take_over(firewall: Firewall, keeper: Keeper, store: Store) -> None:
         _log.info("closed %d doors from before this start that nobody may hold any more", len(strays))
 
 
-def clean_up(config_path: Path) -> bool:
-    """Remove what a dead server left in the firewall. OpenmeError if one is running on this state or firewall."""
-    config = load_server_config(config_path)
-    need_privilege(config)
-    with state_lock(config.state_dir), firewall_lock(config.firewall):
-        open_firewall(config.firewall).stop()
-    return True
+def clean_up() -> None:
+    """Remove what a dead server left in the kernel's firewall, whatever the config says now, or if there is none.
+
+    OpenmeError if a server is running on this firewall.
+    """
+    if not has_net_admin():
+        raise OpenmeError("changing the firewall needs root (CAP_NET_ADMIN)", "sudo openme serve --clean-up")
+    with firewall_lock("nft"):
+        open_firewall("nft").stop()
 
 
 def _say_ready(config: ServerConfig, systemd: socket.socket | None, trial: float | None) -> None:

@@ -60,6 +60,7 @@ class OrderKind(IntEnum):
     FORGET_EPOCH_KEY = 7  # number: the epoch
     RECEIPT_PART = 8  # key: R; text: a part of the receipt, before the one that comes with ACCEPTED
     FORGET_RECEIPT = 9  # key: R; its opening has ended early
+    SERVE = 10  # the firewall's rules are in force and the keys are told: let strangers in
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from openme.server.channel import channel, send
 from openme.server.listener_process import HEALTH_PER_ADDRESS, ListenerProcess, address_of
 from openme.server.sockets import bind_health, bind_knock
 from openme.wire.frame import FRAME_SIZE, Order, OrderKind, unpack_frame_untrusted
-from support.knocks import SERVER, lines, packet
+from support.command import until
+from support.knocks import EPOCH, SERVER, lines, packet, ratchet
 from support.ports import free_port
 
 
@@ -46,7 +47,10 @@ def running() -> Iterator[Running]:
         process = ListenerProcess(Listener(), knock, health, listener_end)
         thread = threading.Thread(target=process.run)
         send(keeper_end, Order(OrderKind.USE_V1_KEY, key=SERVER.raw).pack())
+        send(keeper_end, Order(OrderKind.USE_EPOCH_KEY, EPOCH, ratchet().private_key(EPOCH)).pack())
+        send(keeper_end, Order(OrderKind.SERVE).pack())
         thread.start()
+        until(lambda: health.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), "the health port listens")
         yield Running(process, keeper_end, port, thread)
         keeper_end.close()
         thread.join(5)
