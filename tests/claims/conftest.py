@@ -12,12 +12,12 @@ def stack() -> Iterator[ExitStack]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClaimsWorld]:
-    """The namespaces, clients and services that the tests of a file share."""
+@pytest.fixture(scope="module", params=[1, 2], ids=["v1", "v2"])
+def hosts(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ClaimsWorld]:
+    """The namespaces, clients and services that the tests of a file share, once for each wire version."""
     with ExitStack() as made:
         world = ClaimsWorld(made, tmp_path_factory.mktemp("world"))
-        world.populate()
+        world.populate(request.param)
         yield world
 
 

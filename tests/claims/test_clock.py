@@ -2,7 +2,7 @@
 and setting it right restores service.
 
 Real: everything but the server's wall clock, which is turned by libfaketime (support/clock.py): while it runs, and
-across restarts. Clients' clocks are right throughout. Keys that a clock could destroy come with version 2's epochs.
+across restarts. Clients' clocks are right throughout. The keys that a clock could destroy are version 2's.
 """
 
 import pytest
@@ -35,7 +35,8 @@ def test_stepped_and_set_right(world: ClaimsWorld, step: int, restart: bool) -> 
     with noted("wrong clock"):
         true_time = world.packet(world.alice)  # an honest client, whose clock is right
         world.assert_refuses(old, never_arrived, true_time)
-    assert "its clock is" in world.log()  # the operator is told whose clock differs, and by how much
+    if world.wire == 1:  # the operator is told whose clock differs; of another epoch nobody can read who it was
+        assert "its clock is" in world.log()
 
     _turn(world, 0, restart=restart)
     with noted("clock set right"):

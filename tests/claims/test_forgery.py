@@ -15,7 +15,7 @@ from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.wire import v1
 from openme.wire.knock import Knock
-from support.claims import SSH, ClaimsWorld
+from support.claims import SSH, ClaimsWorld, only_v1
 from support.netns import until
 from support.server import ServerWorld
 
@@ -46,11 +46,13 @@ def _nothing_opens_and_alice_does(world: ClaimsWorld, *packets: bytes) -> None:
     world.assert_opens(world.alice)
 
 
+@only_v1
 def test_an_unknown_key(world: ClaimsWorld) -> None:
     _nothing_opens_and_alice_does(world, *[_forge(world, ClientPrivateKey(secrets.token_bytes(32))) for _ in range(50)])
     assert "refused: unknown_key" in world.log()
 
 
+@only_v1
 def test_every_single_bit_flip(world: ClaimsWorld) -> None:
     packet = int.from_bytes(world.signed(world.alice), "big")
     flips = [(packet ^ 1 << bit).to_bytes(v1.PACKET_SIZE, "big") for bit in range(8 * v1.PACKET_SIZE)]
@@ -76,6 +78,7 @@ def test_truncated_and_extended(world: ClaimsWorld) -> None:
     until(lambda: world.log().count("refused: length") == len(shorter) + len(longer))
 
 
+@only_v1
 def test_malleated_signatures(world: ClaimsWorld) -> None:
     """S and S + L fit the same equation; with R unchanged only the smaller may count."""
     malleated = []
@@ -90,6 +93,7 @@ def test_malleated_signatures(world: ClaimsWorld) -> None:
     _nothing_opens_and_alice_does(world, *malleated)
 
 
+@only_v1
 def test_signatures_that_some_libraries_accept(world: ClaimsWorld) -> None:
     """R and S of nothing, the identity, points of small order: good for any message under a bad verifier."""
     identity = (1).to_bytes(32, "little")
@@ -99,6 +103,7 @@ def test_signatures_that_some_libraries_accept(world: ClaimsWorld) -> None:
     _nothing_opens_and_alice_does(world, *[_forge(world, stranger, signature) for signature in signatures])
 
 
+@only_v1
 def test_splices_of_captured_knocks(world: ClaimsWorld) -> None:
     """Any field of one knock in another: a registered client's signature stands for its own 101 bytes alone."""
     mine, other, bobs = world.signed(world.alice), world.signed(world.alice), world.signed(world.bob)
@@ -113,6 +118,7 @@ def test_splices_of_captured_knocks(world: ClaimsWorld) -> None:
     _nothing_opens_and_alice_does(world, *splices)
 
 
+@only_v1
 def test_a_registered_clients_signature_over_somebody_elses_fields(world: ClaimsWorld) -> None:
     """The attacker can seal what he likes for the server; what he cannot make is the signature over it."""
     captured = world.signed(world.alice)
@@ -132,6 +138,7 @@ def test_a_registered_clients_signature_over_somebody_elses_fields(world: Claims
     _nothing_opens_and_alice_does(world, *forged, resealed)
 
 
+@only_v1
 def test_low_order_ephemeral_keys(world: ClaimsWorld) -> None:
     """Whoever makes the shared secret known still lacks the signature; the server refuses before that."""
     stranger = ClientPrivateKey(secrets.token_bytes(32))
@@ -158,6 +165,7 @@ def _small_order() -> list[bytes]:
     return [(value | sign << 255).to_bytes(32, "little") for value in values for sign in (0, 1)]
 
 
+@only_v1
 def test_bad_public_keys_put_into_the_file_by_hand(world: ClaimsWorld) -> None:
     """Such a client is disabled, loudly, and takes nobody with it; no signature is good under its key."""
     keys = [

@@ -1,7 +1,8 @@
 """A server under attack: what the tests of `tests/claims` have in common.
 
 `alice` and `bob` may open port 22, where an echo service stands. `sentinel` is a third client, whose knocks tell that
-the server has judged everything sent before them: a refusal can be seen without waiting for something not to happen.
+the server has judged everything sent before them: a refusal can be seen without waiting for something not to happen. It
+speaks version 1, which waits for version 2, and whose signed time is no evidence that an epoch is over.
 """
 
 import os
@@ -13,9 +14,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from openme.config.edit import add_client
+from openme.config.model import EpochKeys
 from openme.config.profile import render_profile
 from openme.config.server import load_server_config
+from openme.keeper.ratchet_file import FILE_NAME as RATCHET
+from openme.keeper.ratchet_file import read_ratchet
 from openme.keys.ed25519 import ClientPrivateKey
 from support.clock import Clock
 from support.netns import Namespace, until
@@ -23,18 +29,26 @@ from support.server import SERVER, ServerWorld
 
 SSH = 22
 
+only_v1 = pytest.mark.parametrize("hosts", [1], indirect=True, ids=["v1"])
+only_v2 = pytest.mark.parametrize("hosts", [2], indirect=True, ids=["v2"])
+
 
 class ClaimsWorld(ServerWorld):
     """A ServerWorld with clients, a service, a clock, and questions that an attack asks."""
 
-    def populate(self) -> None:
-        """Add the clients and the service."""
+    wire = 2
+    """The wire version that clients speak."""
+
+    def populate(self, wire: int) -> None:
+        """Add the clients, who speak this wire version, and the service."""
+        self.wire = wire
         self.alice = self.client_file("alice")
         self.bob = self.client_file("bob")
-        self.sentinel = self.client_file("sentinel", allowed_ports=["9/tcp"])
+        self.sentinel = self.client_file("sentinel", wire=1, allowed_ports=["9/tcp"])
         self.clock = Clock(self.state_dir)
         self.serve(tcp=[SSH])
         self._pristine = self.config.read_text()
+        self._ratchet = (self.state_dir / RATCHET).read_bytes()
 
     def reset(self) -> None:
         """No server, no rules, no memory, the clock right and the config as it was when the clients had been added."""
@@ -42,13 +56,27 @@ class ClaimsWorld(ServerWorld):
         self.server.nft("flush ruleset")
         for path in self.state_dir.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.put_ratchet(self._ratchet)
         self.write_config(self._pristine)
         self.clock.step(0)
 
-    def client_file(self, name: str, **fields: str | list[str]) -> Path:
+    def put_ratchet(self, content: bytes) -> None:
+        """Put a ratchet file in the state directory."""
+        path = self.state_dir / RATCHET
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+
+    def epoch_keys(self, count: int = 53) -> EpochKeys:
+        """What a client file that is made now carries."""
+        ratchet = read_ratchet(self.state_dir)
+        assert ratchet is not None
+        return EpochKeys(ratchet.length, ratchet.index, ratchet.public_keys(ratchet.index, count))
+
+    def client_file(self, name: str, wire: int | None = None, **fields: str | list[str]) -> Path:
         """What `openme add` does, without the time that a command line takes."""
+        wire = wire or self.wire
         key = ClientPrivateKey(secrets.token_bytes(32))
-        add_client(self.config, name, {"ed25519_pubkey": str(key.public), **fields})
+        add_client(self.config, name, {"ed25519_pubkey": str(key.public), "protocols": [f"v{wire}"], **fields})
         path = self.folder / f"{name}.yaml"
         path.touch(mode=0o600)
         server = load_server_config(self.config)
@@ -60,6 +88,7 @@ class ClaimsWorld(ServerWorld):
             server_pubkey=server.public_key,
             public_key=key.public,
             private_key=key,
+            epoch_keys=self.epoch_keys() if wire == 2 else None,
         )
         path.write_text(text)
         return path
