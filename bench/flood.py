@@ -44,7 +44,7 @@ def main() -> None:
     clients = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         world = ClaimsWorld(stack, Path(folder))
-        world.populate()
+        world.populate(2)
         world.crowd(clients)
         for number in range(KNOCKS):
             add_addresses(world.client, 10 + number)

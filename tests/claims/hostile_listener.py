@@ -7,6 +7,7 @@ listener ever does.
     F bytes   send the bytes to the keeper as they are; answer: the verdict that comes back, one byte
     D bytes   the same with 200 open descriptors attached
     K         answer: the version 1 key that the keeper gave it
+    E         answer: the epoch, 8 bytes, and the private key of it that the keeper gave it last
     S         from now on never read an order again
     R bytes   send the bytes 1,000 times, as far as the keeper takes them; answer: how many it took, 4 bytes
     Q         answer: nothing but that we are here
@@ -33,13 +34,14 @@ class HostileListener:
         self._keeper = keeper
         self._deaf = False
         self._key = b""
+        self._epoch_key = b""
         for end in (knock, keeper):
             end.setblocking(True)  # noqa: FBT003  # the standard library's signature
 
     def run(self) -> None:
         """Obey the attacker until the keeper is gone."""
-        while self._key == b"":
-            self._verdict()
+        while self._order()[0] != OrderKind.SERVE:
+            pass
         while True:
             readable, _, _ = select.select([self._knock, self._keeper], [], [])
             if self._knock in readable:
@@ -61,6 +63,8 @@ class HostileListener:
             return self._verdict()
         if letter == b"K":
             return self._key
+        if letter == b"E":
+            return self._epoch_key
         if letter == b"S":
             self._deaf = True
         if letter == b"R":
@@ -75,11 +79,9 @@ class HostileListener:
         return True
 
     def _verdict(self) -> bytes:
-        """The next order that is a verdict, or "key"; keys are kept on the way."""
+        """The next order that is a verdict; keys are kept on the way."""
         while True:
             order = self._order()
-            if order[0] == OrderKind.USE_V1_KEY:
-                return b"key"
             if order[0] in {OrderKind.ACCEPTED, OrderKind.REFUSED}:
                 return order[:1]
 
@@ -89,6 +91,8 @@ class HostileListener:
             os._exit(0)
         if order[0] == OrderKind.USE_V1_KEY:
             self._key = order[9:]
+        if order[0] == OrderKind.USE_EPOCH_KEY:
+            self._epoch_key = order[1:]
         return order
 
 

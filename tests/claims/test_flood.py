@@ -21,12 +21,12 @@ ROUNDS = 4
 ENOUGH = 5000  # datagrams a second below which this would show nothing
 
 
-@pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClaimsWorld]:
-    """A server with a thousand clients, all of them tried before alice and bob when a stranger knocks."""
+@pytest.fixture(scope="module", params=[1, 2], ids=["v1", "v2"])
+def crowded(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ClaimsWorld]:
+    """A server with a thousand clients, all of them tried before alice and bob when a version 1 stranger knocks."""
     with ExitStack() as stack:
         world = ClaimsWorld(stack, tmp_path_factory.mktemp("crowded"))
-        world.populate()
+        world.populate(request.param)
         world.crowd(MEMBERS)
         world.start(log_level="info")
         yield world

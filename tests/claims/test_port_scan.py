@@ -75,7 +75,7 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., ClaimsWorld]]:
         def make(host: str = "", **settings: object) -> ClaimsWorld:
             world = ClaimsWorld(stack, tmp_path, knock_timeout="5m", **settings)
             world.set_ports(default="[22/tcp, 5300/udp]")
-            world.populate()
+            world.populate(2)
             world.serve(udp=[5300])
             world.server.nft(host)
             world.start()

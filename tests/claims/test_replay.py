@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from openme.keeper.ratchet_file import FILE_NAME as RATCHET
 from openme.keeper.store import COMPLETE, DATABASE
 from openme.server import control
 from support.claims import SSH, ClaimsWorld, noted
@@ -121,7 +122,8 @@ def test_revoked_and_added_again_forgets_nothing(world: ClaimsWorld) -> None:
     world.assert_refuses(packet)
     world.write_config(entry.replace("alice:", "alicia:"))
     world.assert_refuses(packet)
-    assert "alicia: refused: replay" in world.log()
+    # Under version 2 the listener itself drops what it has seen often enough.
+    assert "alicia: refused: replay" in world.log() or "refused: copy" in world.log()
 
 
 # -- kill -9 at any instant
@@ -195,7 +197,10 @@ class DiskWorld(ClaimsWorld):
 
     def mount(self, disk: Disk) -> None:
         self.disk = disk
-        self.populate()
+        self.populate(2)
+        # The clients' files were made before there was a disk of its own.
+        self.put_ratchet((self.state_dir / RATCHET).read_bytes(), disk.seen)
+        disk.run("sync")
 
     def start(self, *words: str, log_level: str = "debug", prefix: Any = ()) -> None:
         # The clock's file would have to lie on the disk; these tests need no clock but the true one.

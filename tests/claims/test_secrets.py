@@ -339,7 +339,9 @@ def test_every_file_is_born_closed(tmp_path: Path) -> None:
     subprocess.run(
         ["sh", "-c", f"{loose} add alice --qr-out {tmp_path}/alice.svg > {out}"], check=True, capture_output=True
     )
-    subprocess.run(["sh", "-c", f"{loose} init --server h --force"], check=True, capture_output=True)
+    subprocess.run(
+        ["sh", "-c", f"{loose} init --server h --force --state-dir {state}"], check=True, capture_output=True
+    )
     made = {path.name.partition(".old")[0]: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert made == {"config.yaml": 0o600, "state": 0o700, "alice.yaml": 0o600, "alice.svg": 0o600}
     assert CLIENT[4] not in out.read_text()

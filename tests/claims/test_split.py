@@ -24,10 +24,13 @@ import openme
 import support.confined
 from openme.client.knock import build
 from openme.keys.ed25519 import ClientPrivateKey
-from openme.wire import v1
+from openme.keys.ratchet import epoch_at
+from openme.keys.x25519 import public_key_of
+from openme.wire import v1, v2
 from openme.wire.frame import FRAME_SIZE, Frame, OrderKind
-from openme.wire.knock import IPAddress, pack_target
+from openme.wire.knock import IPAddress, Knock
 from support.entries import restrict
+from support.knocks import WEEK
 from support.netns import until, v4
 from support.server import CLIENT, KNOCK_PORT, SERVER, STRANGER, ServerWorld
 
@@ -300,9 +303,22 @@ class TakenOver(ServerWorld):
 
 @dataclass(frozen=True)
 class Stage:
+    """`key` is what the listener decrypts with: the version 1 key, or the private key of `epoch`."""
+
     world: TakenOver
     alice: Path
     key: bytes
+    wire: int = 1
+    epoch: int = 0
+
+    def knock(self, target: IPAddress | None = None, late: float = 0, client: Path | None = None) -> bytes:
+        """A client's knock, dated `late` seconds ago and sealed with the key that is live now."""
+        profile = self.world.profile(client or self.alice)
+        moment = time.time_ns() - round(late * 10**9)
+        if self.wire == 1:
+            return build(profile, target, moment).datagram
+        epoch_keys = {epoch_at(moment, WEEK): public_key_of(self.key)}
+        return build(profile, target, moment, epoch_keys).datagram
 
 
 @pytest.fixture
@@ -314,38 +330,68 @@ def stage(taken: Stage) -> Iterator[Stage]:
     yield taken
     world.ask("close", name="alice")
     assert world.nobody_is_in
-    fresh = world.packet(taken.alice, target=VICTIM)
+    fresh = taken.knock(VICTIM)
     assert world.frame(framed(taken, fresh)) == ACCEPTED
     assert world.addresses() == [str(VICTIM)]
 
 
-@pytest.fixture(scope="module")
-def taken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+@pytest.fixture(scope="module", params=[1, 2], ids=["v1", "v2"])
+def taken(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Stage]:
     with ExitStack() as stack:
         world = TakenOver(stack, tmp_path_factory.mktemp("hostile"))
-        alice = world.add("alice")
-        world.add("careful")
+        version = ["--v1"] if request.param == 1 else []
+        alice = world.add("alice", *version)
+        world.add("careful", *version)
         restrict(world, "careful", "require_target_ip: true")
         world.start()
-        yield Stage(world, alice, world.tell(b"K"))
+        yield stage_of(world, alice, request.param)
+
+
+def stage_of(world: TakenOver, alice: Path, wire: int) -> Stage:
+    if wire == 1:
+        return Stage(world, alice, world.tell(b"K"))
+    told = world.tell(b"E")
+    return Stage(world, alice, told[8:], 2, int.from_bytes(told[:8], "big"))
+
+
+def aead_key(stage: Stage, packet: bytes) -> bytes:
+    """The key of a packet, which the listener knows."""
+    if stage.wire == 1:
+        return v1.aead_key_untrusted(b"\x01" + packet[1:], stage.key)
+    return v2.schedule_untrusted(packet, stage.key, public_key_of(stage.key)).aead_key
 
 
 def framed(stage: Stage, packet: bytes, source: IPAddress = VICTIM, /, **changed: object) -> bytes:
     """The frame that an honest listener would send, or one with fields of the attacker's choice."""
+    nonce = packet[v1.AEAD_NONCE_OFFSET : v1.CIPHERTEXT_OFFSET]
+    if stage.wire == 2:
+        nonce = v2.schedule_untrusted(packet, stage.key, public_key_of(stage.key)).aead_nonce
     values: dict[str, object] = {
-        "version": 1,
+        "version": stage.wire,
         "source": source,
-        "epoch": 0,
-        "aead_key": v1.aead_key_untrusted(b"\x01" + packet[1:], stage.key),
-        "aead_nonce": packet[v1.AEAD_NONCE_OFFSET : v1.CIPHERTEXT_OFFSET],
+        "epoch": stage.epoch,
+        "aead_key": aead_key(stage, packet),
+        "aead_nonce": nonce,
         "packet": packet,
     }
     return Frame(**(values | changed)).pack()  # type: ignore[arg-type]
 
 
-def test_he_holds_the_version_1_key_and_reads_knocks(stage: Stage) -> None:
+def test_he_holds_the_live_keys_and_reads_knocks(stage: Stage) -> None:
     """The price of a take-over, shown: what is recorded or arrives meanwhile is an open book (not a door)."""
-    assert stage.key == stage.world.private_key()
+    if stage.wire == 1:
+        assert stage.key == stage.world.private_key()
+        return
+    keys = stage.world.profile(stage.alice).epoch_keys
+    assert keys is not None
+    assert public_key_of(stage.key) == keys.keys[stage.epoch - keys.first]
+
+
+def test_another_epoch_than_a_live_one_opens_nothing_in_version_2(stage: Stage) -> None:
+    if stage.wire == 1:
+        return
+    for epoch in (0, stage.epoch - 1, stage.epoch + 1, 2**64 - 1):
+        assert stage.world.frame(framed(stage, stage.knock(VICTIM), epoch=epoch)) == REFUSED
 
 
 def test_random_frames_open_nothing(stage: Stage) -> None:
@@ -357,82 +403,108 @@ def test_random_frames_open_nothing(stage: Stage) -> None:
 
 def test_old_and_early_knocks_open_nothing(stage: Stage) -> None:
     for late in (61, 3600, 86400 * 365, -61, -3600, -86400 * 365):
-        assert stage.world.frame(framed(stage, stage.world.packet(stage.alice, target=VICTIM, late=late))) == REFUSED
+        assert stage.world.frame(framed(stage, stage.knock(VICTIM, late))) == REFUSED
 
 
 def test_a_knock_opens_once_whatever_is_said_around_it(stage: Stage) -> None:
-    knock = stage.world.packet(stage.alice, target=VICTIM)
+    knock = stage.knock(VICTIM)
     assert stage.world.frame(framed(stage, knock)) == ACCEPTED
     stage.world.ask("close", name="alice")
     for source in (VICTIM, THIEF, ip_address("2001:db8::2")):
-        for changed in ({}, {"version": 2}, {"epoch": 7}, {"aead_nonce": bytes(12)}):
+        for changed in ({}, {"version": 3 - stage.wire}, {"epoch": 7}, {"aead_nonce": bytes(12)}):
             assert stage.world.frame(framed(stage, knock, source, **changed)) == REFUSED
 
 
 def test_changed_fields_open_nothing(stage: Stage) -> None:
     """Every byte of a signed packet flipped; the AEAD key is the right one, which only the listener could know."""
-    knock = stage.world.packet(stage.alice, target=VICTIM)
-    key = v1.aead_key_untrusted(knock, stage.key)
+    knock = stage.knock(VICTIM)
+    key = aead_key(stage, knock)
+    # M is for an honest listener, who drops what it does not fit; it says nothing that the keeper believes.
+    unsigned = range(v2.FILTER_MAC_OFFSET, v2.CIPHERTEXT_OFFSET) if stage.wire == 2 else ()
     for place in range(len(knock)):
         changed = knock[:place] + bytes([knock[place] ^ 1 << place % 8]) + knock[place + 1 :]
-        assert stage.world.frame(framed(stage, knock, packet=changed, aead_key=key)) == REFUSED, place
-    # The signature is not over the plaintext but over what carries it: a new one of those has no signature.
-    nonce, target = secrets.token_bytes(16), pack_target(THIEF)
-    plaintext = time.time_ns().to_bytes(8, "big") + nonce + target
-    forged = v1.assemble(knock[1:33], key, knock[33:45], plaintext, lambda _: knock[v1.SIGNATURE_OFFSET :])
-    assert stage.world.frame(framed(stage, knock, packet=forged)) == REFUSED
+        if place not in unsigned:
+            assert stage.world.frame(framed(stage, knock, packet=changed, aead_key=key)) == REFUSED, place
+    # A new plaintext under the right key, with the signature that was made for the old one.
+    assert stage.world.frame(framed(stage, knock, packet=resealed(stage, knock))) == REFUSED
+
+
+def resealed(stage: Stage, knock: bytes) -> bytes:
+    """The same knock with the thief's address in it, as far as whoever holds the decryption keys can make it."""
+    content = Knock(time.time_ns(), secrets.token_bytes(16), THIEF)
+    if stage.wire == 1:
+        signature = knock[v1.SIGNATURE_OFFSET :]
+        key = aead_key(stage, knock)
+        return v1.assemble(knock[1:33], key, knock[33:45], v1.pack_plaintext(content), lambda _: signature)
+    epoch_public = public_key_of(stage.key)
+    schedule = v2.schedule_untrusted(knock, stage.key, epoch_public)
+    old = v2.open_untrusted(knock, schedule.aead_key, schedule.aead_nonce)
+    fields = old.fields[:1] + v1.pack_plaintext(content) + old.key_id
+    return v2.assemble(knock[:32], schedule, epoch_public, fields + old.signature)
 
 
 def test_his_own_signature_opens_nothing(stage: Stage) -> None:
-    plaintext = time.time_ns().to_bytes(8, "big") + secrets.token_bytes(16) + pack_target(THIEF)
-    key = secrets.token_bytes(32)
-    for signer in (ClientPrivateKey(secrets.token_bytes(32)).sign, lambda _: bytes(64)):
-        packet = v1.assemble(secrets.token_bytes(32), key, secrets.token_bytes(12), plaintext, signer)
-        assert stage.world.frame(framed(stage, packet, aead_key=key)) == REFUSED
+    content = Knock(time.time_ns(), secrets.token_bytes(16), THIEF)
+    own = ClientPrivateKey(secrets.token_bytes(32))
+    alice = stage.world.profile(stage.alice).public_key
+    assert alice is not None
+    if stage.wire == 1:
+        key = secrets.token_bytes(32)
+        for signer in (own.sign, lambda _: bytes(64)):
+            plaintext = v1.pack_plaintext(content)
+            packet = v1.assemble(secrets.token_bytes(32), key, secrets.token_bytes(12), plaintext, signer)
+            assert stage.world.frame(framed(stage, packet, aead_key=key)) == REFUSED
+        return
+    epoch_public = public_key_of(stage.key)
+    for name in (alice, own.public):  # as alice, by her key id, and as himself
+        representative, secret = v2.new_ephemeral()
+        schedule = v2.ephemeral_schedule(secret, epoch_public, representative)
+        plaintext = v2.plaintext_of(content, own, name, epoch_public, representative)
+        for signed in (plaintext, plaintext[: v2.SIGNATURE_OFFSET] + bytes(64)):
+            packet = v2.assemble(representative, schedule, epoch_public, signed)
+            assert stage.world.frame(framed(stage, packet)) == REFUSED
 
 
 def test_other_aead_keys_and_versions_open_nothing(stage: Stage) -> None:
-    knock = stage.world.packet(stage.alice, target=VICTIM)
+    knock = stage.knock(VICTIM)
     for key in (bytes(32), b"\xff" * 32, stage.key, secrets.token_bytes(32)):
         assert stage.world.frame(framed(stage, knock, aead_key=key)) == REFUSED
     for version in range(256):
         other = bytes([version]) + knock[1:]
-        if version != v1.VERSION:
+        if version not in {stage.wire, knock[0]}:
             assert stage.world.frame(framed(stage, knock, packet=other, version=version)) == REFUSED
             assert stage.world.frame(framed(stage, knock, packet=other)) == REFUSED
+        if version != stage.wire:
+            assert stage.world.frame(framed(stage, knock, version=version)) == REFUSED
 
 
 def test_a_named_target_stays_the_only_one(stage: Stage) -> None:
     for source in (THIEF, ip_address("203.0.113.9"), ip_address("2001:db8::bad"), ip_address("127.0.0.1")):
-        knock = stage.world.packet(stage.alice, target=VICTIM)
-        frame = framed(
-            stage, knock, source, version=source.version, epoch=2**64 - 1, aead_nonce=secrets.token_bytes(12)
-        )
-        assert stage.world.frame(frame) == ACCEPTED
+        changed = {"epoch": 2**64 - 1, "aead_nonce": secrets.token_bytes(12)} if stage.wire == 1 else {}
+        assert stage.world.frame(framed(stage, stage.knock(VICTIM), source, **changed)) == ACCEPTED
         assert stage.world.addresses() == [str(VICTIM)]
         assert stage.world.tcp(stage.world.stranger, KNOCK_PORT) == "filtered"
 
 
 def test_he_chooses_the_address_of_a_fresh_wildcard_knock(stage: Stage) -> None:
     """What the split cannot end: the source is his word. Ports, client and time are not."""
-    assert stage.world.frame(framed(stage, stage.world.packet(stage.alice), THIEF)) == ACCEPTED
+    assert stage.world.frame(framed(stage, stage.knock(), THIEF)) == ACCEPTED
     assert stage.world.addresses() == [str(THIEF)]
     assert [session["ports"] for session in stage.world.sessions()] == [[{"port": 22, "proto": "tcp", "end_port": 22}]]
     stage.world.ask("close", name="alice")
     # Not even he can choose what is no unicast address of somebody else.
     for source in ("127.0.0.1", "0.0.0.0", SERVER[4], SERVER[6], "ff02::1", "255.255.255.255", "192.0.2.255"):
-        assert stage.world.frame(framed(stage, stage.world.packet(stage.alice), ip_address(source))) == REFUSED
+        assert stage.world.frame(framed(stage, stage.knock(), ip_address(source))) == REFUSED
 
 
 def test_require_target_ip_ends_that(stage: Stage) -> None:
     careful = stage.world.folder / "careful.yaml"
-    assert stage.world.frame(framed(stage, stage.world.packet(careful), THIEF)) == REFUSED
+    assert stage.world.frame(framed(stage, stage.knock(client=careful), THIEF)) == REFUSED
     assert stage.world.nobody_is_in
 
 
 def test_a_refused_client_stays_refused(stage: Stage) -> None:
-    stage.world.add("gone")
-    knock = build(stage.world.profile(stage.world.folder / "gone.yaml"), THIEF, time.time_ns()).datagram
+    knock = stage.knock(THIEF, client=stage.world.add("gone", *(["--v1"] if stage.wire == 1 else [])))
     stage.world.revoke("gone")
     assert stage.world.frame(framed(stage, knock)) == REFUSED
 
@@ -449,9 +521,10 @@ def test_flooding_and_never_listening_stops_nobody_else(tmp_path: Path) -> None:
     """20,000 frames, half of them with a client's signature, from a listener that reads no answer."""
     with ExitStack() as stack:
         world = TakenOver(stack, tmp_path)
-        stage = Stage(world, world.add("alice"), world.private_key())
+        alice = world.add("alice")
         world.start()
-        old = framed(stage, world.packet(stage.alice, target=VICTIM, late=61))
+        stage = stage_of(world, alice, 2)
+        old = framed(stage, stage.knock(VICTIM, 61))
         world.tell(b"S")
         memory = int(Status(world.pids()[0])["VmRSS"].split()[0])
         taken = sum(
@@ -461,7 +534,7 @@ def test_flooding_and_never_listening_stops_nobody_else(tmp_path: Path) -> None:
         assert int(Status(world.pids()[0])["VmRSS"].split()[0]) < memory + 20_000  # KiB
         # The keeper answers its operator, opens what is signed, and closes on time.
         assert world.nobody_is_in
-        fresh = framed(stage, world.packet(stage.alice, target=VICTIM))
+        fresh = framed(stage, stage.knock(VICTIM))
         until(lambda: world.tell(b"F", fresh) == b"" and world.addresses() == [str(VICTIM)], 10)
         assert world.ask("close", name="alice")["closed"] == [str(VICTIM)]
         assert world.stop() == 0
@@ -474,8 +547,8 @@ def test_a_frame_of_another_size_ends_the_server_with_the_doors_shut(tmp_path: P
         world = TakenOver(stack, tmp_path)
         world.serve(tcp=[22])
         world.start()
-        knock = world.packet(world.add("alice"), target=VICTIM)
-        frame = framed(Stage(world, tmp_path, world.private_key()), knock)
+        stage = stage_of(world, world.add("alice"), 2)
+        frame = framed(stage, stage.knock(VICTIM))
         world.send(b"F" + (frame + bytes(size))[:size])
         assert world.wait() == 1
         assert "the listener is gone" in world.log()

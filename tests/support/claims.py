@@ -60,9 +60,9 @@ class ClaimsWorld(ServerWorld):
         self.write_config(self._pristine)
         self.clock.step(0)
 
-    def put_ratchet(self, content: bytes) -> None:
-        """Put a ratchet file in the state directory."""
-        path = self.state_dir / RATCHET
+    def put_ratchet(self, content: bytes, state_dir: Path | None = None) -> None:
+        """Put a ratchet file in the state directory, or in another one."""
+        path = (state_dir or self.state_dir) / RATCHET
         path.touch(mode=0o600)
         path.write_bytes(content)
 

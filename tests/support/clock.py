@@ -15,9 +15,11 @@ _LIBRARY = Path(libfaketime.__file__).parent / "vendor/libfaketime/src/libfaketi
 class Clock:
     """The offset in seconds from the true time, in force at once."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, seen: Path | None = None) -> None:
+        """`seen` is where this process reaches the directory that the server knows as `state_dir`."""
         assert _LIBRARY.exists(), _LIBRARY
-        self._file = state_dir / "test-clock"
+        self._name = state_dir / "test-clock"
+        self._file = (seen or state_dir) / "test-clock"
         self.offset = 0
         self.step(0)
 
@@ -34,7 +36,7 @@ class Clock:
         return [
             "env",
             f"LD_PRELOAD={_LIBRARY}",
-            f"FAKETIME_TIMESTAMP_FILE={self._file}",
+            f"FAKETIME_TIMESTAMP_FILE={self._name}",
             "FAKETIME_NO_CACHE=1",
             "FAKETIME_DONT_FAKE_MONOTONIC=1",
             "NO_FAKE_STAT=1",

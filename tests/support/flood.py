@@ -23,8 +23,9 @@ from pathlib import Path
 from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
 
 from openme.keys.ed25519 import ClientPrivateKey
-from openme.wire import v1
+from openme.wire import v1, v2
 from openme.wire.knock import Knock
+from support.claims import ClaimsWorld
 from support.netns import Namespace, until
 from support.server import KNOCK_PORT, SERVER, STRANGER, ServerWorld
 
@@ -78,7 +79,7 @@ class Flood:
         return self.sent / self.seconds
 
 
-def payloads(world: ServerWorld, kind: str, copied: bytes, count: int = 2000) -> list[bytes]:
+def payloads(world: ClaimsWorld, kind: str, copied: bytes, count: int = 2000) -> list[bytes]:
     """Noise, packets that begin like a knock, copies of a real one, or knocks sealed with the public key alone."""
     if kind == "noise":
         return [secrets.token_bytes(secrets.randbelow(400)) for _ in range(count)]
@@ -89,8 +90,14 @@ def payloads(world: ServerWorld, kind: str, copied: bytes, count: int = 2000) ->
     return sealed(world, count)
 
 
-def sealed(world: ServerWorld, count: int) -> list[bytes]:
-    """Knocks by a key that is registered nowhere: nothing but the search through all clients tells."""
+def sealed(world: ClaimsWorld, count: int) -> list[bytes]:
+    """Knocks by whoever holds the server's public keys, but no client's.
+
+    Under version 1 nothing but the search through all clients tells them; under version 2 they bear a client's key id,
+    so that its signature has to be checked.
+    """
+    if world.wire == 2:
+        return [_sealed_v2(world) for _ in range(count)]
     server = crypto_scalarmult_base(world.private_key())
     assert crypto_scalarmult(world.private_key(), server)
     nobody = ClientPrivateKey(secrets.token_bytes(32))
@@ -104,6 +111,19 @@ def sealed(world: ServerWorld, count: int) -> list[bytes]:
         )
         for _ in range(count)
     ]
+
+
+def _sealed_v2(world: ClaimsWorld) -> bytes:
+    profile = world.profile(world.alice)
+    assert profile.epoch_keys is not None
+    assert profile.public_key is not None
+    nobody = ClientPrivateKey(secrets.token_bytes(32))
+    epoch_public = profile.epoch_keys.keys[0]
+    representative, secret = v2.new_ephemeral()
+    schedule = v2.ephemeral_schedule(secret, epoch_public, representative)
+    knock = Knock(time.time_ns(), secrets.token_bytes(16), None)
+    plaintext = v2.plaintext_of(knock, nobody, profile.public_key, epoch_public, representative)
+    return v2.assemble(representative, schedule, epoch_public, plaintext)
 
 
 @contextmanager

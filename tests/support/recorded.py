@@ -31,11 +31,11 @@ class Recorder:
         """Run a command to its end."""
         return subprocess.run([OPENME, *map(str, words)], capture_output=True, text=True, check=True, timeout=30).stdout
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, *words: str) -> None:
         """Register a client."""
         path = self.folder / f"{name}.yaml"
         path.touch(mode=0o600)
-        path.write_text(self.openme("--config", self.folder / "config.yaml", "add", name))
+        path.write_text(self.openme("--config", self.folder / "config.yaml", "add", name, *words))
 
     def knock(self, name: str, *words: str) -> bytes:
         """One knock of a client, as it stands on the wire."""
@@ -43,8 +43,11 @@ class Recorder:
         return self.ear.recv(2000)
 
 
-def recorder(folder: Path) -> Recorder:
-    """A server on loopback that hears everything and does nothing, with the clients alice and bob."""
+def recorder(folder: Path, *words: str) -> Recorder:
+    """A server on loopback that hears everything and does nothing, with the clients alice and bob.
+
+    `words` are further words of `openme add`.
+    """
     ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     ear.bind(("127.0.0.1", 0))
     ear.settimeout(10)
@@ -54,5 +57,5 @@ def recorder(folder: Path) -> Recorder:
         *("--server", "127.0.0.1", "--port", ear.getsockname()[1]),
     )
     for name in ("alice", "bob"):
-        made.add(name)
+        made.add(name, *words)
     return made

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from openme.config.section import shown
 from openme.errors import OpenmeError
 
 _CAP_NET_ADMIN = 12
@@ -55,7 +56,8 @@ def listener_account(name: str | None) -> tuple[pwd.struct_passwd, str | None]:
             account = pwd.getpwnam(name)
         except KeyError:
             raise OpenmeError(
-                f"run_as: there is no user {name}", f"make it: useradd --system --shell /usr/sbin/nologin {name}"
+                f"run_as: there is no user {shown(name)}",
+                f"make it: useradd --system --shell /usr/sbin/nologin {shown(name)}",
             ) from None
         if account.pw_uid == 0:
             raise OpenmeError(f"run_as: {name} is root", "name a user without rights, or leave run_as away")
