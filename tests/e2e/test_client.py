@@ -3,17 +3,19 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from support.netns import until, v4, v6
-from support.server import KNOCK_PORT, OPENME, SERVER, ServerWorld
+from support.server import CLIENT, KNOCK_PORT, OPENME, SERVER, ServerWorld
 
 pytestmark = pytest.mark.root
 both_versions = pytest.mark.parametrize("version", [4, 6])
@@ -43,12 +45,30 @@ def test_status_and_check_tell_the_truth(make_world: Callable[..., ServerWorld])
     world.start()
     assert world.status(alice, code=SHUT).stdout == "closed\n"
     checked = world.knock(alice, "--check", code=OPEN)
-    assert checked.stdout == "open\n"
+    assert re.fullmatch(rf"open\n22/tcp for {v4(2)} until \S+Z, proven by the server\n", checked.stdout)
     assert checked.stderr.startswith("openme: knocked at ")
-    assert world.status(alice, code=OPEN).stdout == "open\n"
+    # Asked again without a knock, the server says the same of the last one.
+    assert world.status(alice, code=OPEN).stdout == checked.stdout
     until(lambda: not world.sessions(), 6)
     answer = json.loads(world.status(alice, "--json", code=SHUT).stdout)
-    assert answer == {"profile": "default", "open": False, "addresses": [{"address": SERVER[4], "open": False}]}
+    assert answer == {
+        "profile": "default",
+        "open": False,
+        "addresses": [{"address": SERVER[4], "open": False}],
+        "receipts": [],
+    }
+    assert world.status(alice, "--knock", code=OPEN).stdout.startswith("open\n22/tcp for ")
+
+
+def test_status_and_check_of_version_1_go_by_tcp_alone(make_world: Callable[..., ServerWorld]) -> None:
+    world = make_world(knock_timeout="3s")
+    alice = world.add("alice", "--v1")
+    world.start()
+    assert world.status(alice, code=SHUT).stdout == "closed\n"
+    assert world.knock(alice, "--check", code=OPEN).stdout == "open\n"
+    assert world.status(alice, code=OPEN).stdout == "open\n"
+    until(lambda: not world.sessions(), 6)
+    until(lambda: world.status(alice).stdout == "closed\n", 2)
     assert world.status(alice, "--knock", code=OPEN).stdout == "open\n"
 
 
@@ -81,7 +101,8 @@ def test_a_name_with_both_families_gets_a_knock_over_each(world: ServerWorld, tm
     world.serve(tcp=[22])
     world.start()
     knocked = world.knock(alice, "--check", hosts=hosts)
-    assert knocked.stdout == "open\n"
+    assert knocked.stdout.startswith("open\n")
+    assert {line.split()[2] for line in knocked.stdout.splitlines()[1:]} == {CLIENT[4], str(ip_address(CLIENT[6]))}
     assert world.tcp(world.client, 22, 4) == "open"
     assert world.tcp(world.client, 22, 6) == "open"
     assert knocked.stderr.count("knocked at") == 2
@@ -93,7 +114,7 @@ def test_a_family_that_the_network_lacks_is_no_failure(world: ServerWorld, tmp_p
     alice = world.add("alice", server_host="gate.example")
     world.start()
     knocked = world.knock(alice, "--check", hosts=hosts)
-    assert knocked.stdout == "open\n"
+    assert knocked.stdout.startswith("open\n")
     assert "no knock to 2001:db8:ffff::1: Network is unreachable" in knocked.stderr
 
 
@@ -145,7 +166,8 @@ def test_post_knock_has_the_terminal_and_its_end_is_told(world: ServerWorld, end
     answer, messages = knocking.communicate(timeout=20)
     os.close(master)
     os.close(slave)
-    assert answer == "open\ngot typed\n"
+    assert answer.startswith("open\n")
+    assert answer.endswith("got typed\n")
     assert knocking.returncode == code
     assert ("ended with status 7" in messages) == bool(code)
 

@@ -60,7 +60,7 @@ def flipped(packet: bytes, place: int) -> bytes:
         ("length", lambda world, alice: world.packet(alice)[:-1]),
         ("length", lambda world, alice: world.packet(alice) + b"\0"),
         ("length", lambda world, alice: world.packet(alice) * 8),
-        ("version", lambda world, alice: b"\2" + world.packet(alice)[1:]),
+        ("filter", lambda world, alice: b"\2" + world.packet(alice)[1:]),
         ("decrypt", lambda *_: b"\1" + secrets.token_bytes(164)),
         ("decrypt", lambda world, alice: flipped(world.packet(alice), 50)),
         ("low_order", lambda world, alice: low_order(world.packet(alice))),
@@ -71,7 +71,7 @@ def flipped(packet: bytes, place: int) -> bytes:
 def test_a_stranger_is_dropped_with_a_reason_on_level_debug(
     world: ServerWorld, reason: str, forge: Callable[[ServerWorld, Path], bytes]
 ) -> None:
-    alice = world.add("alice")
+    alice = world.add("alice", "--v1")
     world.start()
     world.send(forge(world, alice), host=world.stranger)
     world.says(f"debug: refused: {reason} (from {STRANGER[4]})")
@@ -251,7 +251,7 @@ def test_a_knock_of_another_implementation_opens_the_door(world: ServerWorld, ve
 @both_versions
 @pytest.mark.parametrize("named", [None, "192.0.2.9", "2001:db8::9"])
 def test_another_implementation_reads_our_knock(world: ServerWorld, version: int, named: str | None) -> None:
-    alice = world.add("alice", server_host=SERVER[version])
+    alice = world.add("alice", "--v1", server_host=SERVER[version])
     with world.server.entered():
         receiver = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
     with closing(receiver):
@@ -276,6 +276,6 @@ def test_another_implementation_reads_our_knock(world: ServerWorld, version: int
 
 
 def test_no_two_knocks_are_alike(world: ServerWorld) -> None:
-    profile = world.profile(world.add("alice"))
+    profile = world.profile(world.add("alice", "--v1"))
     first, second = build(profile, None, 0).datagram, build(profile, None, 0).datagram
     assert not {first[1:33], first[33:45], first[45:101]} & {second[1:33], second[33:45], second[45:101]}

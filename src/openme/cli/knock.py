@@ -237,28 +237,25 @@ def _say_open() -> int:
 
 
 def _say_proofs(proofs: Sequence[Proof]) -> int:
-    """What the server itself says to have opened; 0 if one family got what was asked for."""
-    code = SHUT
+    """One word, then what the server itself says to have opened; 0 if one family got what was asked for."""
+    is_open = any(proof.opened_as_asked for proof in proofs)
+    answer("open" if is_open else "not as asked" if any(proof.receipt for proof in proofs) else "not confirmed")
     for proof in proofs:
         receipt = proof.receipt
         if receipt is None:
-            answer(f"not confirmed over {proof.endpoint}")
-            hint(f"{proof.problem}: the knock may have been lost, or another machine has this address")
+            hint(f"not confirmed over {proof.endpoint}: {proof.problem}; the knock may be lost, or this not the server")
             continue
         ports = ", ".join(receipt.ports) or "the health port alone"
         until = datetime.fromtimestamp(receipt.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        if proof.opened_as_asked:
-            code = 0
-            answer(f"open: {ports} for {receipt.ip} until {until}, proven by the server")
-        else:
-            answer(f"not as asked: {ports} for {receipt.ip} until {until}")
+        answer(f"{ports} for {receipt.ip} until {until}, proven by the server")
+        if not proof.opened_as_asked:
             warn(f"the knock named {proof.knock.target}, the server opened {receipt.ip}: do not trust this door")
         if proof.knock.target is None:
             note(f"{receipt.ip} was not checked: the knock named no address")
         if (difference := proof.clock_difference) is not None:
             side = "ahead of" if difference > 0 else "behind"
             warn(f"the server's clock is {abs(difference):.0f} s {side} this machine's")
-    return code
+    return 0 if is_open else SHUT
 
 
 def _proof_value(proof: Proof) -> dict[str, object]:
