@@ -20,7 +20,7 @@ OUTPUT_CHAIN = "output"
 TRACKED_OUTPUT_CHAIN = "output_tracked"
 """Behind connection tracking, which comes too late for the output chain to know a connection's state."""
 CHAINS = (PREROUTING_CHAIN, INPUT_CHAIN, OUTPUT_CHAIN, TRACKED_OUTPUT_CHAIN)
-PRIORITY = -1000
+PRIORITY = -(2**31)
 """Before whatever else the host hooks on input: the mark must stand on a packet when the host's chains see it."""
 RAW = -300
 """After defragmentation (-400), so that a length is the whole datagram's, and before connection tracking (-200)."""
@@ -47,10 +47,11 @@ SINGLE_USE_SIZE = 65535
 MARK_COMMENT = f"openme-mark-{MARK_BIT:#x}"
 """Comment on our rule in each of the host's chains; it changes when that rule does."""
 
-_SET_LAYOUT = 1
+_SET_LAYOUT = 2
 _MARK_ON = f"meta mark set meta mark | {MARK_BIT:#010x}"
 _MARK_OFF = f"meta mark set meta mark & {~MARK_BIT & 0xFFFF_FFFF:#010x}"
 _LET_IN = f"ct label set {LABEL_BIT} {_MARK_ON} accept"
+_RESET = "reject with tcp reset"
 _OPENS_TCP = "tcp flags & (fin | syn | rst | ack) == syn"
 _RESETS_TCP = "tcp flags & rst == rst"
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@+=~,-]{1,15}", re.ASCII)
@@ -169,7 +170,10 @@ def _ordered(port_lists: Iterable[PortList]) -> list[PortList]:
 def _sets(rules: Rules) -> list[str]:
     lines = []
     for port_list in _ordered(rules.port_lists):
-        flags = f"size {SINGLE_USE_SIZE}; flags timeout,dynamic;" if port_list.single_use else "flags timeout;"
+        # Looking an element up and deleting it are two steps, between which another processor may look it up as well:
+        # the element itself counts, under a lock of its own, and lets one packet through.
+        once = f"size {SINGLE_USE_SIZE}; flags timeout,dynamic; limit rate 1/day burst 1 packets;"
+        flags = once if port_list.single_use else "flags timeout;"
         names = set_names(port_list)
         lines.append(f"add set inet {TABLE} {names.v4} {{ type ipv4_addr; {flags} }}")
         lines.append(f"add set inet {TABLE} {names.v6} {{ type ipv6_addr; {flags} }}")
@@ -230,6 +234,9 @@ def _input_rules(rules: Rules) -> list[str]:
         lines.append(f"iifname != {interface_name(rules.interface)} accept")
     # Also without open_knock_port a range of hidden ports must not swallow the knocks.
     knock = f"udp dport {rules.knock_port}"
+    # Extension headers in front of a datagram are examined where it is delivered, and complained of by ICMP: what an
+    # unused port's silence would not show. A knock needs none; fragments are put together before.
+    lines.append(f"meta nfproto ipv6 ip6 nexthdr != udp {knock} drop")
     lines.append(f"{knock} {_MARK_ON} accept" if rules.open_knock_port else f"{knock} accept")
     lines += [
         f"ct state established,related ct label {LABEL_BIT} {_MARK_ON} accept",
@@ -261,13 +268,20 @@ def _door_rules(port_list: PortList) -> list[str]:
 
 def _hiding_rules(rules: Rules) -> list[str]:
     # Whatever conntrack thinks of a packet: a NULL or ACK probe must not get past here either.
-    return [f"{_ports(item)} {_hiding_verdict(rules, item.proto)}" for item in rules.hidden]
+    lines = []
+    for item in rules.hidden:
+        verdict = _hiding_verdict(rules, item.proto)
+        if verdict == _RESET:
+            # What TCP itself would not answer on an unused port.
+            lines += [f"{_ports(item)} {never} drop" for never in ("meta pkttype != host", "tcp doff < 5")]
+        lines.append(f"{_ports(item)} {verdict}")
+    return lines
 
 
 def _hiding_verdict(rules: Rules, proto: Protocol) -> str:
     if rules.hidden_as == "drop" or (proto == "udp" and rules.hide_udp_errors):
         return "drop"
-    return "reject with tcp reset" if proto == "tcp" else "reject with icmpx type port-unreachable"
+    return _RESET if proto == "tcp" else "reject with icmpx type port-unreachable"
 
 
 def _output_rules(rules: Rules) -> list[str]:
@@ -287,6 +301,13 @@ def _output_rules(rules: Rules) -> list[str]:
         lines += [
             f"{way_out} icmp type destination-unreachable icmp code port-unreachable @th,136,8 != 6 drop",
             f"{way_out} icmpv6 type destination-unreachable icmpv6 code port-unreachable @th,112,8 != 6 drop",
+        ]
+        # Complaints about a packet's own headers, or about fragments that stay incomplete, would tell the same.
+        lines += [
+            f"{way_out} icmp type parameter-problem drop",
+            f"{way_out} icmp type time-exceeded icmp code 1 drop",
+            f"{way_out} icmpv6 type parameter-problem drop",
+            f"{way_out} icmpv6 type time-exceeded icmpv6 code 1 drop",
         ]
     return lines
 

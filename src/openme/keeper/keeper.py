@@ -221,6 +221,10 @@ class Keeper:
         if len(self._last_from) > _MAX_SOURCES:
             del self._last_from[next(iter(self._last_from))]
 
+    def settle_floor(self, now: Now) -> int | None:
+        """See `ReplayMemory.settle_floor`."""
+        return self._replay.settle_floor(now.unix_ns)
+
     def remember_sources(self, sources: Iterable[tuple[IPAddress, bytes]]) -> None:
         """Know again, after a restart, who knocked from where: (address, 32-byte public key), the oldest first."""
         for source, client_key in sources:
@@ -248,12 +252,14 @@ class Keeper:
             client = self._registry.by_key(grant.client_key)
             lists = client_lists(client, config.health_port) if client is not None else ()
             if client is not None and (lists != grant.port_lists or client.name != grant.client_name):
+                # A single-use door that is used up is none of the kernel's any more, and must not come back by this.
                 moved.append(replace(grant, ports=client.ports, port_lists=lists, client_name=client.name))
         closing = self.grants.remove([*(grant for grant, _ in ended), *moved], now.monotonic)
         opening = {(door.port_list, door.address): door for door in closing.open}
         for grant in moved:
             self.grants.add(grant)
             opening.update({(d.port_list, d.address): d for d in self.grants.doors_for(grant, now.monotonic)})
+        opening = {key: door for key, door in opening.items() if not door.port_list.single_use}
         rules = rules_for(config)
         still = tuple(d for d in closing.close if d not in opening and d[0] in rules.port_lists)
         return Reconfiguration(rules, Change(tuple(opening.values()), still), tuple(ended))

@@ -55,9 +55,11 @@ class ReplayMemory:
     not known for certain, after a disk failed: then only what was made since can be told to be new.
     """
 
-    def __init__(self, window_ns: int, floor_ns: int | None = None) -> None:
+    def __init__(self, window_ns: int, floor_ns: int | None = None, newest_ns: int | None = None) -> None:
+        """`newest_ns`: no knock that was ever accepted is younger, if that is known; the floor never falls below it."""
         self._window_ns = window_ns
         self._floor_ns = floor_ns
+        self._newest_ns = newest_ns
         self._clients: dict[bytes, _ClientMemory] = {}
 
     def load(
@@ -75,6 +77,20 @@ class ReplayMemory:
                 memory = self._clients[client_key] = _ClientMemory(timestamp_ns, timestamp_ns - 2 * self._window_ns)
             memory.high_ns = max(memory.high_ns, timestamp_ns)
             memory.nonces[nonce] = (timestamp_ns, source)
+
+    def settle_floor(self, now_ns: int) -> int | None:
+        """Lower a floor that a wrong clock has put into the future; the new one, which is to be stored, if it moved.
+
+        What it stands for still holds: it stays above every accepted knock where the newest is known, and otherwise as
+        far ahead of the clock as a knock may be dated.
+        """
+        if self._floor_ns is None or self._floor_ns <= now_ns + self._window_ns:
+            return None
+        lower = now_ns + self._window_ns if self._newest_ns is None else max(self._newest_ns + 1, now_ns)
+        if lower >= self._floor_ns:
+            return None
+        self._floor_ns = lower
+        return lower
 
     def set_window(self, window_ns: int) -> None:
         """Follow a changed `replay_window`. A longer one keeps more from now on, and brings nothing back."""

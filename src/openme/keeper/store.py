@@ -27,6 +27,7 @@ DATABASE = "state.db"
 COMPLETE = "complete"
 _SCHEMA_VERSION = 1
 _PRIMARY_CODE = 0xFF  # sqlite.org/rescode.html: the low byte of an extended result code
+_NEWEST_DIGITS = 20
 _KEEP_HOLDERS = 30 * 86400.0  # seconds
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -100,6 +101,7 @@ class Store:
         self._directory = state_dir
         name = f"incomplete-{hashlib.sha256(bytes(state_dir.absolute())).hexdigest()[:16]}"
         self._fallback_mark = None if run_dir is None else run_dir / name
+        self._newest = _Newest(None if run_dir is None else run_dir / name.replace("incomplete", "newest"))
         self._waiting: list[Accepted] = []
         self._waiting_floor_ns: int | None = None
         self._on_disk = True
@@ -110,6 +112,10 @@ class Store:
         database, mark = (state_dir / DATABASE).exists(), (state_dir / COMPLETE).exists()
         # Both or neither: a mark alone stands for a database that was lost, and must go before there is a new one.
         self._was_complete = database == mark and not (self._fallback_mark is not None and self._fallback_mark.exists())
+        if not database and self._newest.at_start_ns:
+            self._was_complete = (
+                False  # knocks have been accepted since this machine started, and nothing is left of it
+            )
         if not self._was_complete:
             self._remove_mark()
         self._connection = self._open_or_replace(state_dir / DATABASE)
@@ -150,9 +156,12 @@ class Store:
         """The replay memory as it was stored; `now_ns` is the Unix time of this start in nanoseconds.
 
         If knocks may be missing from it, whatever was signed before this start is refused, and stays refused after
-        the next start too.
+        the next start too; and so is what was dated ahead and accepted before it, as far ahead as it may have been.
         """
-        floor_ns = None if self._was_complete else now_ns
+        newest_ns = self._newest.at_start_ns
+        floor_ns = None
+        if not self._was_complete:
+            floor_ns = now_ns + window_ns if newest_ns is None else max(now_ns, newest_ns + 1)
         try:
             if floor_ns is not None:
                 self._write_floor(floor_ns)
@@ -161,8 +170,8 @@ class Store:
         except sqlite3.Error as error:
             # The floor holds in memory, and without the mark the next start sets one of its own.
             self._set_incomplete(str(error))
-            self._waiting_floor_ns = floor_ns = now_ns
-        memory = ReplayMemory(window_ns, floor_ns=floor_ns)
+            self._waiting_floor_ns = floor_ns = max(now_ns, floor_ns or 0)
+        memory = ReplayMemory(window_ns, floor_ns=floor_ns, newest_ns=newest_ns)
         memory.load(
             self._connection.execute("SELECT client, high_ns, low_ns FROM mark"),
             (
@@ -174,7 +183,18 @@ class Store:
         )
         if self.failing is None:
             self._set_complete()
+        highest = self._connection.execute("SELECT max(high_ns) FROM mark").fetchone()[0]
+        self._newest.note(max(highest or 0, newest_ns or 0))
         return memory
+
+    def set_floor(self, floor_ns: int) -> None:
+        """Store a floor that has moved; with the next knock, if the disk refuses now."""
+        self._waiting_floor_ns = floor_ns
+        try:
+            self._write_floor(floor_ns)
+            self._waiting_floor_ns = None
+        except sqlite3.Error as error:
+            self._set_incomplete(str(error))
 
     @property
     def was_complete(self) -> bool:
@@ -187,6 +207,8 @@ class Store:
         A disk that refuses locks nobody out. What could not be written is kept and tried again with the next knock,
         and until then the file `complete` is gone, so that a restart trusts no knock made before it.
         """
+        accepted = list(accepted)
+        self._newest.note(max((knock.remembered.timestamp_ns for knock in accepted), default=0))
         self._waiting.extend(accepted)
         if not self._waiting:
             return
@@ -276,6 +298,7 @@ class Store:
     def close(self) -> None:
         """Write what waits, if the disk lets us, and close."""
         self.commit(())
+        self._newest.close()
         with suppress(sqlite3.Error):
             self._connection.close()
 
@@ -312,6 +335,39 @@ class Store:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class _Newest:
+    """The youngest timestamp ever accepted, in memory that only a restart of the machine loses.
+
+    A database that is lost or could not be written leaves this much: what is younger was not accepted yet.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.at_start_ns: int | None = None
+        """What an earlier run has left; None if that is not known."""
+        self._highest_ns = 0
+        self._descriptor: int | None = None
+        if path is None:
+            return
+        with suppress(OSError):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with suppress(ValueError):
+                self.at_start_ns = int(os.pread(self._descriptor, _NEWEST_DIGITS, 0))
+
+    def note(self, timestamp_ns: int) -> None:
+        """A knock with this time is accepted, or 0 for nothing new."""
+        highest = max(timestamp_ns, self._highest_ns)
+        if self._descriptor is not None and (highest > self._highest_ns or not self._highest_ns):
+            with suppress(OSError):
+                os.pwrite(self._descriptor, f"{highest:0{_NEWEST_DIGITS}d}".encode(), 0)
+        self._highest_ns = highest
+
+    def close(self) -> None:
+        """Let go of the file; it stays."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -168,6 +168,9 @@ class KeeperProcess:
         self._repair(now)
         self._follow_config(now)
         self._follow_epochs(now)
+        if (floor_ns := self._keeper.settle_floor(now)) is not None:
+            self._store.set_floor(floor_ns)
+            _log.warning("the clock was set back: knocks that were too old for a start under a wrong clock are not now")
         self._tell_sources()
         over = self._keeper.grants.expire(now.monotonic)
         for grant in over:
@@ -205,16 +208,20 @@ class KeeperProcess:
             if self._firewall.intact():
                 return
             _log.warning("openme's rules were removed from the firewall: putting them back")
-            doors = {
-                (door.port_list, door.address): door
-                for grant in self._keeper.grants
-                for door in self._keeper.grants.doors_for(grant, now.monotonic)
-                if door.seconds > 0
-            }
-            self._firewall.apply(self._rules, doors.values())
+            self._firewall.apply(self._rules, self._doors_to_restore(now))
         except FirewallError as error:
             _log.error("the rules could not be put back: %s", error.message)  # one line for the operator
             self._ruleset_changed = True
+
+    def _doors_to_restore(self, now: Now) -> list[Door]:
+        """The doors of all grants, but those for a single use: whether they are used up, only the kernel knew."""
+        doors = {
+            (door.port_list, door.address): door
+            for grant in self._keeper.grants
+            for door in self._keeper.grants.doors_for(grant, now.monotonic)
+            if door.seconds > 0 and not door.port_list.single_use
+        }
+        return list(doors.values())
 
     # -- knocks
 
@@ -457,6 +464,9 @@ class KeeperProcess:
 
     def _end(self, ended: list[tuple[Grant, str]], now: Now) -> None:
         change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
+        if any(door.port_list.single_use for door in change.open):
+            # Somebody else's single-use door to the same place stays as it is: perhaps it has been used.
+            change = replace(change, open=tuple(door for door in change.open if not door.port_list.single_use))
         for grant, why in ended:
             self._forget_receipts(grant)
             self._journal.closed(grant, why)
@@ -472,7 +482,9 @@ class KeeperProcess:
         except FirewallError as error:
             # Most likely somebody has flushed the host's ruleset. Put ours back, then try once more.
             _log.warning("the firewall refused (%s): putting the rules in force again", error.message)
-            self._firewall.apply(self._rules)
+            closed = set(change.close)
+            doors = self._doors_to_restore(self._clocks())
+            self._firewall.apply(self._rules, [d for d in doors if (d.port_list, d.address) not in closed])
             self._apply_once(change)
 
     def _apply_once(self, change: Change) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from openme.ports import parse_port_spec
 from openme.wire.knock import Knock
 from support.knocks import ELSEWHERE, HOME, NS, START, nonce
 
+RUN = Path(tempfile.mkdtemp())
 KEY = b"K" * 32
 PORTS = parse_port_spec("22/tcp")
 W = 60 * NS
@@ -33,13 +35,19 @@ def accept(memory: ReplayMemory, store: Store, label: object, at: int = START, *
     return accepted
 
 
+def made_store(directory: Path) -> Store:
+    """A store as the server makes it: with a place for what only a restart of the machine loses."""
+    RUN.mkdir(exist_ok=True)
+    return Store(directory, RUN)
+
+
 def refusal(memory: ReplayMemory, label: object, at: int = START) -> str:
     outcome = memory.accept(KEY, Knock(at, nonce(label), None), HOME)
     return outcome.reason if isinstance(outcome, ReplayRefusal) else "accepted"
 
 
 def opened(directory: Path, now: int = START) -> tuple[Store, ReplayMemory]:
-    store = Store(directory)
+    store = made_store(directory)
     return store, store.load(W, now)
 
 
@@ -82,7 +90,7 @@ def test_who_was_in_and_who_was_seen_come_back(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
     accept(memory, store, "a")
     store.close()
-    store = Store(tmp_path)
+    store = made_store(tmp_path)
     assert store.holders() == [Holder(KEY, ELSEWHERE, "alice", PORTS, START / NS, START / NS + 30)]
     assert store.seen() == read_seen(tmp_path) == {KEY: Seen("alice", START / NS, HOME)}
     store.close()
@@ -117,7 +125,7 @@ def test_a_window_that_grows_over_a_restart_reopens_nothing(tmp_path: Path) -> N
     for number in range(5):
         accept(memory, store, number, START + number * W)
     store.close()
-    store = Store(tmp_path)
+    store = made_store(tmp_path)
     later = store.load(100 * W, START)
     store.close()
     assert [refusal(later, number, START + number * W) for number in range(5)] == ["stale"] * 2 + ["replay"] * 3
@@ -154,8 +162,8 @@ def test_a_lost_database_is_no_first_start(tmp_path: Path) -> None:
 def test_a_start_that_ends_before_loading_leaves_no_mark_behind(tmp_path: Path) -> None:
     opened(tmp_path)[0].close()
     (tmp_path / DATABASE).unlink()
-    Store(tmp_path).close()
-    assert not Store(tmp_path).was_complete
+    made_store(tmp_path).close()
+    assert not made_store(tmp_path).was_complete
 
 
 @pytest.mark.parametrize("damage", ["garbage", "page", "empty head"])
@@ -189,7 +197,7 @@ def test_a_damaged_database_is_set_aside_and_nothing_old_opens(tmp_path: Path, d
 def test_damage_noticed_and_then_a_crash_is_still_damage(tmp_path: Path) -> None:
     opened(tmp_path)[0].close()
     (tmp_path / DATABASE).write_bytes(b"garbage" * 999)
-    Store(tmp_path)._connection.close()  # ended before load
+    made_store(tmp_path)._connection.close()  # ended before load
     store, memory = opened(tmp_path, START)
     assert refusal(memory, "a", START - 1) == "stale"
     store.close()
@@ -200,18 +208,18 @@ def test_a_database_of_a_newer_openme_is_left_alone(tmp_path: Path) -> None:
     store._connection.execute("PRAGMA user_version=99")
     store.close()
     with pytest.raises(StoreError, match="newer openme"):
-        Store(tmp_path)
+        made_store(tmp_path)
     assert list(tmp_path.glob("*.damaged-*")) == []
 
 
 def test_without_a_directory_the_memory_decides_and_says_so(tmp_path: Path) -> None:
-    store = Store(tmp_path / "missing")
+    store = made_store(tmp_path / "missing")
     memory = store.load(W, START)
     assert store.failing is not None
     assert not store.was_complete
-    accept(memory, store, "a")
+    accept(memory, store, "a", START + W)  # nobody knows what was accepted before, however far it was dated ahead
     assert store.failing is not None
-    assert refusal(memory, "a") == "replay"
+    assert refusal(memory, "a", START + W) == "replay"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,7 +230,7 @@ def test_a_disk_that_cannot_be_read_now_is_not_damage(tmp_path: Path, monkeypatc
         raise sqlite3.OperationalError("disk I/O error")
 
     monkeypatch.setattr(store_module, "_check", fails)
-    store = Store(tmp_path)
+    store = made_store(tmp_path)
     assert store.failing is not None
     assert "disk I/O error" in store.failing
     assert list(tmp_path.glob("*.damaged-*")) == []
@@ -349,7 +357,7 @@ def test_a_start_on_a_full_disk_says_so_and_sets_nothing_aside(small_disk: Path)
     accept(memory, store, "a")
     store.close()
     fill(small_disk)
-    strict = Store(small_disk)
+    strict = made_store(small_disk)
     assert strict.failing is not None
     assert refusal(strict.load(W, START + NS), "a") == "stale"
     strict.close()
@@ -362,7 +370,7 @@ def test_a_start_on_a_full_disk_says_so_and_sets_nothing_aside(small_disk: Path)
 def test_a_floor_that_cannot_be_written_holds_all_the_same(tmp_path: Path) -> None:
     opened(tmp_path)[0].close()
     (tmp_path / COMPLETE).unlink()
-    store = Store(tmp_path)
+    store = made_store(tmp_path)
     full = FailingConnection(store._connection)
     store._connection = full  # type: ignore[assignment]  # the three methods that are used
     memory = store.load(W, START)
@@ -374,3 +382,57 @@ def test_a_floor_that_cannot_be_written_holds_all_the_same(tmp_path: Path) -> No
     store.close()
     later = reopened(tmp_path, START + NS)
     assert [refusal(later, "a", START - 1), refusal(later, "b")] == ["stale", "replay"]
+
+
+def test_a_knock_dated_ahead_opens_nothing_twice_though_the_memory_is_lost(tmp_path: Path) -> None:
+    """A floor at the moment of the start would let it in again: its time is still to come."""
+    store, memory = opened(tmp_path)
+    accept(memory, store, "ahead", START + W)
+    store._connection.close()  # killed
+    (tmp_path / DATABASE).write_bytes(b"garbage" * 1000)
+    later = reopened(tmp_path, START + NS)
+    assert refusal(later, "ahead", START + W) == "stale"
+    assert refusal(later, "new", START + W + 1) == "accepted"
+
+
+def test_a_database_that_has_vanished_is_noticed(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store.close()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    again = made_store(tmp_path)
+    assert not again.was_complete
+    later = again.load(W, START + NS)
+    assert refusal(later, "a") == "stale"
+    assert refusal(later, "b", START + NS) == "accepted"
+
+
+def test_without_anything_left_a_start_refuses_whatever_may_have_been_dated_ahead(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "ahead", START + W)
+    store.close()
+    (tmp_path / COMPLETE).unlink()
+    for path in RUN.iterdir():  # the machine was started anew
+        path.unlink()
+    later = reopened(tmp_path, START + NS)
+    assert refusal(later, "new", START + NS + W - 1) == "stale"
+    assert refusal(later, "new", START + NS + W) == "accepted"
+
+
+def test_a_floor_under_a_wrong_clock_gives_way_when_the_clock_is_right_again(tmp_path: Path) -> None:
+    year = 365 * 86400 * NS
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store.close()
+    (tmp_path / COMPLETE).unlink()
+    store, memory = opened(tmp_path, START + year)
+    assert memory.settle_floor(START + year) is None
+    assert refusal(memory, "b", START + NS) == "stale"
+    floor = memory.settle_floor(START + NS)
+    assert floor == START + NS
+    store.set_floor(floor)
+    store.close()
+    later = reopened(tmp_path, START + 2 * NS)
+    assert refusal(later, "a") in {"stale", "replay"}
+    assert refusal(later, "b", START + NS) == "accepted"
