@@ -7,7 +7,7 @@ never destroys a key, which nothing undoes. Without I/O: the clock is given, the
 from collections import deque
 from dataclasses import dataclass
 
-from openme.keys.ratchet import NS, Ratchet, epoch_at
+from openme.keys.ratchet import MAX_STEPS, NS, Ratchet, epoch_at
 from openme.wire.receipt import EpochKeyList
 
 
@@ -86,6 +86,8 @@ class Epochs:
         for epoch, since in self._over:
             if monotonic - since >= self.ratchet.length:
                 erasable = max(erasable, epoch)
+        # A clock absurdly far ahead: as far as there are keys.
+        erasable = min(erasable, self.ratchet.index + MAX_STEPS - 1)
         return erasable + 1 if erasable >= self.ratchet.index else None
 
     def advance_to(self, index: int) -> None:
