@@ -97,22 +97,20 @@ def write_ratchet(state_dir: Path, ratchet: Ratchet) -> None:
     ratchet.copy_key_to(content, _KEY_AT)
     content[_CHECK_AT:] = hashlib.sha256(memoryview(content)[:_CHECK_AT]).digest()[:_CHECK_SIZE]
     try:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         _write(temporary, content, os.O_CREAT | os.O_EXCL)
         old = _open_to_overwrite(path)
         try:
             temporary.rename(path)
             _sync(state_dir)
             if old is not None:
-                with suppress(OSError):
-                    os.pwrite(old, bytes(FILE_SIZE), 0)
-                    os.fsync(old)
+                _overwrite(old)
         finally:
             if old is not None:
                 os.close(old)
     except OSError:
         with suppress(OSError):
-            temporary.unlink()
+            _discard(temporary)
         raise
     finally:
         wipe(content)
@@ -140,6 +138,21 @@ def _open_to_overwrite(path: Path) -> int | None:
         return os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
+
+
+def _overwrite(descriptor: int) -> None:
+    with suppress(OSError):
+        os.pwrite(descriptor, bytes(FILE_SIZE), 0)
+        os.fsync(descriptor)
+
+
+def _discard(path: Path) -> None:
+    """Remove what an earlier try left, key and all: it would outlive its epoch in a block that nobody owns."""
+    descriptor = _open_to_overwrite(path)
+    if descriptor is not None:
+        _overwrite(descriptor)
+        os.close(descriptor)
+    path.unlink(missing_ok=True)
 
 
 def _sync(directory: Path) -> None:
