@@ -204,7 +204,9 @@ class ListenerProcess:
 
     def _on_question_untrusted(self, number: int) -> None:
         """A receipt id is answered; anything else closes the connection, on which version 1 says nothing."""
-        entry = self._connections[number]
+        entry = self._connections.get(number)
+        if entry is None:  # a verdict in the same round of the loop has answered and closed it
+            return
         try:
             # One byte more than is missing, so that whoever says too much is seen to.
             said = entry.socket.recv(v2.RECEIPT_ID_SIZE + 1 - len(entry.said))

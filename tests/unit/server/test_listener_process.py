@@ -14,9 +14,12 @@ from openme.server import listener_process
 from openme.server.channel import channel, send
 from openme.server.listener_process import HEALTH_PER_ADDRESS, ListenerProcess, address_of
 from openme.server.sockets import bind_health, bind_knock
-from openme.wire.frame import FRAME_SIZE, Order, OrderKind, unpack_frame_untrusted
+from openme.wire.frame import FRAME_SIZE, Order, OrderKind, accepted, unpack_frame_untrusted
+from openme.wire.receipt import seal_receipt
+from openme.wire.v2 import ReceiptKeys
+from support import independent_v2
 from support.command import until
-from support.knocks import EPOCH, SERVER, lines, packet, ratchet
+from support.knocks import ALICE, EPOCH, SERVER, lines, packet, packet_v2, ratchet
 from support.ports import free_port
 
 
@@ -160,3 +163,228 @@ def test_a_debug_line_names_the_reason_and_the_source(running: Running) -> None:
 )
 def test_an_address_has_one_form_however_it_came_in(host: str, address: str) -> None:
     assert address_of((host,)) == ip_address(address)
+
+
+# -- receipts on the health port
+
+
+TEXT = b'{"client": "alice"}'
+
+
+def receipt_of(running: Running, datagram: bytes) -> ReceiptKeys:
+    """Knock and take the frame from the channel, as the keeper does."""
+    with running.knock(datagram):
+        raw = running.frame()
+    assert unpack_frame_untrusted(raw).packet == datagram
+    opened = independent_v2.opened(datagram, ratchet().private_key(EPOCH), ALICE.public.raw)
+    return ReceiptKeys(*opened.receipt)
+
+
+def grant(running: Running, datagram: bytes, text: bytes = TEXT) -> None:
+    """Tell the listener, as the keeper does, that this knock opened."""
+    ends = round((time.monotonic() + 30) * 10**9)
+    for order in accepted(datagram[:32], ends, text):
+        send(running.keeper, order.pack())
+
+
+def asking(running: Running, said: bytes, host: str = "127.0.0.1") -> socket.socket:
+    connection = socket.create_connection((host, running.port), 5)
+    connection.sendall(said)
+    return connection
+
+
+def heard(connection: socket.socket) -> bytes:
+    """All that is said until the end."""
+    answer = b""
+    connection.settimeout(5)
+    while chunk := connection.recv(70_000):
+        answer += chunk
+    return answer
+
+
+@pytest.mark.parametrize("text", [TEXT, b"x" * 60_000])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_the_receipt_is_all_that_is_said_and_the_same_to_everybody(running: Running, text: bytes, host: str) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    grant(running, datagram, text)
+    for _ in range(3):
+        with asking(running, keys.id, host) as connection:
+            assert heard(connection) == seal_receipt(text, keys)
+
+
+def test_whoever_asks_before_the_verdict_is_told_when_it_comes(running: Running) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    with asking(running, keys.id) as connection:
+        until(lambda: any(c.said == keys.id for c in running.process._connections.values()), "the question is read")
+        grant(running, datagram)
+        assert heard(connection) == seal_receipt(TEXT, keys)
+
+
+def test_a_question_may_come_in_pieces(running: Running) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    grant(running, datagram)
+    with asking(running, keys.id[:5]) as connection:
+        until(lambda: any(c.said for c in running.process._connections.values()), "the first piece is read")
+        connection.sendall(keys.id[5:])
+        assert heard(connection) == seal_receipt(TEXT, keys)
+
+
+def test_an_asker_who_has_no_more_to_say_waits_all_the_same(running: Running) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    with asking(running, keys.id) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        until(lambda: any(c.said == keys.id for c in running.process._connections.values()), "the question is read")
+        grant(running, datagram)
+        assert heard(connection) == seal_receipt(TEXT, keys)
+
+
+def test_a_verdict_and_the_askers_last_word_at_once_end_nobody(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are told to the loop in one breath: the answer closes a connection of which it then hears something more."""
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    entered, go_on = threading.Event(), threading.Event()
+    work = running.process._work
+
+    def held_up() -> None:
+        entered.set()
+        go_on.wait(5)
+        work()
+
+    with asking(running, keys.id) as connection:
+        until(lambda: any(c.said == keys.id for c in running.process._connections.values()), "the question is read")
+        monkeypatch.setattr(running.process, "_work", held_up)
+        running.knock(b"wake up").close()
+        assert entered.wait(5)
+        grant(running, datagram)
+        connection.shutdown(socket.SHUT_WR)
+        go_on.set()
+        assert heard(connection) == seal_receipt(TEXT, keys)
+    with asking(running, keys.id) as connection:
+        assert heard(connection) == seal_receipt(TEXT, keys)
+
+
+def test_an_unknown_id_is_closed_after_the_patience_for_a_verdict(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_process, "RECEIPT_PATIENCE", 0.1)
+    monkeypatch.setattr(listener_process, "HEALTH_SECONDS", 60)
+    start = time.monotonic()
+    with asking(running, bytes(16)) as connection:
+        assert heard(connection) == b""
+    assert 0.05 <= time.monotonic() - start < 4
+
+
+def test_part_of_an_id_and_silence_is_closed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_process, "HEALTH_SECONDS", 0.2)
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    grant(running, datagram)
+    start = time.monotonic()
+    with asking(running, keys.id[:15]) as connection:
+        assert closed(connection)
+    assert time.monotonic() - start >= 0.15
+    with asking(running, keys.id[:15]) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        assert closed(connection)
+
+
+@pytest.mark.parametrize("more", [b"x", b"x" * 100])
+def test_more_than_an_id_is_no_question(running: Running, more: bytes) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    grant(running, datagram)
+    with asking(running, keys.id + more) as connection:
+        assert closed(connection)
+    with asking(running, keys.id) as connection:
+        assert heard(connection) == seal_receipt(TEXT, keys)
+
+
+def test_more_after_the_id_while_it_waits_is_no_question(running: Running) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    with asking(running, keys.id) as connection:
+        until(lambda: any(c.said == keys.id for c in running.process._connections.values()), "the question is read")
+        connection.sendall(b"x")
+        assert closed(connection)
+
+
+def test_a_receipt_that_is_forgotten_or_refused_is_not_said(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_process, "RECEIPT_PATIENCE", 0.05)
+    one, two = packet_v2(label=1), packet_v2(label=2)
+    keys = [receipt_of(running, datagram) for datagram in (one, two)]
+    grant(running, one)
+    with asking(running, keys[0].id) as connection:
+        assert heard(connection) == seal_receipt(TEXT, keys[0])
+    send(running.keeper, Order(OrderKind.FORGET_RECEIPT, key=one[:32]).pack())
+    send(running.keeper, Order(OrderKind.REFUSED, key=two[:32]).pack())
+    until(lambda: not running.process._receipts._made and not running.process._receipts._pending, "both are gone")
+    for known in keys:
+        with asking(running, known.id) as connection:
+            assert heard(connection) == b""
+
+
+# -- what waits for what
+
+
+def test_version_1_waits_until_no_version_2_packet_does(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    work = running.process._work
+
+    def held_up() -> None:
+        entered.set()
+        go_on.wait(5)
+        work()
+
+    monkeypatch.setattr(running.process, "_work", held_up)
+    running.knock(b"wake up").close()
+    assert entered.wait(5)
+    old = [packet(label=number) for number in range(3)]
+    new = [packet_v2(label=number) for number in range(20)]
+    for datagram in (*old, *new):
+        running.knock(datagram).close()
+    monkeypatch.setattr(listener_process, "_SHARE", 0.0)  # one packet a turn
+    go_on.set()
+    versions = [unpack_frame_untrusted(running.frame()).version for _ in range(23)]
+    assert versions == [2] * 20 + [1] * 3
+
+
+def test_a_copy_goes_to_the_keeper_twice_from_an_address_and_no_more(running: Running) -> None:
+    datagram = packet_v2()
+    for _ in range(6):
+        running.knock(datagram).close()
+    for _ in range(3):
+        running.knock(datagram, "::1").close()
+    running.knock(packet_v2(label="end")).close()
+    sources = []
+    while (frame := unpack_frame_untrusted(running.frame())).packet == datagram:
+        sources.append(str(frame.source))
+    assert sorted(sources) == ["127.0.0.1", "127.0.0.1", "::1", "::1"]
+    assert running.process._counts.total == {"copy": 5}
+
+
+def test_a_packet_that_does_not_decrypt_is_not_worked_on_for_ever(running: Running) -> None:
+    """Whoever holds E_i can make M right; a copy of that is dropped before any curve arithmetic."""
+    public = ratchet().public_keys(EPOCH, 1)[0]
+    raw = b"\x07" * 165
+    noise = raw[:32] + independent_v2.filter_mac(public, raw) + raw[40:]
+    for _ in range(6):
+        running.knock(noise).close()
+    running.knock(packet_v2()).close()
+    running.frame()
+    assert running.process._counts.total == {"decrypt": 2, "copy": 4}
+
+
+def test_the_listener_keeps_no_key_of_a_knock(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    wiped: list[bytes] = []
+    monkeypatch.setattr(listener_process, "wipe", lambda *secrets: wiped.extend(map(bytes, secrets)))
+    with running.knock(packet_v2()):
+        raw = running.frame()
+    frame = unpack_frame_untrusted(raw)
+    until(lambda: len(wiped) >= 3, "the frame is wiped")
+    assert {raw, frame.aead_key, frame.aead_nonce} == set(wiped)
