@@ -39,7 +39,9 @@ class Receipts:
         self._ids: dict[bytes, bytes] = {}
 
     def expect(self, tag: bytes, keys: ReceiptKeys, now: float) -> None:
-        """A knock is on its way to the keeper."""
+        """A knock is on its way to the keeper. A copy of it changes nothing that was heard since."""
+        if tag in self._pending:
+            return
         while self._pending:
             first = next(iter(self._pending))
             if len(self._pending) < MAX_PENDING and self._pending[first].deadline > now:

@@ -1,0 +1,195 @@
+"""From datagram to frame: M decides which version it is, keys come and go, and nothing is left of those that went."""
+
+import hashlib
+from functools import cache
+from ipaddress import ip_address
+
+import pytest
+
+from openme.keys.x25519 import ServerPrivateKey
+from openme.listener.listener import Listener
+from openme.wire import v1, v2
+from openme.wire.frame import Frame, Order, OrderKind
+from openme.wire.knock import BadPacket
+from support import independent_v2
+from support.knocks import ALICE, EPOCH, HOME, SERVER, START, listener, nonce, packet, packet_v2, ratchet
+
+OLD_SERVER = ServerPrivateKey(b"\x12" * 32)
+PUBLIC = ratchet().public_keys(EPOCH, 1)[0]
+
+
+def reason(made: Listener, datagram: bytes) -> str:
+    with pytest.raises(BadPacket) as caught:
+        made.frame_untrusted(datagram, HOME)
+    return caught.value.reason
+
+
+def frame(made: Listener, datagram: bytes) -> Frame:
+    return made.frame_untrusted(datagram, HOME)[0]
+
+
+def give(made: Listener, epoch: int) -> None:
+    made.obey(Order(OrderKind.USE_EPOCH_KEY, epoch, ratchet(min(epoch, EPOCH)).private_key(epoch)))
+
+
+@cache
+def beginning_with_0x01() -> bytes:
+    """A version 2 knock whose R begins like a version 1 packet: one in 256 does."""
+    for number in range(5000):
+        pair = independent_v2.ephemeral(hashlib.sha256(str(number).encode()).digest())
+        if pair[0][0] == v1.VERSION:
+            fields = b"\x02" + START.to_bytes(8, "big") + nonce(number) + bytes(16)
+            return independent_v2.sealed(PUBLIC, ALICE.seed, fields, pair)[0]
+    raise AssertionError("none in 5000")
+
+
+# -- which version it is
+
+
+def test_a_version_2_knock_becomes_a_frame_with_its_epoch_and_its_receipts_keys() -> None:
+    datagram = packet_v2()
+    made, receipt = listener().frame_untrusted(datagram, HOME)
+    assert (made.version, made.source, made.epoch, made.packet) == (2, HOME, EPOCH, datagram)
+    assert v2.open_untrusted(datagram, made.aead_key, made.aead_nonce).key_id == ALICE.public.key_id
+    opened = independent_v2.opened(datagram, ratchet().private_key(EPOCH), ALICE.public.raw)
+    assert receipt is not None
+    assert (receipt.id, receipt.key, receipt.nonce) == opened.receipt
+
+
+def test_a_version_1_knock_becomes_a_frame_without_a_receipt() -> None:
+    made, receipt = listener().frame_untrusted(packet(), ip_address("2001:db8::7"))
+    assert (made.version, made.epoch, str(made.source), made.packet) == (1, 0, "2001:db8::7", packet())
+    assert v1.open_untrusted(packet(), made.aead_key).random_nonce == nonce("a")
+    assert receipt is None
+
+
+def test_m_decides_and_not_the_first_byte() -> None:
+    datagram = beginning_with_0x01()
+    assert datagram[0] == 0x01
+    made = listener()
+    assert made.version_untrusted(datagram) == 2
+    assert frame(made, datagram).version == 2
+
+
+def test_what_fits_the_filter_is_version_2_and_nothing_else() -> None:
+    """A version 1 packet with a right M in it is a version 2 packet that does not decrypt."""
+    old = packet()
+    both = old[:32] + independent_v2.filter_mac(PUBLIC, old) + old[40:]
+    made = listener()
+    assert made.version_untrusted(both) == 2
+    assert reason(made, both) == "decrypt"
+
+
+def test_what_fits_no_filter_is_version_1_by_its_first_byte() -> None:
+    made = listener()
+    damaged = bytearray(beginning_with_0x01())
+    damaged[40] ^= 1
+    assert made.version_untrusted(bytes(damaged)) == 1
+    assert reason(made, bytes(damaged)) == "decrypt"
+    assert reason(made, b"\x02" + bytes(damaged[1:])) == "filter"
+
+
+@pytest.mark.parametrize("datagram", [b"", b"\x01", packet()[:-1], packet_v2()[:-1], packet_v2() + b"x"])
+def test_another_length_is_of_no_version(datagram: bytes) -> None:
+    made = listener()
+    with pytest.raises(BadPacket, match="length"):
+        made.version_untrusted(datagram)
+    assert reason(made, datagram) == "length"
+
+
+def test_without_a_version_1_key_version_1_is_off() -> None:
+    made = Listener()
+    give(made, EPOCH)
+    assert reason(made, packet()) == "filter"
+    assert frame(made, beginning_with_0x01()).version == 2
+
+
+def test_without_an_epoch_key_version_2_is_off() -> None:
+    made = Listener()
+    made.obey(Order(OrderKind.USE_V1_KEY, key=SERVER.raw))
+    first_byte_1 = beginning_with_0x01()
+    assert reason(made, packet_v2(label="not 1")) == "filter"
+    assert reason(made, first_byte_1) == "decrypt"
+    assert frame(made, packet()).version == 1
+
+
+def test_a_new_listener_takes_nothing() -> None:
+    assert [reason(Listener(), datagram) for datagram in (packet(), packet_v2())] == ["filter", "filter"]
+
+
+def test_a_low_order_r_is_refused() -> None:
+    number = independent_v2.representatives(1)[0]
+    raw = number.to_bytes(32, "little") + bytes(133)
+    assert reason(listener(), raw[:32] + independent_v2.filter_mac(PUBLIC, raw) + raw[40:]) == "low_order"
+
+
+# -- epochs
+
+
+def test_two_live_epochs_are_told_apart() -> None:
+    made = listener()
+    give(made, EPOCH + 1)
+    now, next_one = packet_v2(), packet_v2(epoch=EPOCH + 1)
+    assert [frame(made, datagram).epoch for datagram in (now, next_one)] == [EPOCH, EPOCH + 1]
+    made.obey(Order(OrderKind.FORGET_EPOCH_KEY, EPOCH))
+    assert reason(made, now) == "filter"
+    assert frame(made, next_one).epoch == EPOCH + 1
+
+
+def test_a_forgotten_key_is_wiped_in_its_place() -> None:
+    made = Listener()
+    private = ratchet().private_key(EPOCH)
+    made.obey(Order(OrderKind.USE_EPOCH_KEY, EPOCH, private))
+    made.obey(Order(OrderKind.FORGET_EPOCH_KEY, EPOCH))
+    assert private == bytes(32)
+
+
+def test_a_key_that_takes_anothers_place_wipes_it() -> None:
+    made = Listener()
+    old, new = (bytes(bytearray(ratchet().private_key(EPOCH + n))) for n in (1, 0))
+    made.obey(Order(OrderKind.USE_EPOCH_KEY, EPOCH, old))
+    made.obey(Order(OrderKind.USE_EPOCH_KEY, EPOCH, new))
+    assert old == bytes(32)
+    assert frame(made, packet_v2()).epoch == EPOCH
+
+
+def test_forgetting_what_is_not_there_changes_nothing() -> None:
+    made = listener()
+    made.obey(Order(OrderKind.FORGET_EPOCH_KEY, EPOCH + 5))
+    made.obey(Order(OrderKind.FORGET_V1_KEY, 7))
+    assert frame(made, packet_v2()).version == 2
+    assert frame(made, packet()).version == 1
+
+
+@pytest.mark.parametrize(
+    "kind", [OrderKind.ACCEPTED, OrderKind.REFUSED, OrderKind.FORGET_RECEIPT, OrderKind.KNOWN_SOURCE, OrderKind.SERVE]
+)
+def test_other_orders_change_no_key(kind: OrderKind) -> None:
+    made = listener()
+    made.obey(Order(kind, EPOCH, b"\x07" * 32))
+    assert frame(made, packet_v2()).version == 2
+    assert frame(made, packet()).version == 1
+
+
+# -- version 1's keys
+
+
+def test_two_version_1_keys_are_accepted_while_a_change_is_under_way() -> None:
+    made = Listener()
+    made.obey(Order(OrderKind.USE_V1_KEY, 0, SERVER.raw))
+    made.obey(Order(OrderKind.USE_V1_KEY, 1, OLD_SERVER.raw))
+    new, old = packet(), packet(server_public=OLD_SERVER.public)
+    assert [frame(made, datagram).packet for datagram in (new, old)] == [new, old]
+    made.obey(Order(OrderKind.FORGET_V1_KEY, 1))
+    assert frame(made, new).packet == new
+    assert reason(made, old) == "decrypt"
+    made.obey(Order(OrderKind.FORGET_V1_KEY, 0))
+    assert reason(made, new) == "filter"
+
+
+def test_a_changed_version_1_key_takes_the_place_of_the_one_with_its_number() -> None:
+    made = Listener()
+    made.obey(Order(OrderKind.USE_V1_KEY, 0, OLD_SERVER.raw))
+    made.obey(Order(OrderKind.USE_V1_KEY, 0, SERVER.raw))
+    assert frame(made, packet()).version == 1
+    assert reason(made, packet(server_public=OLD_SERVER.public)) == "decrypt"

@@ -1,0 +1,195 @@
+"""Receipts: made once, the same for every asker, there as long as the opening, and never too many."""
+
+import pytest
+
+from openme.listener import receipts
+from openme.listener.receipts import PENDING_SECONDS, Receipts
+from openme.wire.frame import Order, OrderKind, accepted
+from openme.wire.receipt import seal_receipt
+from openme.wire.v2 import ReceiptKeys
+
+TEXT = b'{"client": "alice"}'
+
+
+def tag(number: int = 1) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def keys(number: int = 1) -> ReceiptKeys:
+    return ReceiptKeys(number.to_bytes(16, "big"), number.to_bytes(32, "big"), number.to_bytes(12, "big"))
+
+
+def obey(made: Receipts, orders: list[Order], now: float = 0.0) -> list[bytes | None]:
+    return [made.obey(order, now) for order in orders]
+
+
+def with_one(number: int = 1, ends: float = 30.0) -> Receipts:
+    made = Receipts()
+    made.expect(tag(number), keys(number), 0.0)
+    assert obey(made, accepted(tag(number), round(ends * 10**9), TEXT)) == [keys(number).id]
+    return made
+
+
+# -- made once
+
+
+def test_it_is_made_when_the_verdict_comes_and_every_asker_gets_the_same_bytes() -> None:
+    made = Receipts()
+    made.expect(tag(), keys(), 0.0)
+    assert made.answer(keys().id, 0.1) is None
+    assert obey(made, accepted(tag(), 30 * 10**9, TEXT), 0.2) == [keys().id]
+    first = made.answer(keys().id, 0.3)
+    assert first == seal_receipt(TEXT, keys())
+    assert all(made.answer(keys().id, now) is first for now in (0.3, 5.0, 29.9))
+
+
+def test_a_second_verdict_makes_no_second_text_under_the_same_key() -> None:
+    made = with_one()
+    first = made.answer(keys().id, 1.0)
+    assert obey(made, accepted(tag(), 60 * 10**9, b'{"other": 1}')) == [None]
+    assert obey(made, [Order(OrderKind.REFUSED, key=tag())]) == [None]
+    assert made.answer(keys().id, 1.0) is first
+
+
+def test_a_refused_copy_leaves_the_originals_receipt() -> None:
+    """A copy of a knock passes the listener too, and the keeper's word on it is `refused`."""
+    made = with_one()
+    made.expect(tag(), keys(), 1.0)
+    obey(made, [Order(OrderKind.REFUSED, key=tag())], 1.1)
+    assert made.answer(keys().id, 1.2) == seal_receipt(TEXT, keys())
+    obey(made, accepted(tag(), 60 * 10**9, b"{}"), 1.3)
+    assert made.answer(keys().id, 1.4) == seal_receipt(TEXT, keys())
+
+
+def test_parts_are_put_together_in_their_order() -> None:
+    text = bytes(range(1, 250)) * 40
+    made = Receipts()
+    made.expect(tag(), keys(), 0.0)
+    orders = accepted(tag(), 30 * 10**9, text)
+    assert [order.kind for order in orders] == [*[OrderKind.RECEIPT_PART] * 2, OrderKind.ACCEPTED]
+    assert obey(made, orders) == [None, None, keys().id]
+    assert made.answer(keys().id, 1.0) == seal_receipt(text, keys())
+
+
+def test_a_copy_that_comes_between_two_parts_costs_nothing() -> None:
+    text = b"x" * 5000
+    made = Receipts()
+    made.expect(tag(), keys(), 0.0)
+    part, last = accepted(tag(), 30 * 10**9, text)
+    made.obey(part, 0.1)
+    made.expect(tag(), keys(), 0.1)
+    assert made.obey(last, 0.2) == keys().id
+    assert made.answer(keys().id, 1.0) == seal_receipt(text, keys())
+
+
+def test_two_receipts_under_way_at_once_are_not_mixed() -> None:
+    made = Receipts()
+    texts = {number: bytes([number]) * 5000 for number in (1, 2)}
+    for number in texts:
+        made.expect(tag(number), keys(number), 0.0)
+    one, two = (accepted(tag(number), 30 * 10**9, text) for number, text in texts.items())
+    obey(made, [one[0], two[0], two[1], one[1]])
+    for number, text in texts.items():
+        assert made.answer(keys(number).id, 1.0) == seal_receipt(text, keys(number))
+
+
+# -- when there is none
+
+
+def test_an_unknown_id_gets_nothing() -> None:
+    made = with_one()
+    assert [made.answer(identity, 1.0) for identity in (keys(2).id, bytes(16), b"", tag())] == [None] * 4
+
+
+@pytest.mark.parametrize("now", [30.0, 31.0, 1e9])
+def test_it_ends_with_the_opening(now: float) -> None:
+    made = with_one(ends=30.0)
+    assert made.answer(keys().id, 29.999) is not None
+    assert made.answer(keys().id, now) is None
+    assert made.answer(keys().id, 0.0) is None
+    assert (made._made, made._ids) == ({}, {})
+
+
+def test_an_opening_that_ends_early_takes_its_receipt_along() -> None:
+    made = with_one()
+    obey(made, [Order(OrderKind.FORGET_RECEIPT, key=tag(2))])
+    assert made.answer(keys().id, 1.0) is not None
+    obey(made, [Order(OrderKind.FORGET_RECEIPT, key=tag())])
+    assert made.answer(keys().id, 1.0) is None
+    assert (made._made, made._ids) == ({}, {})
+
+
+def test_forgetting_comes_before_the_verdict_as_well() -> None:
+    made = Receipts()
+    made.expect(tag(), keys(), 0.0)
+    obey(made, [Order(OrderKind.FORGET_RECEIPT, key=tag()), *accepted(tag(), 30 * 10**9, TEXT)])
+    assert made.answer(keys().id, 1.0) is None
+
+
+def test_a_refused_knock_has_none() -> None:
+    made = Receipts()
+    made.expect(tag(), keys(), 0.0)
+    assert obey(made, [Order(OrderKind.REFUSED, key=tag()), *accepted(tag(), 30 * 10**9, TEXT)]) == [None, None]
+    assert made.answer(keys().id, 1.0) is None
+
+
+def test_an_opening_without_a_text_has_none() -> None:
+    """As for a client that is not let to the health port."""
+    made = Receipts()
+    made.expect(tag(), keys(), 0.0)
+    assert obey(made, accepted(tag(), 30 * 10**9, b"")) == [None]
+    assert made.answer(keys().id, 1.0) is None
+    assert made._pending == {}
+
+
+def test_a_knock_that_nobody_expects_has_none() -> None:
+    made = Receipts()
+    assert obey(made, accepted(tag(), 30 * 10**9, b"x" * 5000)) == [None, None]
+    assert (made._pending, made._made, made._ids) == ({}, {}, {})
+
+
+def test_a_receipt_that_no_client_would_read_is_not_made() -> None:
+    made = Receipts()
+    made.expect(tag(), keys(), 0.0)
+    assert obey(made, accepted(tag(), 30 * 10**9, b"x" * 70_000))[-1] is None
+    assert (made._pending, made._made, made._ids) == ({}, {}, {})
+
+
+# -- bounds
+
+
+def test_knocks_that_wait_for_their_verdict_are_bounded_and_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "MAX_PENDING", 5)
+    made = Receipts()
+    for number in range(12):
+        made.expect(tag(number), keys(number), 0.0)
+    assert list(made._pending) == [tag(number) for number in range(7, 12)]
+    assert obey(made, accepted(tag(0), 30 * 10**9, TEXT)) == [None]
+    assert obey(made, accepted(tag(11), 30 * 10**9, TEXT)) == [keys(11).id]
+
+
+def test_a_verdict_that_does_not_come_is_not_waited_for() -> None:
+    made = Receipts()
+    for number in range(4):
+        made.expect(tag(number), keys(number), float(number))
+    made.expect(tag(9), keys(9), 1.0 + PENDING_SECONDS)
+    assert list(made._pending) == [tag(2), tag(3), tag(9)]
+
+
+def test_receipts_are_bounded_and_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receipts, "MAX_RECEIPTS", 5)
+    made = Receipts()
+    for number in range(12):
+        made.expect(tag(number), keys(number), 0.0)
+        obey(made, accepted(tag(number), 30 * 10**9, TEXT))
+    assert list(made._made) == [keys(number).id for number in range(7, 12)]
+    assert set(made._ids) == {tag(number) for number in range(7, 12)}
+    assert made.answer(keys(6).id, 1.0) is None
+    assert made.answer(keys(7).id, 1.0) is not None
+
+
+def test_ended_receipts_make_room_first() -> None:
+    made = with_one(1, ends=10.0)
+    made.expect(tag(2), keys(2), 11.0)
+    obey(made, accepted(tag(2), 40 * 10**9, TEXT), 11.0)
+    assert list(made._made) == [keys(2).id]
