@@ -23,7 +23,7 @@ from openme.config.model import ClientConfig, EpochKeys, Profile
 from openme.keys.ed25519 import KEY_SIZE
 from openme.wire.knock import IPAddress
 from openme.wire.receipt import EpochKeyList
-from openme.wire.v2 import ReceiptKeys
+from openme.wire.v2 import RECEIPT_ID_SIZE, RECEIPT_KEY_SIZE, RECEIPT_NONCE_SIZE, ReceiptKeys
 
 HORIZON = 53
 """Epochs, from a knock's own on, for which a client takes keys from that knock's receipt (spec wire-v2.md "Receipt").
@@ -58,10 +58,11 @@ class Known:
         value = self._read(self._keys_path(profile.epoch_keys))
         try:
             first, raw = value["first"], base64.b64decode(value["keys"], validate=True)
-            later = {first + n: raw[at : at + KEY_SIZE] for n, at in enumerate(range(0, len(raw), KEY_SIZE))}
         except (KeyError, TypeError, ValueError):
             return keys
-        return later | keys
+        if type(first) is not int or first != profile.epoch_keys.first or len(raw) % KEY_SIZE:
+            return keys
+        return {first + n: raw[at : at + KEY_SIZE] for n, at in enumerate(range(0, len(raw), KEY_SIZE))} | keys
 
     def add(self, profile: Profile, epoch: int, received: EpochKeyList) -> str | None:
         """Take over the keys that came with the receipt of a knock in `epoch`; why not, if they are refused.
@@ -88,9 +89,9 @@ class Known:
             return (
                 f"profile {other.name} ({other.server_host}) already has an epoch key of the receipt: none was stored"
             )
-        end = profile.epoch_keys.first + len(profile.epoch_keys.keys)
-        later = [known[index] for index in sorted(known) if index >= end] + added
-        value = {"first": end, "keys": base64.b64encode(b"".join(later)).decode("ascii")}
+        # Those of the file as well: another profile with the same first key may have fewer.
+        every = [known[index] for index in sorted(known)] + added
+        value = {"first": profile.epoch_keys.first, "keys": base64.b64encode(b"".join(every)).decode("ascii")}
         self._write(self._keys_path(profile.epoch_keys), value)
         return None
 
@@ -117,7 +118,7 @@ class Known:
         value = {} if path is None else self._read(path)
         try:
             return [_knock(item) for item in value["knocks"]]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return []
 
     # -- files
@@ -181,6 +182,8 @@ def _value(knock: PastKnock) -> dict[str, Any]:
 
 def _knock(value: dict[str, Any]) -> PastKnock:
     identity, key, nonce = map(bytes.fromhex, value["receipt"])
+    if (len(identity), len(key), len(nonce)) != (RECEIPT_ID_SIZE, RECEIPT_KEY_SIZE, RECEIPT_NONCE_SIZE):
+        raise ValueError("receipt")
     return PastKnock(
         host=str(value["host"]),
         target=None if value["target"] is None else ip_address(value["target"]),

@@ -295,7 +295,8 @@ def test_part_of_an_id_and_silence_is_closed(running: Running, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("more", [b"x", b"x" * 100])
-def test_more_than_an_id_is_no_question(running: Running, more: bytes) -> None:
+def test_more_than_an_id_is_no_question(running: Running, more: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_process, "HEALTH_SECONDS", 60)
     datagram = packet_v2()
     keys = receipt_of(running, datagram)
     grant(running, datagram)
@@ -305,7 +306,9 @@ def test_more_than_an_id_is_no_question(running: Running, more: bytes) -> None:
         assert heard(connection) == seal_receipt(TEXT, keys)
 
 
-def test_more_after_the_id_while_it_waits_is_no_question(running: Running) -> None:
+def test_more_after_the_id_while_it_waits_is_no_question(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_process, "HEALTH_SECONDS", 60)
+    monkeypatch.setattr(listener_process, "RECEIPT_PATIENCE", 60)
     datagram = packet_v2()
     keys = receipt_of(running, datagram)
     with asking(running, keys.id) as connection:
