@@ -56,7 +56,7 @@ class Ratchet:
     def later(self, index: int) -> "Ratchet":
         """A ratchet of its own that begins with epoch `index`; ValueError as for `advance_to`."""
         key = self._key_of(index)
-        return Ratchet(self.length, index, bytes(bytearray(key)) if key is self._key else key)
+        return Ratchet(self.length, index, bytes(memoryview(key)) if key is self._key else key)
 
     def forget(self) -> None:
         """Wipe the key: this ratchet is of no use any more."""
