@@ -425,6 +425,19 @@ def read_ratchet_seen(state_dir: Path) -> bool:
     return bool(_read(state_dir, "SELECT epoch FROM ratchet"))
 
 
+def forget_renewals(state_dir: Path) -> None:
+    """There is a new ratchet, made while no server has the database: what clients carry belongs to the old one."""
+    path = state_dir / DATABASE
+    if path.exists():
+        with (
+            suppress(sqlite3.Error),
+            closing(
+                sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=2, isolation_level=None)
+            ) as connection,
+        ):
+            connection.execute("DELETE FROM renewed")
+
+
 def _read(state_dir: Path, query: str) -> list[Any]:
     path = state_dir / DATABASE
     if not path.exists():

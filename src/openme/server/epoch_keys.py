@@ -20,7 +20,7 @@ from openme.keeper.ratchet_file import (
     set_aside,
     write_ratchet,
 )
-from openme.keeper.store import Store, read_ratchet_seen
+from openme.keeper.store import Store, forget_renewals, read_ratchet_seen
 from openme.keys.ratchet import Ratchet, epoch_at
 from openme.server import control
 
@@ -60,7 +60,7 @@ def open_epochs(config: ServerConfig, store: Store, now: Now) -> Epochs | None:
             _log.error("the ratchet file %s: made a new one, and %s", lost, _NEW_FILES)
     else:
         check_length(ratchet, config)
-        _compare(ratchet, seen)
+        _compare(ratchet, seen, store)
     current = epoch_at(now.unix_ns, ratchet.length)
     if current < ratchet.index:
         _log.error(
@@ -101,6 +101,7 @@ def replace_ratchet(config: ServerConfig) -> None:
         control.ask(config.state_dir, {"command": "new_ratchet"})
     except control.NoServerError:
         write_new(config, time.time_ns()).forget()
+        forget_renewals(config.state_dir)
     forget_files(config.state_dir)
 
 
@@ -126,6 +127,7 @@ def ensure_ratchet(config: ServerConfig) -> tuple[Ratchet, bool]:
             if read_ratchet_seen(config.state_dir):
                 _log.warning("the ratchet file was gone: made a new one, and %s", _NEW_FILES)
                 forget_files(config.state_dir)
+                forget_renewals(config.state_dir)
         check_length(ratchet, config)
         return ratchet, made
 
@@ -148,7 +150,7 @@ def _made(config: ServerConfig, now: Now) -> Ratchet | None:
         return None
 
 
-def _compare(ratchet: Ratchet, seen: tuple[int, bytes] | None) -> None:
+def _compare(ratchet: Ratchet, seen: tuple[int, bytes] | None, store: Store) -> None:
     """Say so if this is not the ratchet that was there last."""
     if seen is None:
         return
@@ -165,6 +167,7 @@ def _compare(ratchet: Ratchet, seen: tuple[int, bytes] | None) -> None:
             start_of(older, ratchet.length),
         )
         return
+    store.forget_renewals()
     _log.error("the ratchet is another one than before: clients with files of the former one need new ones")
 
 

@@ -1,7 +1,10 @@
 """add, renew, epochs, rotate and init --upgrade under version 2, as transcripts of the real command."""
 
 import base64
+import sqlite3
 import stat
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,8 @@ import yaml
 
 from openme.config.profile import load_client_config
 from openme.config.server import load_server_config
-from openme.keeper.ratchet_file import FILE_NAME, read_ratchet
+from openme.keeper.ratchet_file import FILE_NAME, new_ratchet, read_ratchet, write_ratchet
+from openme.keeper.store import DATABASE
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import Ratchet, epoch_at
 from support.command import Place, place
@@ -217,6 +221,29 @@ def test_a_new_ratchet_has_nothing_in_common_with_the_old(here: Place) -> None:
     after = ratchet(here)
     assert not set(before.public_keys(before.index, 60)) & set(after.public_keys(after.index, 60))
     assert here.ok("epochs", "--json").json()["clients"][0]["file_until"] is None
+
+
+@pytest.mark.parametrize("how", ["rotated", "lost", "put there by hand"])
+def test_what_receipts_brought_of_an_old_ratchet_is_not_told_of_the_new(here: Place, how: str) -> None:
+    """It would say for a year that a client has keys, whose keys open nothing."""
+    here.client("alice")
+    with here.serving():
+        pass
+    key = load_server_config(here.config).clients["alice"].public_key.raw
+    with closing(sqlite3.connect(here.state / DATABASE)) as database:
+        database.execute("INSERT INTO renewed VALUES (?, ?)", (key, ratchet(here).index + 52))
+        database.commit()
+    assert here.ok("epochs", "--json").json()["clients"][0]["renewed_until"] is not None
+    if how == "rotated":
+        here.ok("rotate", "ratchet")
+    elif how == "lost":
+        (here.state / FILE_NAME).unlink()
+        here.ok("add", "bob")
+    else:
+        write_ratchet(here.state, new_ratchet(604_800, time.time_ns()))
+        with here.serving() as server:
+            server.logs("another one than before")
+    assert here.ok("epochs", "--json").json()["clients"][0]["renewed_until"] is None
 
 
 def test_a_running_server_makes_the_new_ratchet_itself(here: Place) -> None:
