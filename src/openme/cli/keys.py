@@ -152,5 +152,9 @@ def _reload(config: ServerConfig) -> None:
         reply = control.ask(config.state_dir, {"command": "reload"})
     except control.NoServerError:
         return
+    except OpenmeError as error:
+        # The file is changed, and whoever asked must learn of the new key all the same.
+        warn(f"{error.message}: the running server finds the change by itself, or at its restart")
+        return
     if reply.get("fault"):
         warn(f"the running server keeps its last good config: {reply['fault']}")

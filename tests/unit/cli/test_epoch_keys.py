@@ -1,8 +1,10 @@
 """add, renew, epochs, rotate and init --upgrade under version 2, as transcripts of the real command."""
 
 import base64
+import socket
 import sqlite3
 import stat
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +18,7 @@ from openme.keeper.ratchet_file import FILE_NAME, new_ratchet, read_ratchet, wri
 from openme.keeper.store import DATABASE
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import Ratchet, epoch_at
+from openme.server import control
 from support.command import Place, place
 
 # Two keys with one key id, found by trying the numbers from 0 on as seeds.
@@ -195,6 +198,24 @@ def test_a_new_version_1_key_is_accepted_beside_the_old_until_it_is_finished(her
     config = load_server_config(here.config)
     assert (config.previous_private_key, config.private_key == old) == (None, False)
     assert here.run("rotate", "v1-key", "--finish").code == 1
+
+
+def test_a_server_that_cannot_be_told_costs_a_warning_and_not_the_answer(here: Place) -> None:
+    def refuse(listening: socket.socket) -> None:
+        peer, _ = listening.accept()
+        with peer:
+            peer.recv(1000)
+            peer.sendall(b'{"error": "the server is of another version"}')
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(here.state / control.SOCKET_NAME))
+        listening.listen()
+        thread = threading.Thread(target=refuse, args=(listening,))
+        thread.start()
+        done = here.ok("rotate", "v1-key")
+        thread.join(5)
+    assert done.out.strip() == base64.b64encode(load_server_config(here.config).public_key).decode()
+    assert "warning: the server is of another version" in done.err
 
 
 def test_after_a_theft_the_old_version_1_key_goes_at_once(here: Place) -> None:
