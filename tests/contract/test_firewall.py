@@ -28,7 +28,7 @@ RULES = Rules(
 ALICE = ip_address("192.0.2.2")
 ALICE6 = ip_address("2001:db8::2")
 BOB = ip_address("192.0.2.3")
-TICK = 0.1  # what may pass between two lines of a test
+TICK = 1.0  # what may pass between two lines of a test
 
 
 @dataclass

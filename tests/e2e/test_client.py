@@ -38,7 +38,7 @@ def test_the_health_port_answers_only_after_a_knock_and_says_nothing(world: Serv
 
 
 def test_status_and_check_tell_the_truth(make_world: Callable[..., ServerWorld]) -> None:
-    world = make_world(knock_timeout="3s")
+    world = make_world(knock_timeout="10s")
     alice = world.add("alice")
     nowhere = world.status(alice, code=SHUT)
     assert nowhere.stdout == "closed\n"
@@ -49,7 +49,7 @@ def test_status_and_check_tell_the_truth(make_world: Callable[..., ServerWorld])
     assert checked.stderr.startswith("openme: knocked at ")
     # Asked again without a knock, the server says the same of the last one.
     assert world.status(alice, code=OPEN).stdout == checked.stdout
-    until(lambda: not world.sessions(), 6)
+    until(lambda: not world.sessions(), 15)
     answer = json.loads(world.status(alice, "--json", code=SHUT).stdout)
     assert answer == {
         "profile": "default",
@@ -61,13 +61,13 @@ def test_status_and_check_tell_the_truth(make_world: Callable[..., ServerWorld])
 
 
 def test_status_and_check_of_version_1_go_by_tcp_alone(make_world: Callable[..., ServerWorld]) -> None:
-    world = make_world(knock_timeout="3s")
+    world = make_world(knock_timeout="10s")
     alice = world.add("alice", "--v1")
     world.start()
     assert world.status(alice, code=SHUT).stdout == "closed\n"
     assert world.knock(alice, "--check", code=OPEN).stdout == "open\n"
     assert world.status(alice, code=OPEN).stdout == "open\n"
-    until(lambda: not world.sessions(), 6)
+    until(lambda: not world.sessions(), 15)
     until(lambda: world.status(alice).stdout == "closed\n", 2)
     assert world.status(alice, "--knock", code=OPEN).stdout == "open\n"
 

@@ -66,12 +66,12 @@ def test_after_a_knock_it_stays_until_it_is_stopped(world: ServerWorld) -> None:
     world.edit(drop_ports=False)
     world.serve(tcp=[22])
     before = world.server.ruleset()
-    process = trial(world, "2s")
+    process = trial(world, "6s")
     world.opens(alice, port=22)
     world.says("alice has knocked: the ports stay hidden until this server is stopped")
     # Its time would be over now.
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(3)
+        process.wait(7)
     assert world.tcp(world.stranger, 22) == "filtered"
     # Looking at the config again, as after any edit, does not put its `drop_ports: false` in force.
     world.edit(knock_timeout="7s")
@@ -132,3 +132,26 @@ def test_it_undoes_itself_though_the_terminal_is_gone(world: ServerWorld) -> Non
     assert process.wait(10) == 1
     until(lambda: world.server.ruleset() == before)
     assert world.tcp(world.stranger, 22) == "open"
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["keeper", "listener"])
+def test_it_is_undone_though_a_process_is_killed(world: ServerWorld, victim: int) -> None:
+    world.add("alice")
+    world.serve(tcp=[22])
+    before = world.server.ruleset()
+    trial(world, "1m")
+    assert world.tcp(world.stranger, 22) == "filtered"
+    os.kill(world.pids()[victim], signal.SIGKILL)
+    assert world.wait() != 0
+    until(lambda: world.server.ruleset() == before, 5)
+    assert world.tcp(world.stranger, 22) == "open"
+
+
+def test_once_passed_it_survives_kill_9_as_any_server_does(world: ServerWorld) -> None:
+    alice = world.add("alice")
+    world.serve(tcp=[22])
+    trial(world, "1m")
+    world.opens(alice, port=22)
+    world.says("alice has knocked")
+    world.kill()
+    assert world.tcp(world.stranger, 22) == "filtered"

@@ -320,7 +320,11 @@ class ServerWorld:
         made = self.socket_on(host, socket.SOCK_STREAM, version, source)
         self.stack.callback(made.close)
         made.settimeout(wait)
-        made.connect((SERVER[version], port))
+        try:
+            made.connect((SERVER[version], port))
+        except OSError:
+            made.close()  # or TCP would try again later, perhaps through a door that is open by then
+            raise
         made.settimeout(5)
         return made
 

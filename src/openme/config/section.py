@@ -3,12 +3,13 @@
 import difflib
 import re
 from collections.abc import Callable, Collection, Iterable
+from math import inf
 from pathlib import Path
 from typing import TypeVar
 
 from openme.config.model import ConfigError, ConfigFault
 from openme.config.nodes import Mapping, Node, Scalar, Sequence
-from openme.durations import parse_duration
+from openme.durations import format_duration, parse_duration
 from openme.keys.ed25519 import KeyTextError
 
 T = TypeVar("T")
@@ -143,9 +144,13 @@ class Section:
             return default
         return int(node.text)
 
-    def duration(self, name: str) -> float | None:
-        """A duration in seconds."""
-        return self.parsed(name, "a duration such as 30s, 1m30s, 2h or 7d", parse_duration)
+    def duration(self, name: str, longest: float = inf) -> float | None:
+        """A duration in seconds, at most `longest`."""
+        seconds = self.parsed(name, "a duration such as 30s, 1m30s, 2h or 7d", parse_duration)
+        if seconds is not None and seconds > longest:
+            self.fault(name, f"expected at most {format_duration(longest)}")
+            return None
+        return seconds
 
     def choice(self, name: str, default: str, known: Collection[str]) -> str:
         """One of the words in `known`."""

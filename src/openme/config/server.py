@@ -61,6 +61,8 @@ DEFAULT_STATE_DIR = "/var/lib/openme"
 
 _PORT_EXAMPLE = "[22/tcp, 80, 8080-8090/tcp]"
 _NEW_NAME = re.compile(r"(?![-.])[A-Za-z0-9._@-]{1,64}", re.ASCII)
+LONGEST_DOOR = 366 * 86400.0  # seconds
+LONGEST_WINDOW = 366 * 86400.0
 HOST_PATTERN = r"[^\s\x00-\x1f\x7f]{1,253}"
 INTERFACE_PATTERN = r"(?!\.{1,2}$)[^\s/\x00-\x1f\x7f]{1,15}"  # Linux: dev_valid_name, IFNAMSIZ less its NUL
 _TIME = re.compile(
@@ -153,8 +155,8 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
     groups = parse_groups(root, faults)
     clients, client_faults, orphans = _clients(root, Surroundings(path, groups, protocols, notes))
     host = server.text("host", "a host name or address", HOST_PATTERN)
-    knock_timeout = server.duration("knock_timeout") or 30.0
-    replay_window = server.duration("replay_window") or 60.0
+    knock_timeout = server.duration("knock_timeout", LONGEST_DOOR) or 30.0
+    replay_window = server.duration("replay_window", LONGEST_WINDOW) or 60.0
     open_knock_port = server.flag("open_knock_port", default=True)
     drop_ports = server.flag("drop_ports", default=False)
     interface = server.text("interface", "a network interface's name, at most 15 characters", INTERFACE_PATTERN)
@@ -234,7 +236,7 @@ def parse_client_entry(name: str, line: int, node: Mapping, around: Surroundings
     allowed_from = _networks(section)
     require_target_ip = section.flag("require_target_ip", default=False)
     single_use = section.flag("single_use", default=False)
-    max_timeout = section.duration("max_timeout")
+    max_timeout = section.duration("max_timeout", LONGEST_DOOR)
     if faults or public_key is None:
         raise ConfigError(*faults)
     return ClientEntry(

@@ -97,8 +97,6 @@ class Outbox:
             self._waiting.popleft()
 
 
-_DISPENSABLE = frozenset(
-    {OrderKind.ACCEPTED, OrderKind.REFUSED, OrderKind.RECEIPT_PART, OrderKind.FORGET_RECEIPT, OrderKind.KNOWN_SOURCE}
-)
+_DISPENSABLE = frozenset({OrderKind.ACCEPTED, OrderKind.REFUSED, OrderKind.RECEIPT_PART, OrderKind.KNOWN_SOURCE})
 
 __all__ = ["FRAME_SIZES", "ORDER_SIZES", "ChannelClosedError", "Outbox", "channel", "received", "send"]

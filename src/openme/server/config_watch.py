@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from openme.config.model import ServerConfig
+from openme.config.model import ConfigError, ServerConfig
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.server.privileges import die_with_parent
@@ -101,7 +101,13 @@ class ConfigWatch:
         return outcome
 
     def _load(self, *, tighten: bool = False) -> ServerConfig:
-        config = load_server_config(self._path, tighten=tighten)
+        try:
+            config = load_server_config(self._path, tighten=tighten)
+        except ConfigError as error:
+            if "permission denied" in error.message and os.geteuid() == 0:
+                # Root may read it; it is our own sandbox that knows no other directory than the one we started with.
+                raise OpenmeError(f"{self._path}: now lies in another directory: restart the server") from None
+            raise
         return replace(config, **self._overrides)
 
     def _look(self) -> _Signature:

@@ -47,7 +47,7 @@ _REPAIR_INTERVAL = 0.4  # seconds between two repairs of the firewall
 _STATE_INTERVAL = 0.2  # seconds; a thousand people who knock at once must not mean a thousand files
 _BUSY_LISTENER = 0.01  # seconds until orders are offered again to a listener that would not take them
 _ERASING_INTERVAL = 60.0  # seconds between two tries to erase an epoch's key from a disk that refuses
-_MAX_RECEIPTS = 64  # of one client and address that are remembered, to be forgotten when the opening ends early
+_MAX_RECEIPTS = 256  # of one client and address that are remembered, to be forgotten when the opening ends early
 _TICK = 0.5  # seconds between two looks at expiry and config, so that what ends is closed within a second
 
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -58,6 +58,14 @@ _log = logging.getLogger("openme.keeper")
 def read_clocks() -> Now:
     """Both clocks as they stand."""
     return Now(time.time_ns(), time.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A trial of so many seconds; `passed` is called once a client has knocked in time."""
+
+    seconds: float
+    passed: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ class Parts:
     listener: socket.socket
     control: socket.socket
     state_file: Path | None
-    trial: float | None = None
+    trial: Trial | None = None
 
 
 class Ending(Enum):
@@ -104,7 +112,8 @@ class KeeperProcess:
         self._strangers: deque[tuple[float, Stranger]] = deque()
         self._searched: Stranger | None = None
         self._stop: Ending | None = None
-        self._trial_until = None if parts.trial is None else clocks().monotonic + parts.trial
+        self._trial = parts.trial
+        self._trial_until = None if parts.trial is None else clocks().monotonic + parts.trial.seconds
         self._disk_fault: str | None = None
         self._state_file_fault = False
         self._state_changed = False
@@ -154,6 +163,11 @@ class KeeperProcess:
         finally:
             signal.set_wakeup_fd(previous)
         return self._stop
+
+    @property
+    def is_on_trial(self) -> bool:
+        """Whether nobody has knocked yet who would end the trial."""
+        return self._trial_until is not None
 
     def _timeout(self) -> float:
         if self._strangers or self._searched:
@@ -339,8 +353,9 @@ class KeeperProcess:
         return {id(grant) for grant in grants}
 
     def _pass_trial(self, name: str) -> None:
-        if self._trial_until is not None:
+        if self._trial is not None and self._trial_until is not None:
             self._trial_until = None
+            self._trial.passed()
             _log.info("%s has knocked: the ports stay hidden until this server is stopped", name)
 
     # -- config

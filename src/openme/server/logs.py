@@ -3,9 +3,10 @@
 import json
 import logging
 import os
+import select
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 LEVELS = ("debug", "info", "warning", "error")
 _SYSLOG = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
@@ -38,9 +39,22 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(value)
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Drops a line rather than wait: whoever reads stderr may have stopped, and a server must not stop with him."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it if there is room."""
+        try:
+            writable = bool(select.select([], [self.stream.fileno()], [], 0)[1])
+        except (OSError, ValueError):  # closed, or no file at all
+            writable = True
+        if writable:
+            super().emit(record)
+
+
 def set_up(level: str, *, as_json: bool) -> None:
     """Send every line from `level` on to stderr; a full or closed stderr stops nothing."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if as_json else _TextFormatter(journald="JOURNAL_STREAM" in os.environ))
     logging.raiseExceptions = False
     root = logging.getLogger("openme")

@@ -36,7 +36,7 @@ from openme.server.config_watch import ConfigWatch, say_warnings
 from openme.server.earlier_sessions import track_earlier_sessions
 from openme.server.epoch_keys import open_epochs
 from openme.server.interfaces import known_interfaces
-from openme.server.keeper_process import HEARD, Ending, KeeperProcess, Parts, adopted_grants, read_clocks
+from openme.server.keeper_process import HEARD, Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
 from openme.server.listener_process import ListenerProcess
 from openme.server.privileges import (
     become,
@@ -53,7 +53,7 @@ from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR
 
 LOCK_NAME = "lock"
 FIREWALL_LOCK = b"\0openme-firewall"
-_LISTENER_GRACE = 3.0  # seconds that the listener gets to end by itself
+_GRACE = 3.0  # seconds that a child gets to end by itself
 
 _log = logging.getLogger("openme.server")
 
@@ -156,9 +156,12 @@ def serve(config_path: Path, *, interface: str | None, state_file: str | None, t
     with ExitStack() as stack:
         sessions = _state_path(state_file, config)
         prepared = _prepare(stack, config_path, config, sessions)
+        on_trial = None
+        if trial is not None:
+            on_trial = Trial(trial, (lambda: None) if config.firewall == "memory" else _start_trial_guard(stack))
         for warning in prepared.give_up():
             _log.warning("%s", warning)
-        return _keep(prepared, watch, sessions, trial)
+        return _keep(prepared, watch, sessions, on_trial)
 
 
 def _state_path(given: str | None, config: ServerConfig) -> Path | None:
@@ -291,7 +294,7 @@ def _start_guardian(stack: ExitStack, account: pwd.struct_passwd | None, listene
     child = os.fork()
     if child:
         os.close(lifeline)
-        stack.callback(os.waitpid, child, 0)
+        stack.callback(_wait_for, child)
         stack.callback(os.close, ours)
         return
     try:
@@ -321,7 +324,13 @@ def _close_all_but(kept: set[int]) -> None:
 def _end_listener(child: int, keeper_end: socket.socket) -> None:
     """Let the listener see that nobody holds the channel any more, and wait; nothing is done a second time."""
     keeper_end.close()
-    deadline = time.monotonic() + _LISTENER_GRACE
+    # What hangs is for the guardian to end: we have given up the right to signal another user's process.
+    _wait_for(child)
+
+
+def _wait_for(child: int) -> None:
+    """Wait for the end of a child that has been told, for some seconds: one that is stopped must not keep us."""
+    deadline = time.monotonic() + _GRACE
     while time.monotonic() < deadline:
         try:
             if os.waitpid(child, os.WNOHANG)[0]:
@@ -329,10 +338,39 @@ def _end_listener(child: int, keeper_end: socket.socket) -> None:
         except ChildProcessError:
             return
         time.sleep(0.005)
-    # What hangs is for the guardian to end: we have given up the right to signal another user's process.
 
 
-def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, trial: float | None) -> int:
+def _start_trial_guard(stack: ExitStack) -> Callable[[], None]:
+    """A process that takes the rules away when we are gone, however we went, before the returned function was called.
+
+    Whoever tries openme on a machine far away must get back in although it was killed. It holds a pipe that nobody
+    writes to and its right to change the firewall, and reads nothing else.
+    """
+    lifeline, ours = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(lifeline)
+        stack.callback(_wait_for, child)
+        stack.callback(os.close, ours)
+
+        def passed() -> None:
+            os.write(ours, b"1")
+
+        return passed
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        os.setpgid(0, 0)  # what ends its parent's group is to find it alive
+        _close_input_and_output()
+        _close_all_but({2, lifeline})
+        keep_secrets_in_memory()
+        if os.read(lifeline, 1) == b"":
+            open_firewall("nft").stop()
+    finally:
+        os._exit(0)
+
+
+def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, trial: Trial | None) -> int:
     config = watch.config
     store = prepared.store
     replay = store.load(round(config.replay_window * 10**9), read_clocks().unix_ns)
@@ -368,7 +406,10 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
         _log.error("ending; the ports stay hidden until the server is started again")
         raise
     if ending is Ending.LISTENER_GONE:
-        _log.error("ending; the ports stay hidden until the server is started again")
+        undone = process.is_on_trial
+        _log.error(
+            "ending; %s", "it is undone" if undone else "the ports stay hidden until the server is started again"
+        )
         return 1
     # First whoever listens, then what hides it: the health port is at no moment there for everybody.
     prepared.end_listener()
@@ -408,9 +449,10 @@ def clean_up() -> None:
         open_firewall("nft").stop()
 
 
-def _say_ready(config: ServerConfig, systemd: socket.socket | None, trial: float | None) -> None:
+def _say_ready(config: ServerConfig, systemd: socket.socket | None, trial: Trial | None) -> None:
     if trial is not None:
-        _log.info("the ports are hidden; unless a client knocks within %s, this is undone", format_duration(trial))
+        duration = format_duration(trial.seconds)
+        _log.info("the ports are hidden; unless a client knocks within %s, this is undone", duration)
     _log.info("serving: knock port %d/udp, %d clients", config.udp_port, len(config.clients))
     if systemd is not None:
         with suppress(OSError):

@@ -47,7 +47,7 @@ def keys_of(path: Path) -> tuple[bytes, ...]:
 def test_a_door_is_proven_by_the_servers_word(here: Place, alice: Path) -> None:
     done = client(here, alice, "knock", "--check", "--ip", TARGET)
     assert done.code == 0, done.err
-    assert re.fullmatch(rf"open: 22/tcp for {TARGET} until \S+Z, proven by the server\n", done.out)
+    assert re.fullmatch(rf"open\n22/tcp for {TARGET} until \S+Z, proven by the server\n", done.out)
     again = client(here, alice, "status")
     assert (again.code, again.out) == (0, done.out)
     value = client(here, alice, "status", "--json").json()
@@ -62,7 +62,7 @@ def test_a_knock_that_opened_nothing_is_not_confirmed_though_something_listens(h
     """The memory firewall hides nothing: TCP alone would say that the door is open."""
     done = client(here, alice, "knock", "--check", "--ip", "source")
     assert done.code == 3
-    assert done.out == "not confirmed over 127.0.0.1\n"
+    assert done.out == "not confirmed\n"
     assert "the server gave no receipt" in done.err
     value = client(here, alice, "status", "--json").json()
     assert value["receipts"] == []
@@ -72,7 +72,7 @@ def test_another_server_at_that_address_proves_nothing(here: Place, alice: Path)
     here.ok("rotate", "ratchet")
     with here.serving():
         done = client(here, alice, "knock", "--check", "--ip", TARGET)
-    assert (done.code, done.out) == (3, "not confirmed over 127.0.0.1\n")
+    assert (done.code, done.out) == (3, "not confirmed\n")
 
 
 def test_what_is_kept_beside_the_file_is_the_owners_alone(here: Place, alice: Path, server: Server) -> None:

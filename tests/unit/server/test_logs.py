@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -82,3 +83,12 @@ def test_a_closed_stderr_stops_nothing(stderr: io.StringIO) -> None:
     logs.set_up("info", as_json=False)
     stderr.close()
     logging.getLogger("openme.x").error("bad")
+
+
+def test_a_reader_that_has_stopped_costs_lines_and_no_time() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream, os.fdopen(reader, "rb"):
+        os.set_blocking(writer, True)  # as the pipe of whoever started us is
+        handler = logs._Handler(stream)
+        for _ in range(5000):  # far more than a pipe holds
+            handler.handle(logging.makeLogRecord({"msg": "x" * 100, "levelno": logging.INFO}))
