@@ -56,6 +56,7 @@ class ClaimsWorld(ServerWorld):
         self.server.nft("flush ruleset")
         for path in self.state_dir.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.forget_newest()
         self.put_ratchet(self._ratchet)
         self.write_config(self._pristine)
         self.clock.step(0)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from openme.config.template import render_server_config
+from openme.keeper.store import beside
 from openme.keys.x25519 import ServerPrivateKey
+from openme.server.state_file import RUN_DIR
 from support.ports import free_port
 
 DEADLINE = 20.0
@@ -168,6 +170,7 @@ class Place:
                     process.kill()
                     process.wait()
                     raise
+            beside(RUN_DIR, "newest", self.state).unlink(missing_ok=True)
 
 
 @dataclass

@@ -41,7 +41,9 @@ from openme.config.model import Profile
 from openme.config.profile import load_client_config
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
+from openme.keeper.store import beside
 from openme.server import control
+from openme.server.state_file import RUN_DIR
 from openme.wire.knock import IPAddress
 from support.netns import Namespace, add_addresses, namespace, until, v4, v6
 
@@ -109,6 +111,7 @@ class ServerWorld:
         )
         if settings:
             self.edit(**settings)
+        stack.callback(self.forget_newest)
         stack.callback(self.kill)
 
     # -- the operator
@@ -202,6 +205,10 @@ class ServerWorld:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+    def forget_newest(self) -> None:
+        """What a restart of the machine would take away."""
+        beside(RUN_DIR, "newest", self.state_dir).unlink(missing_ok=True)
 
     def restart(self, *words: str) -> None:
         """Stop and start."""

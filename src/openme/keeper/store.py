@@ -46,6 +46,11 @@ CREATE TABLE IF NOT EXISTS renewed (client BLOB PRIMARY KEY, last INTEGER NOT NU
 """
 
 
+def beside(run_dir: Path, what: str, state_dir: Path) -> Path:
+    """The file in `run_dir` that belongs to this `state_dir`."""
+    return run_dir / f"{what}-{hashlib.sha256(bytes(state_dir.absolute())).hexdigest()[:16]}"
+
+
 class StoreError(OpenmeError):
     """The disk would not take or give what it should."""
 
@@ -99,9 +104,8 @@ class Store:
         database of a newer openme.
         """
         self._directory = state_dir
-        name = f"incomplete-{hashlib.sha256(bytes(state_dir.absolute())).hexdigest()[:16]}"
-        self._fallback_mark = None if run_dir is None else run_dir / name
-        self._newest = _Newest(None if run_dir is None else run_dir / name.replace("incomplete", "newest"))
+        self._fallback_mark = None if run_dir is None else beside(run_dir, "incomplete", state_dir)
+        self._newest = _Newest(None if run_dir is None else beside(run_dir, "newest", state_dir))
         self._waiting: list[Accepted] = []
         self._waiting_floor_ns: int | None = None
         self._on_disk = True
@@ -161,7 +165,9 @@ class Store:
         newest_ns = self._newest.at_start_ns
         floor_ns = None
         if not self._was_complete:
-            floor_ns = now_ns + window_ns if newest_ns is None else max(now_ns, newest_ns + 1)
+            # A clock that was once far ahead, and a client's with it, must not lock everybody out.
+            highest_ns = now_ns + window_ns
+            floor_ns = highest_ns if newest_ns is None else max(now_ns, min(newest_ns + 1, highest_ns))
         try:
             if floor_ns is not None:
                 self._write_floor(floor_ns)
