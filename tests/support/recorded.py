@@ -5,9 +5,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from openme.client.knock import build
 from openme.config.model import Profile, ServerConfig
 from openme.config.profile import load_client_config
 from openme.config.server import load_server_config
+from openme.wire.knock import IPAddress
 from support.server import OPENME
 
 
@@ -41,6 +43,11 @@ class Recorder:
         """One knock of a client, as it stands on the wire."""
         self.openme("--client-config", self.folder / f"{name}.yaml", "knock", *words)
         return self.ear.recv(2000)
+
+    def knocks(self, name: str, count: int, now_ns: int, target: IPAddress | None = None) -> list[bytes]:
+        """Knocks that all say the same, more than commands could send in good time, by the function that they call."""
+        profile = self.profile(name)
+        return [build(profile, target, now_ns).datagram for _ in range(count)]
 
 
 def recorder(folder: Path, *words: str) -> Recorder:
