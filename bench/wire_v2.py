@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+import logging
 import secrets
 from dataclasses import replace
 
@@ -57,6 +58,8 @@ def line(what: str, microseconds: float, against: float) -> None:
 
 def main() -> None:
     """Print the table."""
+    logging.getLogger("openme").addHandler(logging.NullHandler())
+    logging.getLogger("openme").propagate = False
     ears = listener()
     old, new = packet(), packet_v2()
     base = median(lambda: ears.frame_untrusted(old, HOME))
