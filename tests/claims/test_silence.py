@@ -152,6 +152,16 @@ def waiting(world: ServerWorld) -> int:
     raise AssertionError("nobody listens on the knock port")
 
 
+def wrapped() -> Iterator[tuple[int, bytes]]:
+    """Datagrams to the knock port behind IPv6 extension headers that the host complains of: next header, payload."""
+    udp = struct.pack("!HHHH", 40000, KNOCK_PORT, 8 + 165, 0xFFFF) + bytes(165)
+    for unknown in (0x80, 0xC0):  # RFC 8200 section 4.2: discard, and send Parameter Problem
+        yield 60, bytes([17, 0, unknown, 4, 0, 0, 0, 0]) + udp
+    yield 43, bytes([17, 2, 2, 1]) + bytes(20) + udp  # a routing header of a type that is not for hosts
+    yield 43, bytes([17, 2, 99, 1]) + bytes(20) + udp  # and of one that nobody knows
+    yield 44, bytes([17, 0, 0, 1, 0, 0, 0, 7]) + udp[:13]  # a first fragment whose length is no multiple of eight
+
+
 def test_nothing_leaves_but_address_resolution(tmp_path: Path) -> None:
     with ExitStack() as stack:
         world = ServerWorld(stack, tmp_path)
@@ -185,6 +195,11 @@ def test_nothing_leaves_but_address_resolution(tmp_path: Path) -> None:
             with closing(raw):
                 for datagram in broken(version):
                     raw.sendto(datagram, (SERVER[version], 0))
+        for header, datagram in wrapped():
+            with world.client.entered():
+                raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, header)
+            with closing(raw):
+                raw.sendto(datagram, (SERVER[6], 0))
         # It has been at work all the time, and nobody has heard of it.
         until(lambda: waiting(world) == 0)
         world.send(world.packet(world.folder / "bob.yaml", target=ip_address("192.0.2.99")))

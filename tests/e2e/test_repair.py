@@ -1,9 +1,13 @@
 """Somebody takes openme's rules away while it serves: they are back within a second, open doors included."""
 
+import os
+import signal
+
 import pytest
 
+from support.entries import restrict
 from support.netns import until
-from support.server import ServerWorld
+from support.server import ServerWorld, echoes
 
 pytestmark = pytest.mark.root
 
@@ -42,3 +46,45 @@ def test_a_host_firewall_that_is_loaded_while_we_serve_lets_knocks_and_doors_thr
     world.knock(alice, "--check", code=0)
     assert world.tcp(world.client, 22) == "open"
     assert world.tcp(world.stranger, 22) == "filtered"
+
+
+def test_a_flush_and_a_knock_before_the_repair_lose_nobodys_door(world: ServerWorld) -> None:
+    alice, bob = world.add("alice"), world.add("bob")
+    world.serve(tcp=[22])
+    world.start()
+    world.opens(alice, port=22)
+    keeper = world.pids()[0]
+    os.kill(keeper, signal.SIGSTOP)
+    world.server.nft("flush ruleset")
+    world.send(world.packet(bob), host=world.stranger)
+    os.kill(keeper, signal.SIGCONT)
+    until(lambda: world.tcp(world.stranger, 22) == "open", 5)
+    world.says("bob: opened")
+    until(lambda: "drop" in tables(world), 5)
+    assert world.tcp(world.client, 22) == "open"
+
+
+@pytest.mark.parametrize("event", ["flush", "group"])
+def test_a_single_use_door_that_is_used_up_does_not_come_back(world: ServerWorld, event: str) -> None:
+    world.set_ports(default="[22/tcp]")
+    alice = world.add("alice")
+    restrict(world, "alice", "single_use: true")
+    world.serve(tcp=[22, 80])
+    world.start()
+    world.send(world.packet(alice))
+    world.says("alice: opened")
+    connection = world.connection(world.client, 22)
+    assert echoes(connection)
+    assert world.tcp(world.client, 22) == "filtered"
+    if event == "flush":
+        world.server.nft("flush ruleset")
+        world.says("putting them back")
+    else:
+        world.set_ports(default="[22/tcp, 80/tcp]")
+        world.says("config in force")
+    until(lambda: "drop" in tables(world), 5)
+    assert world.tcp(world.client, 22) == "filtered"
+    assert echoes(connection)
+    world.send(world.packet(alice))
+    until(lambda: world.log().count("alice: opened") == 2)
+    assert world.tcp(world.client, 22) == "open"
