@@ -1,23 +1,26 @@
-"""The row `forgery` of the security model: only a registered, unexpired key opens (version 1).
+"""The row `forgery` of the security model: only a registered, unexpired key opens.
 
-Real: everything. The attacker holds the server's public key, captured knocks of registered clients, their public keys
-and a client key that is not registered. After each attack nothing has opened and a real knock opens.
-
-Colliding key ids belong to version 2.
+Real: everything. The attacker holds the server's public keys, those of its epochs included, captured knocks of
+registered clients, their public keys and a client key that is not registered. After each attack nothing has opened and
+a real knock opens.
 """
 
 import base64
 import re
 import secrets
+from collections.abc import Callable
 from functools import partial
+from ipaddress import ip_address
 
 import pytest
-from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
+from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base, crypto_shorthash_siphash24
 
+from openme.client.knock import build
 from openme.keys.ed25519 import ClientPrivateKey
-from openme.wire import v1
-from openme.wire.knock import Knock
-from support.claims import SSH, ClaimsWorld, only_v1
+from openme.keys.ratchet import epoch_at
+from openme.wire import v1, v2
+from openme.wire.knock import Knock, pack_target
+from support.claims import SSH, ClaimsWorld, only_v1, only_v2
 from support.netns import until
 from support.server import ServerWorld
 
@@ -194,3 +197,138 @@ def test_bad_public_keys_put_into_the_file_by_hand(world: ClaimsWorld) -> None:
     assert ServerWorld.openme(world, world.server, "--config", world.config, "check-config").returncode == 1
     world.restart()
     _nothing_opens_and_alice_does(world, *forged)
+
+
+# -- version 2
+
+
+# Two seeds whose public keys have the same key id.
+COLLIDING = [(14099).to_bytes(32, "big"), (47417).to_bytes(32, "big")]
+
+
+def _epoch_public(world: ClaimsWorld) -> bytes:
+    keys = world.profile(world.alice).epoch_keys
+    assert keys is not None
+    return keys.keys[0]
+
+
+def _with_filter_mac(world: ClaimsWorld, packet: bytes) -> bytes:
+    """The packet with an M that fits: whoever holds E_i can make it."""
+    body = packet[: v2.FILTER_MAC_OFFSET] + packet[v2.CIPHERTEXT_OFFSET :]
+    mac = crypto_shorthash_siphash24(body, v2.filter_key(_epoch_public(world)))
+    return packet[: v2.FILTER_MAC_OFFSET] + mac + packet[v2.CIPHERTEXT_OFFSET :]
+
+
+def _sealed(world: ClaimsWorld, plaintext: Callable[[bytes, bytes], bytes]) -> bytes:
+    """A packet of the attacker's: `plaintext` makes its 109 bytes from E_i and R."""
+    epoch_public = _epoch_public(world)
+    representative, secret = v2.new_ephemeral()
+    schedule = v2.ephemeral_schedule(secret, epoch_public, representative)
+    return v2.assemble(representative, schedule, epoch_public, plaintext(epoch_public, representative))
+
+
+def _knock(world: ClaimsWorld) -> Knock:
+    return Knock(world.now_ns(), secrets.token_bytes(16), None)
+
+
+@only_v2
+def test_every_single_bit_flip_of_version_2_as_it_is_and_with_a_filter_mac_that_fits(world: ClaimsWorld) -> None:
+    good = world.signed(world.alice)
+    packet = int.from_bytes(good, "big")
+    flips = [(packet ^ 1 << bit).to_bytes(v2.PACKET_SIZE, "big") for bit in range(8 * v2.PACKET_SIZE)]
+    fitting = {_with_filter_mac(world, flip) for flip in flips} - {good}
+    assert len(fitting) == 8 * (v2.PACKET_SIZE - v2.FILTER_MAC_SIZE)
+    counted = re.compile("refused: (?:decrypt|filter) ")
+    attacks = [*flips, *fitting]
+    for start in range(0, len(attacks), 200):
+        world.send(*attacks[start : start + 200])
+        sent = min(start + 200, len(attacks))
+        until(partial(lambda sent: len(counted.findall(world.log())) >= sent, sent))
+    assert world.log().count("refused: decrypt") == len(fitting), "the two top bits of R among them"
+    world.assert_refuses()
+    assert world.opened("alice") == 0
+    world.judged(good)
+    assert world.opened("alice") == 1
+
+
+@only_v2
+def test_signatures_of_others_in_version_2(world: ClaimsWorld) -> None:
+    """As a stranger, and as alice by her key id; with somebody's signature, an empty one, and one that is malleated."""
+    stranger = ClientPrivateKey(secrets.token_bytes(32))
+    alice = world.profile(world.alice)
+    assert alice.public_key is not None
+    assert alice.private_key is not None
+    public, private = alice.public_key, alice.private_key
+    other_epoch = secrets.token_bytes(32)
+
+    def malleated(epoch: bytes, r: bytes) -> bytes:
+        text = v2.plaintext_of(_knock(world), private, public, epoch, r)
+        s = int.from_bytes(text[-32:], "little") + GROUP_ORDER
+        return text[:-32] + s.to_bytes(32, "little")
+
+    def changed(epoch: bytes, r: bytes) -> bytes:
+        text = v2.plaintext_of(_knock(world), private, public, epoch, r)
+        return text[: v2.TARGET_OFFSET] + pack_target(ip_address("192.0.2.99")) + text[v2.KEY_ID_OFFSET :]
+
+    forged = [
+        _sealed(world, lambda e, r: v2.plaintext_of(_knock(world), stranger, stranger.public, e, r)),
+        _sealed(world, lambda e, r: v2.plaintext_of(_knock(world), stranger, public, e, r)),
+        _sealed(world, lambda e, r: v2.plaintext_of(_knock(world), stranger, public, e, r)[:45] + bytes(64)),
+        _sealed(world, malleated),
+        # Signed by alice herself, but for another server's key, or for another R: what another server could pass on.
+        _sealed(world, lambda _, r: v2.plaintext_of(_knock(world), private, public, other_epoch, r)),
+        _sealed(world, lambda e, _: v2.plaintext_of(_knock(world), private, public, e, other_epoch)),
+        # The right signature over fields that were changed after it was made, and a version that is none.
+        _sealed(world, lambda e, r: b"\x03" + v2.plaintext_of(_knock(world), private, public, e, r)[1:]),
+        _sealed(world, changed),
+    ]
+    _nothing_opens_and_alice_does(world, *forged)
+    assert world.log().count("refused: signature") >= 5
+    assert world.log().count("refused: unknown_key") == 1
+
+
+@only_v2
+def test_mixed_captures_and_other_servers_epochs(world: ClaimsWorld) -> None:
+    mine, other, bobs = world.signed(world.alice), world.signed(world.alice), world.signed(world.bob)
+    mixed = [a[:32] + b[32:] for a in (mine, other, bobs) for b in (mine, other, bobs) if a != b]
+    mixed += [_with_filter_mac(world, packet) for packet in mixed]
+    elsewhere = build(
+        world.profile(world.alice), None, world.now_ns(), {_epoch_now(world): crypto_scalarmult_base(b"x" * 32)}
+    ).datagram
+    _nothing_opens_and_alice_does(world, *mixed, elsewhere, _with_filter_mac(world, elsewhere))
+
+
+def _epoch_now(world: ClaimsWorld) -> int:
+    return epoch_at(world.now_ns(), 7 * 86400)
+
+
+@only_v2
+def test_low_order_points_in_version_2(world: ClaimsWorld) -> None:
+    """R of zero maps to a point of low order, whose shared secret everybody knows; the server refuses it."""
+    schedule = v2._schedule(bytes(bytearray(32)), _epoch_public(world), bytes(32))
+    stranger = ClientPrivateKey(secrets.token_bytes(32))
+    text = v2.plaintext_of(_knock(world), stranger, stranger.public, _epoch_public(world), bytes(32))
+    _nothing_opens_and_alice_does(world, v2.assemble(bytes(32), schedule, _epoch_public(world), text))
+    until(lambda: "refused: low_order" in world.log())
+
+
+@only_v2
+def test_colliding_key_ids(world: ClaimsWorld) -> None:
+    """Adding the second is refused; written by hand, each opens with its own signature and not with the other's."""
+    first, second = (ClientPrivateKey(seed) for seed in COLLIDING)
+    assert first.public.key_id == second.public.key_id
+    at = ("--config", world.config)
+    world.openme(world.server, *at, "add", "first", "--pubkey", first.public, code=0)
+    refused = world.openme(world.server, *at, "add", "second", "--pubkey", second.public, code=1)
+    assert "key id" in refused.stderr
+    as_second = _sealed(world, lambda e, r: v2.plaintext_of(_knock(world), second, second.public, e, r))
+    world.judged(as_second)
+    assert "refused: signature" in world.log()
+    world.write_config(world.config.read_text() + f"  second: {{ed25519_pubkey: {second.public}, protocols: [v2]}}\n")
+    for name, key in (("first", first), ("second", second)):
+        world.judged(_sealed(world, partial(_own, world, key)))
+        assert world.opened(name) == 1, world.log()
+
+
+def _own(world: ClaimsWorld, key: ClientPrivateKey, epoch_public: bytes, representative: bytes) -> bytes:
+    return v2.plaintext_of(_knock(world), key, key.public, epoch_public, representative)
