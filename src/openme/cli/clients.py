@@ -1,4 +1,4 @@
-"""`openme add`, `renew`, `list`, `revoke` and `close`."""
+"""`openme add`, `renew`, `list`, `revoke`, `close` and `reset`."""
 
 import argparse
 import os
@@ -30,7 +30,7 @@ from openme.server.state_file import rfc3339
 
 
 def configure(name: str, parser: argparse.ArgumentParser) -> None:
-    """The arguments of the five commands."""
+    """The arguments of the six commands."""
     if name == "list":
         parser.add_argument("--json", action="store_true", help="for programs")
         return
@@ -49,8 +49,10 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
 
 
 def run(name: str, args: argparse.Namespace) -> int:
-    """Run one of the five."""
-    return {"add": _add, "renew": _renew, "list": _list, "revoke": _revoke, "close": _close}[name](args)
+    """Run one of the six."""
+    return {"add": _add, "renew": _renew, "list": _list, "revoke": _revoke, "close": _close, "reset": _reset}[name](
+        args
+    )
 
 
 def _add(args: argparse.Namespace) -> int:
@@ -313,4 +315,16 @@ def _close(args: argparse.Namespace) -> int:
     note(f"closed {args.name}: {doors}")
     if args.cut:
         note(f"connections cut: {reply['cut']}")
+    return 0
+
+
+def _reset(args: argparse.Namespace) -> int:
+    """Begin a client's time anew, whose clock was far ahead, together with the server's, when it last knocked."""
+    reply = ask(args.config, {"command": "reset", "name": args.name})
+    if not reply["known"]:
+        raise OpenmeError(f"there is no client {args.name}", reply["near"] or "see: openme list")
+    if reply["was_ahead"]:
+        note(f"{args.name}: knocks made from now on are accepted, none from before")
+    else:
+        note(f"{args.name}: its last knock was not ahead of this machine's clock; nothing was changed")
     return 0

@@ -221,6 +221,10 @@ class Keeper:
         if len(self._last_from) > _MAX_SOURCES:
             del self._last_from[next(iter(self._last_from))]
 
+    def reset(self, client_key: bytes, now: Now) -> bool:
+        """See `ReplayMemory.reset`."""
+        return self._replay.reset(client_key, now.unix_ns)
+
     def settle_floor(self, now: Now) -> int | None:
         """See `ReplayMemory.settle_floor`."""
         return self._replay.settle_floor(now.unix_ns)

@@ -73,9 +73,8 @@ class ReplayMemory:
             self._clients[client_key] = _ClientMemory(high_ns, low_ns)
         for client_key, timestamp_ns, nonce, source in nonces:
             memory = self._clients.get(client_key)
-            if memory is None:
-                memory = self._clients[client_key] = _ClientMemory(timestamp_ns, timestamp_ns - 2 * self._window_ns)
-            memory.high_ns = max(memory.high_ns, timestamp_ns)
+            if memory is None:  # a mark is stored with every nonce; without one, the strictest that follows from it
+                memory = self._clients[client_key] = _ClientMemory(timestamp_ns, timestamp_ns)
             memory.nonces[nonce] = (timestamp_ns, source)
 
     def settle_floor(self, now_ns: int) -> int | None:
@@ -95,6 +94,18 @@ class ReplayMemory:
     def set_window(self, window_ns: int) -> None:
         """Follow a changed `replay_window`. A longer one keeps more from now on, and brings nothing back."""
         self._window_ns = window_ns
+
+    def reset(self, client_key: bytes, now_ns: int) -> bool:
+        """Let a client in again that once knocked with a clock far ahead; whether there was anything to reset.
+
+        Its time begins anew at `now_ns`: what it signed before stays refused, and so does what it signed for later, as
+        far as the nonces are still there: those within 2·window of its last knock.
+        """
+        memory = self._clients.get(client_key)
+        if memory is None or memory.high_ns <= now_ns:
+            return False
+        memory.high_ns = memory.low_ns = now_ns
+        return True
 
     def accept(self, client_key: bytes, knock: Knock, source: IPAddress) -> Remembered | ReplayRefusal:
         """Remember a knock that has passed every earlier check, or say why it is refused.

@@ -193,6 +193,15 @@ class Store:
         self._newest.note(max(highest or 0, newest_ns or 0))
         return memory
 
+    def reset(self, client_key: bytes, now_ns: int) -> None:
+        """See `ReplayMemory.reset`. StoreError if the disk refuses: it would come back with the next start."""
+        try:
+            self._connection.execute(
+                "UPDATE mark SET high_ns = ?, low_ns = ? WHERE client = ?", (now_ns, now_ns, client_key)
+            )
+        except sqlite3.Error as error:
+            raise StoreError(f"the replay memory cannot be written: {error}") from None
+
     def set_floor(self, floor_ns: int) -> None:
         """Store a floor that has moved; with the next knock, if the disk refuses now."""
         self._waiting_floor_ns = floor_ns

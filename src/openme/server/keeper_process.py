@@ -548,6 +548,8 @@ class KeeperProcess:
             return self._revoke(name, now, cut=bool(request.get("cut")))
         if command == "close":
             return self._close(name, now, cut=bool(request.get("cut")))
+        if command == "reset":
+            return self._reset(name, now)
         if command == "ratchet":
             return self._save_ratchet(now)
         if command == "new_ratchet":
@@ -575,6 +577,20 @@ class KeeperProcess:
         if cut:
             outcome["cut"] = self._cut(name)
         return outcome
+
+    def _reset(self, name: str, now: Now) -> dict[str, Any]:
+        client = self._keeper.config.clients.get(name)
+        if client is None:
+            return {"known": False, "near": nearest(name, self._keeper.config.clients)}
+        key = client.public_key.raw
+        try:
+            self._store.reset(key, now.unix_ns)
+        except OpenmeError as error:
+            return {"error": error.message}
+        was_ahead = self._keeper.reset(key, now)
+        if was_ahead:
+            _log.info("%s: its time begins anew, on the operator's word", name)
+        return {"known": True, "was_ahead": was_ahead}
 
     def _cut(self, name: str) -> int:
         """End the connections of every address that this client has opened lately, also of doors closed long since."""

@@ -436,3 +436,21 @@ def test_a_floor_under_a_wrong_clock_gives_way_when_the_clock_is_right_again(tmp
     later = reopened(tmp_path, START + 2 * NS)
     assert refusal(later, "a") in {"stale", "replay"}
     assert refusal(later, "b", START + NS) == "accepted"
+
+
+def test_a_client_whose_clock_was_years_ahead_is_reset_and_nothing_opens_twice(tmp_path: Path) -> None:
+    year = 365 * 86400 * NS
+    store, memory = opened(tmp_path)
+    accept(memory, store, "before")
+    accept(memory, store, "ahead", START + year)
+    now = START + 10 * NS
+    assert refusal(memory, "honest", now) == "stale"
+    assert memory.reset(KEY, now)
+    store.reset(KEY, now)
+    store.close()
+    for each in (memory, reopened(tmp_path, now)):
+        assert refusal(each, "before") == "stale"
+        assert refusal(each, "just before", now - 1) == "stale"
+        assert refusal(each, "ahead", START + year) == "replay"
+        assert refusal(each, "honest", now) == "accepted"
+        assert not each.reset(KEY, now)
