@@ -95,6 +95,7 @@ def demo() -> int:
             finally:
                 interruptions.ignore()
     except (KeyboardInterrupt, SystemExit):
+        interruptions.ignore()  # an impatient second Ctrl-C must not end us with another code than the first
         print("openme: ended early; the three hosts are gone, nothing is left", file=sys.stderr)
         raise
     print("\nEvery step showed what it promised. The three hosts are gone, nothing is left.")
