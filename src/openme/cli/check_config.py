@@ -7,6 +7,8 @@ from openme.cli.output import answer, answer_json, complain, warn
 from openme.config.model import ConfigError
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
+from openme.keeper.ratchet_file import DamagedRatchetError, read_ratchet
+from openme.server.epoch_keys import check_length
 from openme.server.interfaces import require_interface
 from openme.server.privileges import listener_account, refuse_writable
 from openme.server.redirected import redirect_warnings
@@ -32,6 +34,12 @@ def run(_name: str, args: argparse.Namespace) -> int:
         if config.run_as is not None and os.geteuid() == 0:
             account, _ = listener_account(config.run_as)
             refuse_writable(account, (args.config.resolve(), *(p for p in [config.state_dir] if p.is_dir())))
+        if "v2" in config.protocols and os.access(config.state_dir, os.R_OK | os.X_OK):
+            ratchet = read_ratchet(config.state_dir)
+            if ratchet is not None:
+                check_length(ratchet, config)
+    except DamagedRatchetError as error:
+        warnings = (*warnings, f"{error.message}: serve will make a new one")
     except ConfigError as error:
         faults += [(str(fault), fault.hint) for fault in error.faults]
     except OpenmeError as error:

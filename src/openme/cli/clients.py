@@ -39,6 +39,8 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--cut", action="store_true", help="also end the connections that it has established")
     if name in {"add", "renew"}:
         parser.add_argument("--profile", metavar="P", help="the profile's name in the client file (default_profile)")
+    if name == "renew":
+        parser.add_argument("--v1", action="store_true", help="a profile for wire version 1, without epoch keys")
     if name == "add":
         parser.add_argument("--ports", metavar="LIST", help="groups and ports, such as 22/tcp,web,8080-8090 (default)")
         parser.add_argument("--expires", metavar="TIME", help="until when it may knock, such as 2026-12-31T00:00:00Z")
@@ -125,7 +127,9 @@ def _renew(args: argparse.Namespace) -> int:
     client = config.clients.get(args.name)
     if client is None:
         raise OpenmeError(f"there is no client {args.name}", nearest(args.name, config.clients) or "see: openme list")
-    epoch_keys = _epoch_keys(config) if "v2" in client.protocols else None
+    if args.v1 and "v1" not in client.protocols:
+        raise OpenmeError(f"{args.name} may not speak version 1", "see protocols in its entry and under server")
+    epoch_keys = _epoch_keys(config) if "v2" in client.protocols and not args.v1 else None
     text = _profile_text(config, args.profile or config.default_profile, client.public_key, None, epoch_keys)
     answer(text.rstrip("\n"))
     _note_file(config, client.public_key, epoch_keys)

@@ -140,10 +140,10 @@ def _new_v1_key(config: ServerConfig, *, keep: bool) -> int:
     _reload(config)
     answer(encode_base64(key.public))
     if keep:
-        note("both version 1 keys are accepted; files made from now on carry the new one (openme renew NAME)")
+        note("both version 1 keys are accepted; files made from now on carry the new one (openme renew NAME --v1)")
         hint("when all clients have it: openme rotate v1-key --finish")
     else:
-        note("the former version 1 key is accepted no more; version 1 clients need new files (openme renew NAME)")
+        note("the former version 1 key is accepted no more; version 1 clients need new files (openme renew NAME --v1)")
     return 0
 
 

@@ -194,7 +194,7 @@ class _Client:
             if self.is_v2:
                 proofs = self._ask_again(opened)
         by_proof = self.is_v2 and args.knock
-        is_open = any(proof.opened_as_asked for proof in proofs) if by_proof else bool(opened)
+        is_open = any(proof.opened_as_asked for proof in proofs) if by_proof or proofs else bool(opened)
         if args.json:
             answer_json(
                 {

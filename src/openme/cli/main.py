@@ -149,7 +149,7 @@ def main(words: Sequence[str]) -> int:
     module = _load(name)
     parser = _Parser(
         prog=f"openme {name}",
-        description=COMMANDS[name].help[:1].upper() + COMMANDS[name].help[1:] + ".",
+        description=COMMANDS[name].help[:1].upper() + COMMANDS[name].help[1:].rstrip("?") + ".",
         parents=[common],
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

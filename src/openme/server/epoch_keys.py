@@ -79,8 +79,8 @@ def check_length(ratchet: Ratchet, config: ServerConfig) -> None:
         length = format_duration(ratchet.length)
         raise OpenmeError(
             f"{config.path}: server.epoch_length: expected {length}, with which this server's epoch keys were made",
-            f"write epoch_length: {length}; another length needs a new ratchet and new client files:"
-            " openme rotate ratchet",
+            f"write epoch_length: {length}; for another length stop the server, then make a new ratchet and new client"
+            " files: openme rotate ratchet",
         )
 
 
@@ -98,7 +98,7 @@ def replace_ratchet(config: ServerConfig) -> None:
     What clients carry of an old one is of no use any more.
     """
     try:
-        control.ask(config.state_dir, {"command": "new_ratchet"})
+        control.ask(config.state_dir, {"command": "new_ratchet", "epoch_length": config.epoch_length})
     except control.NoServerError:
         write_new(config, time.time_ns()).forget()
         forget_renewals(config.state_dir)
@@ -118,7 +118,7 @@ def ensure_ratchet(config: ServerConfig) -> tuple[Ratchet, bool]:
         ratchet, made = read_ratchet(config.state_dir), False
         if ratchet is None:
             try:
-                control.ask(config.state_dir, {"command": "ratchet"})
+                made = bool(control.ask(config.state_dir, {"command": "ratchet"}).get("made"))
                 ratchet = read_ratchet(config.state_dir)
             except control.NoServerError:
                 made = True

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from openme.config.model import ServerConfig
 from openme.config.section import nearest
+from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import Door, Firewall, FirewallError
 from openme.keeper.epochs import Epochs
@@ -424,19 +425,28 @@ class KeeperProcess:
             _log.error("version 2 is not switched on: %s", error.message)  # one line for the operator
 
     def _save_ratchet(self, now: Now) -> dict[str, Any]:
-        """See that the ratchet file is there: somebody may have removed it."""
-        epochs = self._keeper.epochs
-        if epochs is None:
-            return self._new_ratchet(now)
+        """See that the ratchet file is there: somebody may have removed it, or there was none yet."""
+        epochs, config = self._keeper.epochs, self._keeper.config
         try:
-            write_ratchet(self._keeper.config.state_dir, epochs.ratchet)
+            if epochs is not None:
+                write_ratchet(config.state_dir, epochs.ratchet)
+                return {"made": False}
+            opened = open_epochs(config, self._store, now)
+        except OpenmeError as error:
+            return {"error": error.message}
         except OSError as error:
             return {"error": f"the epoch keys cannot be written: {error.strerror}"}
-        return {}
+        if opened is None:
+            return {"error": "the epoch keys cannot be written"}
+        self._use_epochs(opened, now)
+        return {"made": True}
 
-    def _new_ratchet(self, now: Now) -> dict[str, Any]:
+    def _new_ratchet(self, length: object, now: Now) -> dict[str, Any]:
         """Begin a new ratchet, on the operator's word: every version 2 client file is of no use from now on."""
-        epochs, config = self._keeper.epochs, self._keeper.config
+        config = self._keeper.config
+        if length not in {None, config.epoch_length}:
+            running = format_duration(config.epoch_length)
+            return {"error": f"the running server was started with epoch_length {running}: stop it first, then rotate"}
         try:
             ratchet = write_new(config, now.unix_ns)
         except OpenmeError as error:
@@ -444,14 +454,19 @@ class KeeperProcess:
         self._store.note_ratchet(ratchet.index, ratchet.public_keys(ratchet.index, 1)[0])
         self._store.forget_renewals()
         _log.warning("there is a new ratchet: version 2 clients need new files")
-        if epochs is None:
-            ratchet.forget()  # version 2 is off; when it is switched on, the file is read
-            return {}
-        self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live])
-        epochs.ratchet.forget()
-        self._keeper.epochs = Epochs(ratchet, config.replay_window, config.epoch_horizon)
-        self._follow_epochs(now)
+        self._use_epochs(Epochs(ratchet, config.replay_window, config.epoch_horizon), now)
         return {}
+
+    def _use_epochs(self, epochs: Epochs, now: Now) -> None:
+        """Put these in the place of those in force; where version 2 is off, the file is read when it is switched on."""
+        if (former := self._keeper.epochs) is not None:
+            self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in former.live])
+            former.ratchet.forget()
+        if "v2" not in self._keeper.config.protocols:
+            epochs.ratchet.forget()
+            return
+        self._keeper.epochs = epochs
+        self._follow_epochs(now)
 
     def _follow_epochs(self, now: Now) -> None:
         """Give the listener the keys of live epochs, take the others away, and erase what evidence allows."""
@@ -553,7 +568,7 @@ class KeeperProcess:
         if command == "ratchet":
             return self._save_ratchet(now)
         if command == "new_ratchet":
-            return self._new_ratchet(now)
+            return self._new_ratchet(request.get("epoch_length"), now)
         return {"error": "the server is of another version than this command: restart it"}
 
     def _revoke(self, name: str, now: Now, *, cut: bool) -> dict[str, Any]:

@@ -335,3 +335,40 @@ def test_an_upgrade_gives_a_version_1_server_what_it_lacks(
     again = here.ok("init", "--upgrade")
     assert "there already" in again.err
     assert ratchet(here).public_keys(ratchet(here).index, 1) == first
+
+
+# -- what a running server does with changes that it cannot follow
+
+
+def test_a_new_ratchet_of_another_length_is_refused_while_the_server_runs(here: Place) -> None:
+    here.client("alice")
+    before = (here.state / FILE_NAME).read_bytes()
+    with here.serving():
+        here.set("epoch_length", "1d")
+        refused = here.run("rotate", "ratchet")
+        assert refused.code == 1
+        assert "stop it first" in refused.error
+        assert (here.state / FILE_NAME).read_bytes() == before
+    assert here.run("check-config").code == 1
+    here.ok("rotate", "ratchet")
+    here.ok("check-config")
+    assert ratchet(here).length == 86400
+
+
+def test_an_upgrade_beside_a_running_version_1_server_disturbs_nobody(here: Place) -> None:
+    rewritten(here, "protocols: [v1, v2]", "protocols: [v1]")
+    with here.serving() as server:
+        done = here.ok("init", "--upgrade")
+        assert "made the epoch keys" in done.err
+        server.logs("made the epoch keys of wire version 2")
+        assert "clients need new files" not in server.log
+        file = here.client("alice")
+        assert here.run("--client-config", str(file), "knock", "--check", "--ip", "203.0.113.5").code == 0
+
+
+def test_renew_for_a_version_1_client_has_no_epoch_keys(here: Place) -> None:
+    here.client("phone", "--v1")
+    assert "epoch_keys" not in here.ok("renew", "phone", "--v1").out
+    assert "epoch_keys" in here.ok("renew", "phone").out
+    here.client("alice")
+    assert "may not speak version 1" in here.run("renew", "alice", "--v1").error
