@@ -107,6 +107,8 @@ def test_what_is_not_one_unicast_address_is_refused_by_name(stage: Stage, target
 
 
 def test_the_servers_link_local_address_is_its_own(stage: Stage) -> None:
+    # For a second or so after the interface came up, the kernel looks whether somebody else has it.
+    until(lambda: "tentative" not in stage.world.server.run("ip", "-6", "address", "show", "dev", "eth0"))
     shown = stage.world.server.run("ip", "-6", "-brief", "address", "show", "dev", "eth0", "scope", "link")
     own = shown.split()[2].partition("/")[0]
     assert refusal(ask(stage, ip_address(own))) == "own_address"
