@@ -12,11 +12,12 @@ import openme
 from support.command import Place, place
 
 SOURCE = Path(openme.__file__).parent
-BASE = {"durations", "errors", "ports", "wire", "keys"}
+BASE = {"durations", "errors", "moments", "ports", "wire", "keys"}
 # What each part may import besides itself; `keys` and `wire` know nobody above them.
 ALLOWED = {
     "durations": set(),
     "errors": set(),
+    "moments": set(),
     "ports": set(),
     "refusals": set(),
     "keys": set(),
@@ -84,7 +85,7 @@ def test_listener_and_keeper_do_not_know_each_other() -> None:
 def test_only_the_shells_do_input_and_output() -> None:
     forbidden = {"socket", "selectors", "subprocess", "asyncio", "threading"}
     for name, path in modules().items():
-        if name.partition(".")[0] in {"wire", "keys", "listener", "keeper", "config", "ports", "durations"}:
+        if name.partition(".")[0] in {"wire", "keys", "listener", "keeper", "config", "ports", "durations", "moments"}:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 assert not forbidden & set(names), name

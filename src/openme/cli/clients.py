@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from openme.cli.output import answer, answer_json, hint, note, table, warn
-from openme.cli.running_server import ask
+from openme.cli.running_server import ask, tell
 from openme.config.edit import add_client, remove_client, state_dir_of
 from openme.config.model import ClientEntry, ConfigError, EpochKeys, ServerConfig
 from openme.config.profile import render_profile
@@ -24,9 +24,9 @@ from openme.keeper.provided import note_file
 from openme.keeper.store import Seen, read_seen
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey, KeyTextError, parse_public_key
 from openme.keys.ratchet import epoch_at
+from openme.moments import rfc3339
 from openme.server import control
 from openme.server.epoch_keys import ensure_ratchet
-from openme.server.state_file import rfc3339
 
 
 def configure(name: str, parser: argparse.ArgumentParser) -> None:
@@ -126,7 +126,7 @@ def _renew(args: argparse.Namespace) -> int:
     config = load_server_config(args.config)
     client = config.clients.get(args.name)
     if client is None:
-        raise OpenmeError(f"there is no client {args.name}", nearest(args.name, config.clients) or "see: openme list")
+        raise _no_client(args.name, nearest(args.name, config.clients))
     if args.v1 and "v1" not in client.protocols:
         raise OpenmeError(f"{args.name} may not speak version 1", "see protocols in its entry and under server")
     epoch_keys = _epoch_keys(config) if "v2" in client.protocols and not args.v1 else None
@@ -135,6 +135,10 @@ def _renew(args: argparse.Namespace) -> int:
     _note_file(config, client.public_key, epoch_keys)
     hint("the client keeps its private_key: these lines take the place of the others in its profile")
     return 0
+
+
+def _no_client(name: str, near: str | None) -> OpenmeError:
+    return OpenmeError(f"there is no client {name}", near or "see: openme list")
 
 
 def _profile_text(
@@ -221,16 +225,8 @@ def _show_qr(args: argparse.Namespace, content: str) -> None:
 
 def _tell_server(state_dir: Path, request: Mapping[str, object]) -> dict[str, Any] | None:
     """Have the running server look at the config now; its answer, or None and perhaps a warning if there is none."""
-    try:
-        reply = control.ask(state_dir, request)
-    except control.NoServerError:
-        return None
-    except OpenmeError as error:
-        warn(f"{error.message}: the change holds from the next knock on")
-        return None
-    if reply.get("fault"):
-        warn(f"the running server keeps its last good config: {reply['fault']}")
-    if reply.get("reading"):
+    reply = tell(state_dir, request, "the change holds from the next knock on")
+    if reply is not None and reply.get("reading"):
         note("the running server is reading its clients; the new one is known in a few seconds")
     return reply
 
@@ -313,8 +309,7 @@ def _close(args: argparse.Namespace) -> int:
     """End a client's grants now, also where the file no longer loads: the server still knows the client."""
     reply = ask(args.config, {"command": "close", "name": args.name, "cut": args.cut})
     if not reply["closed"] and not reply["known"]:
-        near = reply["near"]
-        raise OpenmeError(f"there is no client {args.name}", near or "see: openme list")
+        raise _no_client(args.name, reply["near"])
     doors = ", ".join(reply["closed"]) or "nothing was open"
     note(f"closed {args.name}: {doors}")
     if args.cut:
@@ -326,7 +321,7 @@ def _reset(args: argparse.Namespace) -> int:
     """Begin a client's time anew, whose clock was far ahead, together with the server's, when it last knocked."""
     reply = ask(args.config, {"command": "reset", "name": args.name})
     if not reply["known"]:
-        raise OpenmeError(f"there is no client {args.name}", reply["near"] or "see: openme list")
+        raise _no_client(args.name, reply["near"])
     if reply["was_ahead"]:
         note(f"{args.name}: knocks made from now on are accepted, none from before")
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from openme.cli.options import port_number
 from openme.cli.output import answer, hint, note, warn
+from openme.cli.running_server import FOUND_BY_ITSELF, tell
 from openme.config.edit import set_server
 from openme.config.locked import locked_directory, replace_file
 from openme.config.model import DEFAULT_UDP_PORT, FIREWALLS, ServerConfig
@@ -19,7 +20,6 @@ from openme.keeper.ratchet_file import FILE_NAME as RATCHET_FILE
 from openme.keeper.ratchet_file import read_ratchet
 from openme.keys.ed25519 import encode_base64
 from openme.keys.x25519 import ServerPrivateKey
-from openme.server import control
 from openme.server.epoch_keys import check_length, ensure_ratchet, replace_ratchet
 from openme.server.interfaces import require_interface
 
@@ -124,8 +124,7 @@ def _upgrade(path: Path) -> int:
     if "v2" not in config.protocols:
         set_server(path, {"protocols": sorted({*config.protocols, "v2"})})
         note(f"{path}: protocols accepts v2 now, too")
-    with suppress(control.NoServerError):
-        control.ask(config.state_dir, {"command": "reload"})
+    tell(config.state_dir, {"command": "reload"}, FOUND_BY_ITSELF)
     answer("version 2 is ready")
     hint("existing clients go on as they are; a version 2 file for one of them: openme renew NAME")
     return 0

@@ -5,6 +5,7 @@ import secrets
 import time
 
 from openme.cli.output import answer, answer_json, hint, note, table, warn
+from openme.cli.running_server import FOUND_BY_ITSELF, tell
 from openme.config.edit import set_server
 from openme.config.model import ClientEntry, ServerConfig
 from openme.config.server import load_server_config
@@ -16,7 +17,6 @@ from openme.keeper.store import read_renewals
 from openme.keys.ed25519 import encode_base64
 from openme.keys.ratchet import epoch_at
 from openme.keys.x25519 import ServerPrivateKey
-from openme.server import control
 from openme.server.epoch_keys import check_length, replace_ratchet, start_of
 
 _SOON = 30 * 86400  # seconds before its last epoch is over at which a client is named
@@ -116,7 +116,7 @@ def _rotate(args: argparse.Namespace) -> int:
         if config.previous_private_key is None:
             raise OpenmeError(f"{config.path}: there is no previous_private_key", "nothing was changed")
         set_server(config.path, {"previous_private_key": None})
-        _reload(config)
+        tell(config.state_dir, {"command": "reload"}, FOUND_BY_ITSELF)
         note("the former version 1 key is accepted no more")
         return 0
     return _new_v1_key(config, keep=not args.now)
@@ -137,7 +137,7 @@ def _new_v1_key(config: ServerConfig, *, keep: bool) -> int:
             "previous_private_key": config.private_key.to_base64() if keep else None,
         },
     )
-    _reload(config)
+    tell(config.state_dir, {"command": "reload"}, FOUND_BY_ITSELF)
     answer(encode_base64(key.public))
     if keep:
         note("both version 1 keys are accepted; files made from now on carry the new one (openme renew NAME --v1)")
@@ -145,16 +145,3 @@ def _new_v1_key(config: ServerConfig, *, keep: bool) -> int:
     else:
         note("the former version 1 key is accepted no more; version 1 clients need new files (openme renew NAME --v1)")
     return 0
-
-
-def _reload(config: ServerConfig) -> None:
-    try:
-        reply = control.ask(config.state_dir, {"command": "reload"})
-    except control.NoServerError:
-        return
-    except OpenmeError as error:
-        # The file is changed, and whoever asked must learn of the new key all the same.
-        warn(f"{error.message}: the running server finds the change by itself, or at its restart")
-        return
-    if reply.get("fault"):
-        warn(f"the running server keeps its last good config: {reply['fault']}")

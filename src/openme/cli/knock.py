@@ -5,7 +5,6 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, hint, note, warn
@@ -18,6 +17,7 @@ from openme.client.receipt import Proof, prove
 from openme.config.model import Profile
 from openme.durations import format_duration
 from openme.errors import OpenmeError
+from openme.moments import rfc3339
 
 SHUT = 3
 DEFAULT_INTERVAL = 25.0  # seconds; below the usual knock_timeout of 30, so that the door stays open
@@ -246,7 +246,7 @@ def _say_proofs(proofs: Sequence[Proof]) -> int:
             hint(f"not confirmed over {proof.endpoint}: {proof.problem}; the knock may be lost, or this not the server")
             continue
         ports = ", ".join(receipt.ports) or "the health port alone"
-        until = datetime.fromtimestamp(receipt.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        until = rfc3339(receipt.expires_at)
         answer(f"{ports} for {receipt.ip} until {until}, proven by the server")
         if not proof.opened_as_asked:
             warn(f"the knock named {proof.knock.target}, the server opened {receipt.ip}: do not trust this door")
@@ -269,6 +269,6 @@ def _proof_value(proof: Proof) -> dict[str, object]:
         "ip": str(receipt.ip),
         "ip_checked": proof.knock.target is not None,
         "ports": list(receipt.ports),
-        "expires_at": datetime.fromtimestamp(receipt.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "server_time": datetime.fromtimestamp(receipt.server_time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "expires_at": rfc3339(receipt.expires_at),
+        "server_time": rfc3339(receipt.server_time),
     }

@@ -5,7 +5,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from openme.client.addresses import AUTO, SOURCE, Endpoint, resolve, target_for
@@ -14,6 +13,7 @@ from openme.config.model import Profile
 from openme.errors import OpenmeError
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import epoch_at
+from openme.moments import day
 from openme.wire import v1, v2
 from openme.wire.knock import IPAddress, Knock
 
@@ -102,23 +102,16 @@ def _epoch_key(profile: Profile, now_ns: int, known: Mapping[int, bytes] | None)
         )
     length = int(keys.length)
     if known is None:
-        known = {keys.first + n: key for n, key in enumerate(keys.keys)}
+        known = keys.by_epoch()
     epoch = epoch_at(now_ns, length)
     if epoch not in known:
         first, last = min(known), max(known)
         raise OpenmeError(
-            f"profile {profile.name} has no epoch key for this machine's date, {_date(now_ns // 10**9)}:"
-            f" it has keys from {_date(first * length)} to {_date((last + 1) * length - 1)}",
+            f"profile {profile.name} has no epoch key for this machine's date, {day(now_ns // 10**9)}:"
+            f" it has keys from {day(first * length)} to {day((last + 1) * length - 1)}",
             "if the date is wrong, set the clock; else get a new file from the server: openme renew NAME",
         )
     return epoch, known[epoch]
-
-
-def _date(unix: int) -> str:
-    try:
-        return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d")
-    except (OverflowError, ValueError, OSError):
-        return "an impossible date"
 
 
 def knock(

@@ -26,8 +26,7 @@ from openme.wire.receipt import EpochKeyList
 from openme.wire.v2 import RECEIPT_ID_SIZE, RECEIPT_KEY_SIZE, RECEIPT_NONCE_SIZE, ReceiptKeys
 
 HORIZON = 53
-"""Epochs, from a knock's own on, for which a client takes keys from that knock's receipt (spec wire-v2.md "Receipt").
-"""
+"""Epochs, from a knock's own on, for which a client takes keys from its receipt (spec wire-v2.md "Receipt")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Known:
         """The epoch keys of a profile by epoch: those of its file, then those that came later."""
         if profile.epoch_keys is None:
             return {}
-        keys = _by_epoch(profile.epoch_keys)
+        keys = profile.epoch_keys.by_epoch()
         value = self._read(self._keys_path(profile.epoch_keys))
         try:
             first, raw = value["first"], base64.b64decode(value["keys"], validate=True)
@@ -62,7 +61,7 @@ class Known:
             return keys
         if type(first) is not int or first != profile.epoch_keys.first or len(raw) % KEY_SIZE:
             return keys
-        return {first + n: raw[at : at + KEY_SIZE] for n, at in enumerate(range(0, len(raw), KEY_SIZE))} | keys
+        return dict(enumerate((raw[at : at + KEY_SIZE] for at in range(0, len(raw), KEY_SIZE)), first)) | keys
 
     def add(self, profile: Profile, epoch: int, received: EpochKeyList) -> str | None:
         """Take over the keys that came with the receipt of a knock in `epoch`; why not, if they are refused.
@@ -73,7 +72,7 @@ class Known:
         if profile.epoch_keys is None:
             return None
         known = self.keys(profile)
-        offered = {received.first + n: key for n, key in enumerate(received.keys)}
+        offered = dict(enumerate(received.keys, received.first))
         for index in known.keys() & offered.keys():
             if known[index] != offered[index]:
                 return "an epoch key in the receipt differs from one that is known: none was stored"
@@ -156,10 +155,6 @@ class Known:
 
 def _name(keys: EpochKeys) -> str:
     return hashlib.sha256(keys.keys[0]).hexdigest()[:16]
-
-
-def _by_epoch(keys: EpochKeys) -> dict[int, bytes]:
-    return {keys.first + n: key for n, key in enumerate(keys.keys)}
 
 
 def _usable(key: bytes) -> bool:

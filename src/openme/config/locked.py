@@ -71,18 +71,19 @@ def replace_file(target: Path, content: bytes, owner: os.stat_result | None, pat
         if isinstance(error, OSError):
             raise _os_error(path, error) from None
         raise
-    _sync_directory(target.parent, path)
-
-
-def _sync_directory(directory: Path, path: Path) -> None:
     try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(target.parent)
     except OSError as error:
         raise _os_error(path, error) from None
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory on the disk, as they are now; OSError if it refuses."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _os_error(path: Path, error: OSError) -> Exception:

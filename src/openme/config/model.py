@@ -130,6 +130,10 @@ class EpochKeys:
     first: int
     keys: tuple[bytes, ...]
 
+    def by_epoch(self) -> dict[int, bytes]:
+        """The keys by their epochs."""
+        return dict(enumerate(self.keys, self.first))
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:

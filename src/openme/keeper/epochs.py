@@ -47,7 +47,7 @@ class Epochs:
         for index in before - wanted:
             del self.live[index]
         for index in sorted(wanted - before):
-            self.live[index] = self.ratchet.public_keys(index, 1)[0]
+            self.live[index] = self.ratchet.public_key(index)
         return LiveChange(tuple(sorted(wanted - before)), tuple(sorted(before - wanted)))
 
     def _live_at(self, unix_ns: int) -> set[int]:

@@ -66,6 +66,18 @@ class Grants:
             for port_list, address in grant.doors
         )
 
+    def doors_of(self, grants: Iterable[Grant], now: float) -> dict[DoorKey, Door]:
+        """The doors to open for these new grants."""
+        return {(d.port_list, d.address): d for grant in grants for d in self.doors_for(grant, now)}
+
+    def lasting_doors_of(self, grants: Iterable[Grant], now: float) -> dict[DoorKey, Door]:
+        """The doors to put back for grants that have been in force: not those for a single use, which may be used up.
+
+        Whether one is used up only the kernel knows, in the set that was lost.
+        """
+        doors = self.doors_of(grants, now).items()
+        return {key: door for key, door in doors if door.seconds > 0 and not door.port_list.single_use}
+
     def add(self, grant: Grant) -> Grant | None:
         """Put a grant in force, in place of an earlier one of the same client and address, which is returned."""
         beside = self._by_address.setdefault(grant.address, {})
@@ -88,7 +100,10 @@ class Grants:
         return over
 
     def remove(self, grants: Iterable[Grant], now: float) -> Change:
-        """End grants early: doors nobody else holds are closed, the others fall back to what the rest asks for."""
+        """End grants early: doors nobody else holds are closed, the others fall back to what the rest asks for.
+
+        Somebody else's single-use door stays as it is: it may have been used, and must not come back.
+        """
         touched: dict[DoorKey, None] = {}
         for grant in grants:
             # The doors of the grant as it is held: the caller's copy may already have moved to other ports.
@@ -99,10 +114,10 @@ class Grants:
         for port_list, address in touched:
             beside = self._by_address.get(address, {}).values()
             remaining = max((g.deadline for g in beside if (port_list, address) in g.doors), default=now) - now
-            if remaining > 0:
-                to_open.append(Door(port_list, address, remaining))
-            else:
+            if remaining <= 0:
                 to_close.append((port_list, address))
+            elif not port_list.single_use:
+                to_open.append(Door(port_list, address, remaining))
         return Change(tuple(to_open), tuple(to_close))
 
     def _drop(self, grant: Grant) -> Grant | None:

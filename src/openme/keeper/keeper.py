@@ -69,6 +69,13 @@ class Judgement:
     tag: bytes | None = None
     epoch: int = 0
 
+    @property
+    def has_receipt(self) -> bool:
+        """Whether there will be one to ask for: of a version 2 knock that is granted the health port."""
+        client = self.client
+        granted = self.tag is not None and self.grant is not None
+        return granted and client is not None and not client.disable_health_port
+
 
 @dataclass(slots=True)
 class Stranger:
@@ -256,14 +263,12 @@ class Keeper:
             client = self._registry.by_key(grant.client_key)
             lists = client_lists(client, config.health_port) if client is not None else ()
             if client is not None and (lists != grant.port_lists or client.name != grant.client_name):
-                # A single-use door that is used up is none of the kernel's any more, and must not come back by this.
                 moved.append(replace(grant, ports=client.ports, port_lists=lists, client_name=client.name))
         closing = self.grants.remove([*(grant for grant, _ in ended), *moved], now.monotonic)
         opening = {(door.port_list, door.address): door for door in closing.open}
         for grant in moved:
             self.grants.add(grant)
-            opening.update({(d.port_list, d.address): d for d in self.grants.doors_for(grant, now.monotonic)})
-        opening = {key: door for key, door in opening.items() if not door.port_list.single_use}
+        opening |= self.grants.lasting_doors_of(moved, now.monotonic)
         rules = rules_for(config)
         still = tuple(d for d in closing.close if d not in opening and d[0] in rules.port_lists)
         return Reconfiguration(rules, Change(tuple(opening.values()), still), tuple(ended))
@@ -271,7 +276,7 @@ class Keeper:
     def receipt_for(self, judgement: Judgement, now: Now) -> bytes | None:
         """The text of the receipt for a version 2 knock that opened; None for a client without a health port."""
         grant, client = judgement.grant, judgement.client
-        if judgement.tag is None or grant is None or client is None or client.disable_health_port:
+        if grant is None or client is None or not judgement.has_receipt:
             return None
         keys = None if self.epochs is None else self.epochs.keys_from(judgement.epoch)
         ports = tuple(map(str, grant.ports))
@@ -279,10 +284,7 @@ class Keeper:
 
     def renewed_to(self, judgement: Judgement) -> int | None:
         """The last epoch whose key the receipt for this judgement carries; None without a receipt."""
-        client = judgement.client
-        if judgement.tag is None or judgement.grant is None or client is None or client.disable_health_port:
-            return None
-        return judgement.epoch + self.config.epoch_horizon - 1
+        return judgement.epoch + self.config.epoch_horizon - 1 if judgement.has_receipt else None
 
     def overdue(self, now: Now) -> list[tuple[Grant, str]]:
         """Grants whose client has lost its right while the door is open, with the reason."""

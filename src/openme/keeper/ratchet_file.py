@@ -13,6 +13,7 @@ An old copy of this file opens everything from its epoch on. Therefore the old c
 unlinked, when the ratchet advances, and the file stays out of backups (docs/key-rotation.md).
 """
 
+import errno
 import hashlib
 import os
 import secrets
@@ -21,6 +22,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from openme.config.locked import sync_directory
 from openme.errors import OpenmeError
 from openme.keys.erasing import wipe
 from openme.keys.ratchet import KEY_SIZE, Ratchet, epoch_at
@@ -102,7 +104,7 @@ def write_ratchet(state_dir: Path, ratchet: Ratchet) -> None:
         old = _open_to_overwrite(path)
         try:
             temporary.rename(path)
-            _sync(state_dir)
+            sync_directory(state_dir)
             if old is not None:
                 _overwrite(old)
         finally:
@@ -127,7 +129,7 @@ def _write(path: Path, content: bytearray, flags: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
     try:
         if os.write(descriptor, content) != len(content):
-            raise OSError(28, os.strerror(28))  # ENOSPC: a short write of so few bytes has no other reason
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a short write of so few bytes has no other reason
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -153,11 +155,3 @@ def _discard(path: Path) -> None:
         _overwrite(descriptor)
         os.close(descriptor)
     path.unlink(missing_ok=True)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openme.config.locked import sync_directory
 from openme.errors import OpenmeError
 from openme.keeper.replay import Remembered, ReplayMemory
 from openme.ports import PortRange, parse_port_spec
@@ -114,12 +115,11 @@ class Store:
         self.failing: str | None = None
         """Why the last write failed; None when what was accepted is on the disk."""
         database, mark = (state_dir / DATABASE).exists(), (state_dir / COMPLETE).exists()
+        failed = self._fallback_mark is not None and self._fallback_mark.exists()
+        # Knocks have been accepted since this machine started, and nothing is left of them.
+        vanished = not database and bool(self._newest.at_start_ns)
         # Both or neither: a mark alone stands for a database that was lost, and must go before there is a new one.
-        self._was_complete = database == mark and not (self._fallback_mark is not None and self._fallback_mark.exists())
-        if not database and self._newest.at_start_ns:
-            self._was_complete = (
-                False  # knocks have been accepted since this machine started, and nothing is left of it
-            )
+        self._was_complete = database == mark and not failed and not vanished
         if not self._was_complete:
             self._remove_mark()
         self._connection = self._open_or_replace(state_dir / DATABASE)
@@ -325,7 +325,7 @@ class Store:
     def _remove_mark(self) -> None:
         try:
             (self._directory / COMPLETE).unlink(missing_ok=True)
-            self._sync_directory()
+            sync_directory(self._directory)
         except OSError:
             # A disk gone read-only keeps even its marks. Until the machine starts anew, the other place has it.
             if self._fallback_mark is not None:
@@ -336,20 +336,13 @@ class Store:
         try:
             descriptor = os.open(self._directory / COMPLETE, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             os.close(descriptor)
-            self._sync_directory()
+            sync_directory(self._directory)
             if self._fallback_mark is not None:
                 self._fallback_mark.unlink(missing_ok=True)
         except OSError:
             # Without the mark the next start is the stricter one, which is the safe side.
             return
         self.failing = None
-
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class _Newest:

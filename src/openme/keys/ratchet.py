@@ -70,6 +70,13 @@ class Ratchet:
             wipe(key)
         return private
 
+    def public_key(self, epoch: int) -> bytes:
+        """E_epoch, 32 bytes. ValueError as for `advance_to`."""
+        private = self.private_key(epoch)
+        public = public_key_of(private)
+        wipe(private)
+        return public
+
     def public_keys(self, first: int, count: int) -> tuple[bytes, ...]:
         """E_first, E_first+1, …: X25519 public keys, 32 bytes each. ValueError as for `advance_to`."""
         return tuple(self._publics(first, count))
@@ -77,9 +84,7 @@ class Ratchet:
     def _publics(self, first: int, count: int) -> Iterator[bytes]:
         walker = self.later(first)
         for _ in range(count):
-            private = walker.private_key(walker.index)
-            yield public_key_of(private)
-            wipe(private)
+            yield walker.public_key(walker.index)
             walker.advance_to(walker.index + 1)
         walker.forget()
 

@@ -48,19 +48,18 @@ class Listener:
         The filter MAC decides, not the first byte: one version 2 packet in 256 begins like one of version 1 (spec
         wire-v2.md "Both versions on one port").
         """
+        return v1.VERSION if self._epoch_untrusted(datagram) is None else v2.VERSION
+
+    def _epoch_untrusted(self, datagram: bytes) -> _Epoch | None:
+        """The epoch whose filter MAC a datagram has; None for what may be version 1. BadPacket: `length`, `filter`."""
         if len(datagram) != PACKET_SIZE:
             raise BadPacket("length")
-        if self._epoch_of(datagram) is not None:
-            return v2.VERSION
-        if datagram[0] == v1.VERSION and self._v1_keys:
-            return v1.VERSION
-        raise BadPacket("filter")
-
-    def _epoch_of(self, datagram: bytes) -> _Epoch | None:
         for epoch in self._epochs.values():
             if v2.passes_filter_untrusted(datagram, epoch.filter_key):
                 return epoch
-        return None
+        if datagram[0] == v1.VERSION and self._v1_keys:
+            return None
+        raise BadPacket("filter")
 
     def frame_untrusted(self, datagram: bytes, source: IPAddress) -> tuple[Frame, v2.ReceiptKeys | None]:
         """The frame for a datagram that decrypts, and under version 2 the keys of the receipt that it may get.
@@ -69,11 +68,9 @@ class Listener:
         datagram that fails leaves no trace but a count. The cheap checks come first (spec wire-v2.md "What the server
         does with a datagram").
         """
-        if self.version_untrusted(datagram) == v1.VERSION:
-            return self._v1_frame_untrusted(datagram, source), None
-        epoch = self._epoch_of(datagram)
+        epoch = self._epoch_untrusted(datagram)
         if epoch is None:
-            raise BadPacket("filter")
+            return self._v1_frame_untrusted(datagram, source), None
         schedule = v2.schedule_untrusted(datagram, epoch.private, epoch.public)
         v2.open_untrusted(datagram, schedule.aead_key, schedule.aead_nonce)
         frame = Frame(

@@ -15,6 +15,9 @@ MAX_KNOWN = 16384  # datagrams that wait from all known addresses together
 MAX_SOURCES = 4096
 MAX_COPIES = 64  # of one packet that the keeper is given, which reports a copy from another address
 MAX_COPIES_PER_SOURCE = 8
+V2_MAX_COPIES = 8  # fewer, as a version 2 copy is known by a hash and the keeper needs no more to report it
+V2_MAX_COPIES_PER_SOURCE = 2
+V2_PACKETS = 16384  # spec wire-v2.md "What the server does with a datagram", step 3
 
 Datagram = tuple[bytes, tuple[str, ...]]
 """A datagram and its source, as `recvfrom` returns them."""

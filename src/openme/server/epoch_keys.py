@@ -2,7 +2,6 @@
 
 import logging
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 from openme.config.locked import locked_directory
@@ -22,6 +21,7 @@ from openme.keeper.ratchet_file import (
 )
 from openme.keeper.store import Store, forget_renewals, read_ratchet_seen
 from openme.keys.ratchet import Ratchet, epoch_at
+from openme.moments import rfc3339
 from openme.server import control
 
 _NEW_FILES = "every version 2 client needs a new file (openme renew NAME)"
@@ -66,10 +66,10 @@ def open_epochs(config: ServerConfig, store: Store, now: Now) -> Epochs | None:
         _log.error(
             "this machine's clock (%s) stands before the oldest epoch that there is a key for (from %s on):"
             " no version 2 knock is accepted until it is right",
-            now.utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            rfc3339(now.unix),
             start_of(ratchet.index, ratchet.length),
         )
-    store.note_ratchet(ratchet.index, ratchet.public_keys(ratchet.index, 1)[0])
+    store.note_ratchet(ratchet.index, ratchet.public_key(ratchet.index))
     return Epochs(ratchet, config.replay_window, config.epoch_horizon)
 
 
@@ -87,7 +87,7 @@ def check_length(ratchet: Ratchet, config: ServerConfig) -> None:
 def start_of(epoch: int, length: int) -> str:
     """When an epoch begins, as RFC 3339; `never` beyond the calendar."""
     try:
-        return datetime.fromtimestamp(epoch * length, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return rfc3339(epoch * length)
     except (OverflowError, ValueError, OSError):
         return "never"
 
@@ -100,9 +100,9 @@ def replace_ratchet(config: ServerConfig) -> None:
     try:
         control.ask(config.state_dir, {"command": "new_ratchet", "epoch_length": config.epoch_length})
     except control.NoServerError:
-        write_new(config, time.time_ns()).forget()
-        forget_renewals(config.state_dir)
-    forget_files(config.state_dir)
+        _made_without_server(config).forget()
+    else:
+        forget_files(config.state_dir)
 
 
 def ensure_ratchet(config: ServerConfig) -> tuple[Ratchet, bool]:
@@ -123,13 +123,19 @@ def ensure_ratchet(config: ServerConfig) -> tuple[Ratchet, bool]:
             except control.NoServerError:
                 made = True
         if ratchet is None:
-            ratchet = write_new(config, time.time_ns())
+            ratchet = _made_without_server(config)
             if read_ratchet_seen(config.state_dir):
                 _log.warning("the ratchet file was gone: made a new one, and %s", _NEW_FILES)
-                forget_files(config.state_dir)
-                forget_renewals(config.state_dir)
         check_length(ratchet, config)
         return ratchet, made
+
+
+def _made_without_server(config: ServerConfig) -> Ratchet:
+    """A new ratchet; what clients carried of an old one is noted no more."""
+    ratchet = write_new(config, time.time_ns())
+    forget_renewals(config.state_dir)
+    forget_files(config.state_dir)
+    return ratchet
 
 
 def write_new(config: ServerConfig, unix_ns: int) -> Ratchet:
@@ -156,11 +162,11 @@ def _compare(ratchet: Ratchet, seen: tuple[int, bytes] | None, store: Store) -> 
         return
     epoch, public = seen
     newer, older = max(epoch, ratchet.index), min(epoch, ratchet.index)
-    if ratchet.index == epoch and ratchet.public_keys(epoch, 1)[0] == public:
+    if ratchet.index == epoch and ratchet.public_key(epoch) == public:
         return
     if ratchet.index > epoch:
         return  # the file is ahead of our note, as after a crash between the two
-    if ratchet.reaches(newer) and ratchet.public_keys(newer, 1)[0] == public:
+    if ratchet.reaches(newer) and ratchet.public_key(newer) == public:
         _log.error(
             "the ratchet file is an old copy: it opens knocks recorded since %s, which had been erased. It is erased"
             " again when knocks come; erase every other copy, and see docs/key-rotation.md",
@@ -182,6 +188,6 @@ def erase_before(first: int, epochs: Epochs, state_dir: Path, store: Store) -> b
     finally:
         later.forget()
     epochs.advance_to(first)
-    store.note_ratchet(first, epochs.ratchet.public_keys(first, 1)[0])
+    store.note_ratchet(first, epochs.ratchet.public_key(first))
     _log.info("erased the keys before epoch %d, which began %s", first, start_of(first, epochs.ratchet.length))
     return True

@@ -21,7 +21,7 @@ from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import Door, Firewall, FirewallError
 from openme.keeper.epochs import Epochs
-from openme.keeper.grants import Change, Grant
+from openme.keeper.grants import Change, DoorKey, Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Judgement, Keeper, Now, Stranger
 from openme.keeper.policy import client_lists
@@ -223,20 +223,13 @@ class KeeperProcess:
             if self._firewall.intact():
                 return
             _log.warning("openme's rules were removed from the firewall: putting them back")
-            self._firewall.apply(self._rules, self._doors_to_restore(now))
+            self._firewall.apply(self._rules, self._doors_to_restore(now).values())
         except FirewallError as error:
             _log.error("the rules could not be put back: %s", error.message)  # one line for the operator
             self._ruleset_changed = True
 
-    def _doors_to_restore(self, now: Now) -> list[Door]:
-        """The doors of all grants, but those for a single use: whether they are used up, only the kernel knew."""
-        doors = {
-            (door.port_list, door.address): door
-            for grant in self._keeper.grants
-            for door in self._keeper.grants.doors_for(grant, now.monotonic)
-            if door.seconds > 0 and not door.port_list.single_use
-        }
-        return list(doors.values())
+    def _doors_to_restore(self, now: Now) -> dict[DoorKey, Door]:
+        return self._keeper.grants.lasting_doors_of(self._keeper.grants, now.monotonic)
 
     # -- knocks
 
@@ -339,11 +332,7 @@ class KeeperProcess:
     def _open(self, grants: list[Grant], now: Now) -> set[int]:
         """Open the doors of these grants in one transaction; which of them (by `id`) are open now."""
         earlier = [self._keeper.grants.add(grant) for grant in grants]
-        doors = {
-            (door.port_list, door.address): door
-            for grant in grants
-            for door in self._keeper.grants.doors_for(grant, now.monotonic)
-        }
+        doors = self._keeper.grants.doors_of(grants, now.monotonic)
         try:
             self._apply(Change(open=tuple(doors.values())))
         except FirewallError as error:
@@ -413,11 +402,8 @@ class KeeperProcess:
 
     def _switch_v2(self, config: ServerConfig, now: Now) -> None:
         """The config has switched version 2 on or off."""
-        epochs = self._keeper.epochs
-        if epochs is not None:
-            self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live])
-            epochs.ratchet.forget()
-            self._keeper.epochs = None
+        if self._keeper.epochs is not None:
+            self._drop_epochs()
             return
         try:
             self._keeper.epochs = open_epochs(config, self._store, now)
@@ -451,7 +437,7 @@ class KeeperProcess:
             ratchet = write_new(config, now.unix_ns)
         except OpenmeError as error:
             return {"error": error.message}
-        self._store.note_ratchet(ratchet.index, ratchet.public_keys(ratchet.index, 1)[0])
+        self._store.note_ratchet(ratchet.index, ratchet.public_key(ratchet.index))
         self._store.forget_renewals()
         _log.warning("there is a new ratchet: version 2 clients need new files")
         self._use_epochs(Epochs(ratchet, config.replay_window, config.epoch_horizon), now)
@@ -459,14 +445,19 @@ class KeeperProcess:
 
     def _use_epochs(self, epochs: Epochs, now: Now) -> None:
         """Put these in the place of those in force; where version 2 is off, the file is read when it is switched on."""
-        if (former := self._keeper.epochs) is not None:
-            self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in former.live])
-            former.ratchet.forget()
+        self._drop_epochs()
         if "v2" not in self._keeper.config.protocols:
             epochs.ratchet.forget()
             return
         self._keeper.epochs = epochs
         self._follow_epochs(now)
+
+    def _drop_epochs(self) -> None:
+        """Forget the epochs in force, here and in the listener; the file is left as it is."""
+        if (epochs := self._keeper.epochs) is not None:
+            self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live])
+            epochs.ratchet.forget()
+            self._keeper.epochs = None
 
     def _follow_epochs(self, now: Now) -> None:
         """Give the listener the keys of live epochs, take the others away, and erase what evidence allows."""
@@ -494,9 +485,6 @@ class KeeperProcess:
 
     def _end(self, ended: list[tuple[Grant, str]], now: Now) -> None:
         change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
-        if any(door.port_list.single_use for door in change.open):
-            # Somebody else's single-use door to the same place stays as it is: perhaps it has been used.
-            change = replace(change, open=tuple(door for door in change.open if not door.port_list.single_use))
         for grant, why in ended:
             self._forget_receipts(grant)
             self._journal.closed(grant, why)
@@ -512,9 +500,8 @@ class KeeperProcess:
         except FirewallError as error:
             # Most likely somebody has flushed the host's ruleset. Put ours back, then try once more.
             _log.warning("the firewall refused (%s): putting the rules in force again", error.message)
-            closed = set(change.close)
             doors = self._doors_to_restore(self._clocks())
-            self._firewall.apply(self._rules, [d for d in doors if (d.port_list, d.address) not in closed])
+            self._firewall.apply(self._rules, [door for key, door in doors.items() if key not in change.close])
             self._apply_once(change)
 
     def _apply_once(self, change: Change) -> None:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 from openme.keys.erasing import wipe
 from openme.listener.listener import Listener
-from openme.listener.load import Copies, Datagram, Waiting
+from openme.listener.load import (
+    V2_MAX_COPIES,
+    V2_MAX_COPIES_PER_SOURCE,
+    V2_PACKETS,
+    Copies,
+    Datagram,
+    Waiting,
+)
 from openme.listener.receipts import Receipts
 from openme.refusals import REPORT_INTERVAL, RefusalCounts
 from openme.server.channel import ORDER_SIZES, ChannelClosedError, received, send
@@ -68,7 +75,7 @@ class ListenerProcess:
         self._receipts = Receipts()
         self._waiting = {v2.VERSION: Waiting(), v1.VERSION: Waiting()}
         self._copies = {
-            v2.VERSION: Copies(v2.CIPHERTEXT_OFFSET, most=8, per_source=2, packets=16384),
+            v2.VERSION: Copies(v2.CIPHERTEXT_OFFSET, V2_MAX_COPIES, V2_MAX_COPIES_PER_SOURCE, V2_PACKETS),
             v1.VERSION: Copies(PACKET_SIZE),
         }
 

@@ -8,7 +8,6 @@ import sys
 import time
 from typing import Any, TextIO
 
-LEVELS = ("debug", "info", "warning", "error")
 _SYSLOG = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 

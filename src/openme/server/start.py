@@ -256,9 +256,7 @@ def _start_listener(
         return child
     status = 1
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # A terminal's Ctrl-C reaches both; the keeper ends the listener when it has closed the firewall.
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_endings()
         _close_input_and_output()
         _close_all_but({2, keeper.fileno(), knock.fileno(), health.fileno()})
         become(account)
@@ -290,16 +288,8 @@ def _start_guardian(stack: ExitStack, account: pwd.struct_passwd | None, listene
     the knock port and so the next server from starting; and we, without the right to signal another user's process,
     could not end it, nor could the kernel in our name (prctl(2), PR_SET_PDEATHSIG, asks for the parent's rights).
     """
-    lifeline, ours = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(lifeline)
-        stack.callback(_wait_for, child)
-        stack.callback(os.close, ours)
-        return
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+
+    def watch(lifeline: int) -> None:
         watched = os.pidfd_open(listener)
         _close_input_and_output()
         _close_all_but({2, lifeline, watched})
@@ -309,8 +299,34 @@ def _start_guardian(stack: ExitStack, account: pwd.struct_passwd | None, listene
         # Readable when the listener has ended, or when nobody holds the other end of the pipe any more.
         select.select([lifeline, watched], [], [])
         signal.pidfd_send_signal(watched, signal.SIGKILL)
+
+    _fork_with_lifeline(stack, watch)
+
+
+def _fork_with_lifeline(stack: ExitStack, run: Callable[[int], None]) -> int:
+    """Fork a process that runs `run(lifeline)` and ends; the descriptor to write to it by.
+
+    `lifeline` is the reading end of a pipe: at its end when nobody holds the other one, which is ours, any more. When
+    the stack closes, so does ours, and the process is waited for.
+    """
+    lifeline, ours = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(lifeline)
+        stack.callback(_wait_for, child)
+        stack.callback(os.close, ours)
+        return ours
+    try:
+        _ignore_endings()
+        run(lifeline)
     finally:
         os._exit(0)
+
+
+def _ignore_endings() -> None:
+    """A terminal's Ctrl-C reaches all processes; the keeper ends the others when it has closed the firewall."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _close_all_but(kept: set[int]) -> None:
@@ -346,28 +362,21 @@ def _start_trial_guard(stack: ExitStack) -> Callable[[], None]:
     Whoever tries openme on a machine far away must get back in although it was killed. It holds a pipe that nobody
     writes to and its right to change the firewall, and reads nothing else.
     """
-    lifeline, ours = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(lifeline)
-        stack.callback(_wait_for, child)
-        stack.callback(os.close, ours)
 
-        def passed() -> None:
-            os.write(ours, b"1")
-
-        return passed
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+    def watch(lifeline: int) -> None:
         os.setpgid(0, 0)  # what ends its parent's group is to find it alive
         _close_input_and_output()
         _close_all_but({2, lifeline})
         keep_secrets_in_memory()
         if os.read(lifeline, 1) == b"":
             open_firewall("nft").stop()
-    finally:
-        os._exit(0)
+
+    ours = _fork_with_lifeline(stack, watch)
+
+    def passed() -> None:
+        os.write(ours, b"1")
+
+    return passed
 
 
 def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, trial: Trial | None) -> int:

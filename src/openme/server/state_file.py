@@ -4,19 +4,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from openme.keeper.grants import Grant
+from openme.moments import rfc3339
 
 RUN_DIR = Path("/run/openme")
 DEFAULT_STATE_FILE = RUN_DIR / "sessions.json"
-
-
-def rfc3339(unix: float) -> str:
-    """A Unix time as people and programs read it, in UTC, to the second: `2026-11-23T12:00:00Z`."""
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def sessions_value(grants: Iterable[Grant], last_seen: Mapping[str, float], now: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from openme.keeper import store as keeper_store
 from openme.keeper import store as store_module
 from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal
 from openme.keeper.store import COMPLETE, DATABASE, Accepted, Holder, Seen, Store, StoreError, read_seen
@@ -303,7 +304,7 @@ def test_a_mark_that_cannot_be_made_only_makes_the_next_start_stricter(
     def fails(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(Store, "_sync_directory", fails)
+    monkeypatch.setattr(keeper_store, "sync_directory", fails)
     store, memory = opened(tmp_path)
     accept(memory, store, "a")
     store.close()

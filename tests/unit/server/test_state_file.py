@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from openme.keeper.grants import Grant
+from openme.moments import rfc3339
 from openme.ports import parse_port_spec
-from openme.server.state_file import rfc3339, sessions_value, write_state_file
+from openme.server.state_file import sessions_value, write_state_file
 from support.knocks import ELSEWHERE, HOME, NOW
 
 
