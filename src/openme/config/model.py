@@ -99,6 +99,7 @@ class ServerConfig:
     epoch_horizon: int = 53
     hidden_as: HiddenAs = "drop"
     hide_udp_errors: bool = True
+    always_open_from: tuple[Network, ...] = ()
     state_dir: Path = Path("/var/lib/openme")
     run_as: str | None = None
     groups: Mapping[str, tuple[PortRange, ...]] = field(default_factory=dict)
@@ -108,15 +109,19 @@ class ServerConfig:
     warnings: tuple[str, ...] = ()
 
     @cached_property
+    def named_ports(self) -> tuple[PortRange, ...]:
+        """Every port of all groups and clients, those at fault included, merged."""
+        ranges = {r for group in self.groups.values() for r in group}
+        ranges.update(r for client in self.clients.values() for r in client.ports)
+        return merged((*ranges, *self.orphan_ports))
+
+    @cached_property
     def managed_ports(self) -> tuple[PortRange, ...]:
         """Every port that a grant may open: those of all groups and clients, and the health port (TCP), merged.
 
         Ports of clients at fault are among them: nobody may open those now, and they must not lie open to everybody.
         """
-        ranges = {port("tcp", self.health_port)}
-        ranges.update(r for group in self.groups.values() for r in group)
-        ranges.update(r for client in self.clients.values() for r in client.ports)
-        return merged((*ranges, *self.orphan_ports))
+        return merged((port("tcp", self.health_port), *self.named_ports))
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ SERVER_KEYS = (
     "epoch_horizon",
     "hidden_as",
     "hide_udp_errors",
+    "always_open_from",
     "state_dir",
     "run_as",
 )
@@ -165,6 +166,7 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
     epoch_horizon = server.whole("epoch_horizon", 53, 1, 1000)
     hidden_as = server.choice("hidden_as", "drop", ("drop", "reject"))
     hide_udp_errors = server.flag("hide_udp_errors", default=True)
+    always_open_from = _always_open_from(server, notes, drop_ports=drop_ports)
     state_dir = server.text("state_dir", "an absolute path", r"/[^\x00-\x1f\x7f]*") or DEFAULT_STATE_DIR
     run_as = server.text("run_as", "a user's name", r"[^\s:/\x00-\x1f\x7f]+")
     if faults or private_key is None:
@@ -189,6 +191,7 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
         epoch_horizon=epoch_horizon,
         hidden_as="reject" if hidden_as == "reject" else "drop",
         hide_udp_errors=hide_udp_errors,
+        always_open_from=always_open_from,
         state_dir=Path(state_dir),
         run_as=run_as,
         groups=groups,
@@ -233,7 +236,7 @@ def parse_client_entry(name: str, line: int, node: Mapping, around: Surroundings
         notes.append(_note(section, "protocols", "the server accepts none of these, so this client cannot knock"))
     expires = section.parsed("expires", "a time such as 2026-12-31T00:00:00Z, with date, time and zone", parse_expiry)
     disable_health_port = section.flag("disable_health_port", default=False)
-    allowed_from = _networks(section)
+    allowed_from = _allowed_from(section)
     require_target_ip = section.flag("require_target_ip", default=False)
     single_use = section.flag("single_use", default=False)
     max_timeout = section.duration("max_timeout", LONGEST_DOOR)
@@ -356,25 +359,45 @@ def _resolve(section: Section, item: Scalar, groups: Map[str, tuple[PortRange, .
         return ()
 
 
-def _networks(section: Section) -> tuple[Network, ...]:
-    items = section.items("allowed_from", "[192.0.2.0/24, 2001:db8::/32]")
-    if items is None:
-        return ()
-    if not items:
+def _allowed_from(section: Section) -> tuple[Network, ...]:
+    faults = len(section.faults)
+    networks = _networks(section, "allowed_from")
+    if networks is not None and not networks and len(section.faults) == faults:
         section.fault("allowed_from", "expected at least one network; to lift the restriction remove the line")
+    return tuple(networks or ())
+
+
+def _always_open_from(server: Section, notes: list[str], *, drop_ports: bool) -> tuple[Network, ...]:
+    key = "always_open_from"
+    networks = tuple(dict.fromkeys(_networks(server, key) or ()))
+    notes.extend(
+        _note(server, key, f"{network} is every IPv{network.version} address: over it nothing is hidden")
+        for network in networks
+        if network.prefixlen == 0
+    )
+    if networks and not drop_ports:
+        notes.append(_note(server, key, "has no effect while drop_ports is false"))
+    return networks
+
+
+def _networks(section: Section, key: str) -> list[Network] | None:
+    """The networks in a list, without those at fault; None if it is absent."""
+    items = section.items(key, "[192.0.2.0/24, 2001:db8::/32]")
+    if items is None:
+        return None
     networks: list[Network] = []
     for item in items:
         try:
             network = ipaddress.ip_network(item.text)
         except ValueError:
             message = "expected a network such as 192.0.2.0/24, without host bits"
-            section.fault_at("allowed_from", item.line, message, _masked(item.text))
+            section.fault_at(key, item.line, message, _masked(item.text))
             continue
         if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
-            section.fault_at("allowed_from", item.line, "expected IPv4 addresses in IPv4 notation")
+            section.fault_at(key, item.line, "expected IPv4 addresses in IPv4 notation")
             continue
         networks.append(network)
-    return tuple(networks)
+    return networks
 
 
 def _masked(text: str) -> str | None:

@@ -26,8 +26,10 @@ server:
   drop_ports: true
   # What a hidden port shows: drop (no answer) or reject (looks closed).
   hidden_as: drop
-  # Drop this host's own "port unreachable" errors for UDP, which would tell the knock port from the others.
+  # Keep unused UDP ports as silent as hidden ones, so that the knock port is one silent port among all.
   hide_udp_errors: true
+  # Networks for which nothing is hidden: monitoring, the office, a way back in. The host's own rules still decide.
+  # always_open_from: [192.0.2.0/24, "2001:db8::/32"]
   # Apply the rules only to packets that arrive on this interface; without it: on all.
 {interface}
 

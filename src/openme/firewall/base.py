@@ -3,13 +3,14 @@
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal, Protocol
 
 from openme.errors import OpenmeError
 from openme.ports import PortRange
 
 IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
 HiddenAs = Literal["drop", "reject"]
 MAX_SECONDS = 366 * 24 * 3600
 
@@ -34,7 +35,9 @@ class Rules:
     """All that is static in the firewall: a function of the config, compared and applied as a whole.
 
     `hidden`: managed ports that are dropped or rejected for everybody without a door.
-    `port_lists`: every list that a door can be opened for. `interface`: None for all.
+    `port_lists`: every list that a door can be opened for. `interface`: None for all. `hide_udp_errors`: unused UDP
+    ports are as silent as hidden ones. `always_open_from`: for these networks nothing is hidden but `always_hidden`;
+    whether they get in is for the host's own rules to say.
     """
 
     knock_port: int
@@ -44,6 +47,8 @@ class Rules:
     hide_udp_errors: bool
     interface: str | None
     port_lists: frozenset[PortList]
+    always_open_from: tuple[IPNetwork, ...] = ()
+    always_hidden: tuple[PortRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,11 @@ class Firewall(Protocol):
 
     def intact(self) -> bool:
         """Whether all that `start` made is still there."""
+
+    def adapt(self) -> None:
+        """Follow what has changed around the firewall and is nobody's change of rules. Called all the time: it costs
+        nothing where nothing has changed, and logs what it cannot do.
+        """
 
     def stop(self) -> None:
         """Remove exactly what `start` made, here and in the host's own chains; no error if nothing is there."""

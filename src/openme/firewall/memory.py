@@ -64,6 +64,9 @@ class MemoryFirewall:
         """See `Firewall.intact`."""
         return self._rules is not None
 
+    def adapt(self) -> None:
+        """See `Firewall.adapt`: memory has no surroundings."""
+
     def stop(self) -> None:
         """See `Firewall.stop`."""
         self._rules = None

@@ -22,6 +22,7 @@ from openme.firewall.nfnetlink import NFPROTO_INET, Message, NetlinkError, NfNet
 from openme.firewall.nft_elements import (
     NFT_MSG_GETSETELEM,
     Refresh,
+    flushed,
     parse_elements,
     refreshed,
     removed,
@@ -32,7 +33,8 @@ from openme.firewall.nftables_rules import (
     CUT_SETS,
     MARK_COMMENT,
     TABLE,
-    TAKEN_SET,
+    TAKEN_SYN_SET,
+    TAKEN_UDP_SET,
     HostChain,
     HostMark,
     can_be_named,
@@ -42,10 +44,12 @@ from openme.firewall.nftables_rules import (
     set_names,
     stop_script,
     table_script,
+    wanted_chains,
     wanted_sets,
 )
 from openme.firewall.redirects import redirects
 from openme.firewall.ruleset_changes import RulesetChanges
+from openme.firewall.virtual_services import VirtualServices
 from openme.ports import PortRange
 
 if TYPE_CHECKING:
@@ -63,6 +67,15 @@ EXPIRES_SINCE = (6, 12)
 ATTEMPTS = 5
 CUT_PASSES = 100
 """Looks at the connections until none is left; each ends at most `connections.MOST_AT_ONCE`."""
+
+_SOCKET_PROBE = """\
+add table inet openme-probe
+add chain inet openme-probe probe
+add rule inet openme-probe probe socket transparent 0 accept
+delete table inet openme-probe
+"""
+"""One transaction that leaves nothing: whether this kernel can tell if a socket waits for a packet."""
+_UNUSED_SHOW = "unused ports stay as the host has them, and a scanner that looks closely can tell hidden ones from them"
 
 _log = logging.getLogger(__name__)
 _COMMENT_PREFIX = "openme-mark-"
@@ -93,6 +106,11 @@ class NftFirewall:
         self._netlink = NfNetlink()
         self._changes = _ruleset_changes()
         self._connections = Connections()
+        self._virtual_services = VirtualServices()
+        self._finds_sockets: bool | None = None
+        self._rules: Rules | None = None
+        self._one_path = True
+        self._balances = False
         self._taken = False
         self._locked: set[HostChain] = set()
         self._sets: dict[PortList, SetNames] = {}
@@ -129,12 +147,14 @@ class NftFirewall:
 
     def close(self, doors: Iterable[tuple[PortList, IPAddress]]) -> None:
         """See `Firewall.close`. A port list without a rule has no open doors."""
+        doors = list(doors)
         keys: dict[str, dict[bytes, None]] = {}
         for port_list, address in doors:
             names = self._sets.get(port_list)
             if names is not None:
                 keys.setdefault(set_for(names, address), {})[address.packed] = None
-        self._transact(message for name, people in keys.items() for message in removed(TABLE, name, list(people)))
+        messages = [message for name, people in keys.items() for message in removed(TABLE, name, list(people))]
+        self._transact(messages + (self._forget_syns() if doors else []))
 
     def cut(self, address: IPAddress, ports: Iterable[PortRange]) -> int:
         """See `Firewall.cut`."""
@@ -170,6 +190,7 @@ class NftFirewall:
                 break
         self._sets = {}
         self._handles = []
+        self._rules = None
         self._taken = False
 
     @property
@@ -180,6 +201,15 @@ class NftFirewall:
     def has_changed(self) -> bool:
         """See `Firewall.has_changed`."""
         return self._changes is not None and self._changes.has_changed()
+
+    def adapt(self) -> None:
+        """See `Firewall.adapt`: virtual services of IPVS come and go."""
+        if self._rules is None or self._can_take_one_path() == self._one_path:
+            return
+        try:
+            self._put_in_force(self._rules)
+        except FirewallError as error:
+            _log.error("unused ports: %s", error.message)
 
     def intact(self) -> bool:
         """Whether our table is as we left it and every chain of the host's has our rule (at its head or not)."""
@@ -207,21 +237,53 @@ class NftFirewall:
             message for name, keys in cut.items() if keys for message in refreshed(TABLE, name, keys, self._refresh)
         ]
         if self._taken:
-            messages += removed(TABLE, TAKEN_SET, list({connection.id: None for connection in connections}))
-        self._transact(messages)
+            messages += removed(TABLE, TAKEN_UDP_SET, list({connection.id: None for connection in connections}))
+        self._transact(messages + self._forget_syns())
+
+    def _forget_syns(self) -> list[Message]:
+        """Messages after which no repeated SYN is known. Whoever waits for an answer to his first one knocks again; one
+        that has been answered needs none.
+        """
+        return [flushed(TABLE, TAKEN_SYN_SET)] if self._taken else []
 
     def _put_in_force(self, rules: Rules, doors: Iterable[Door] = ()) -> None:
+        one_path = self._can_take_one_path()
         for attempt in range(ATTEMPTS):
             stale_sets = nft_listing.set_names_of_table(self._netlink) - wanted_sets(rules)
+            stale_chains = nft_listing.chain_names_of_table(self._netlink) - wanted_chains(rules, one_path=one_path)
             marks = self._marks()
-            script = table_script(rules, stale_sets, doors) + marks_script(marks.missing, marks.stale)
-            if self._run(script, last=attempt == ATTEMPTS - 1):
+            script = table_script(rules, stale_sets, doors, stale_chains=stale_chains, one_path=one_path)
+            if self._run(script + marks_script(marks.missing, marks.stale), last=attempt == ATTEMPTS - 1):
                 self._say_locked(marks)
                 break
+        self._rules = rules
+        self._one_path = one_path
         self._sets = {port_list: set_names(port_list) for port_list in rules.port_lists}
-        self._taken = TAKEN_SET in wanted_sets(rules)
+        self._taken = TAKEN_SYN_SET in wanted_sets(rules)
         self._handles = self._rule_handles()
         self._say_redirects(rules)
+
+    def _can_take_one_path(self) -> bool:
+        """Whether what no socket waits for is unused on this host. Says so when that changes."""
+        if self._finds_sockets is None:
+            self._finds_sockets = self._accepts(_SOCKET_PROBE)
+            if not self._finds_sockets:
+                _log.warning("the kernel cannot look for sockets (CONFIG_NFT_SOCKET): %s", _UNUSED_SHOW)
+        balances = self._virtual_services.exist()
+        if balances != self._balances:
+            self._balances = balances
+            if balances:
+                _log.warning("this host has virtual services (IPVS), which have no socket: %s", _UNUSED_SHOW)
+            else:
+                _log.info("the virtual services (IPVS) are gone: unused ports are as silent as hidden ones again")
+        return self._finds_sockets and not balances
+
+    def _accepts(self, script: str) -> bool:
+        """Whether the kernel takes a script. FirewallError without the privilege, which tells nothing of the kernel."""
+        code, _, errors = self._nft.cmd(script)
+        if code != 0 and "not permitted" in errors:
+            raise _refusal(errors)
+        return bool(code == 0)
 
     def _say_redirects(self, rules: Rules) -> None:
         """Warn of managed ports that never come to our input chain, of each once."""

@@ -60,6 +60,11 @@ def removed(table: str, name: str, keys: Sequence[bytes]) -> Iterator[Message]:
     yield from _messages(NFT_MSG_DELSETELEM, table, name, [_element(key) for key in keys])
 
 
+def flushed(table: str, name: str) -> Message:
+    """The message after which the set is empty; it must exist."""
+    return Message(NFT_MSG_DELSETELEM, 0, NFPROTO_INET, set_reference(table, name))
+
+
 def set_reference(table: str, name: str) -> bytes:
     """Attributes that name a set, in requests for its elements."""
     return string(NFTA_SET_ELEM_LIST_TABLE, table) + string(NFTA_SET_ELEM_LIST_SET, name)

@@ -121,6 +121,15 @@ def set_names_of_table(netlink: NfNetlink) -> set[str]:
     }
 
 
+def chain_names_of_table(netlink: NfNetlink) -> set[str]:
+    """The chains in our table."""
+    return {
+        _text(row.attributes, NFTA_CHAIN_NAME)
+        for row in netlink.dump(NFT_MSG_GETCHAIN, NFPROTO_INET)
+        if row.family == NFPROTO_INET and _text(row.attributes, NFTA_CHAIN_TABLE) == TABLE
+    }
+
+
 def _dump_or_nothing(netlink: NfNetlink, kind: int, family: int, request: bytes) -> list[Row]:
     try:
         return netlink.dump(kind, family, request)

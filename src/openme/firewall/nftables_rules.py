@@ -9,17 +9,27 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from openme.firewall.base import Door, FirewallError, IPAddress, PortList, Rules
-from openme.ports import PortRange, Protocol
+from openme.firewall.base import Door, FirewallError, IPAddress, IPNetwork, PortList, Rules
+from openme.ports import PortRange
 
 TABLE = "openme"
 PREROUTING_CHAIN = "prerouting"
 """Before connection tracking: what is dropped or left untracked here takes no room in the host's connection table."""
 INPUT_CHAIN = "input"
-OUTPUT_CHAIN = "output"
 TRACKED_OUTPUT_CHAIN = "output_tracked"
-"""Behind connection tracking, which comes too late for the output chain to know a connection's state."""
-CHAINS = (PREROUTING_CHAIN, INPUT_CHAIN, OUTPUT_CHAIN, TRACKED_OUTPUT_CHAIN)
+"""Behind connection tracking."""
+BEGINNINGS_CHAIN = "beginnings"
+"""Every SYN without ACK ends here, before anybody asks what conntrack thinks of it."""
+DOORS_CHAIN = "doors"
+"""Accepts what has a door; returns for what has none."""
+CLOSED_CHAIN = "closed"
+"""What has no door: hidden ports are hidden, the rest returns."""
+ALWAYS_OPEN_CHAIN = "always_open"
+"""Packets from `always_open_from`: accepted, unmarked, at the ports that are hidden from others."""
+UNUSED_CHAIN = "unused"
+"""Hides what no socket waits for; the rest returns."""
+HIDE_CHAIN = "hide"
+"""The one path: what is hidden and what is unused both end by these rules."""
 PRIORITY = -(2**31)
 """Before whatever else the host hooks on input: the mark must stand on a packet when the host's chains see it."""
 RAW = -300
@@ -34,9 +44,13 @@ MARK_BIT = 0x4000_0000
 """Bit of the packet mark that says "openme lets this packet in", set afresh for every packet in our input chain."""
 LABEL_BIT = 127
 """Bit of the connection's label that says "openme let this connection in", kept as long as the connection lives."""
-TAKEN_SET = "taken"
-"""Connections that took a single-use door, by conntrack id, until `TAKEN_TIMEOUT` after their first packet."""
-TAKEN_TIMEOUT = "10s"
+TAKEN_SYN_SET = "taken_syn"
+"""The SYNs that took a single-use door, by conntrack id and sequence number: their repeats pass, no other SYN does."""
+TAKEN_SYN_TIMEOUT = "75s"
+"""Linux repeats a SYN after 1, 3, 7, 15, 31 and 63 seconds (tcp_syn_retries 6)."""
+TAKEN_UDP_SET = "taken_udp"
+"""UDP exchanges that took a single-use door, by conntrack id: more datagrams may come before the first answer."""
+TAKEN_UDP_TIMEOUT = "10s"
 CUT_SETS = {4: "cut_v4", 6: "cut_v6"}
 """Client address, protocol and port of a service whose connections were cut: the service may not speak first."""
 CUT_SECONDS = 3600
@@ -52,8 +66,8 @@ _MARK_ON = f"meta mark set meta mark | {MARK_BIT:#010x}"
 _MARK_OFF = f"meta mark set meta mark & {~MARK_BIT & 0xFFFF_FFFF:#010x}"
 _LET_IN = f"ct label set {LABEL_BIT} {_MARK_ON} accept"
 _RESET = "reject with tcp reset"
+_BEGINS_TCP = "tcp flags & (syn | ack) == syn"
 _OPENS_TCP = "tcp flags & (fin | syn | rst | ack) == syn"
-_RESETS_TCP = "tcp flags & rst == rst"
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@+=~,-]{1,15}", re.ASCII)
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9/\\_.-]*", re.ASCII)
 
@@ -93,8 +107,13 @@ def wanted_sets(rules: Rules) -> frozenset[str]:
     """The names of all sets that `table_script` declares."""
     names = {name for port_list in rules.port_lists for name in set_names(port_list)} | set(CUT_SETS.values())
     if any(port_list.single_use for port_list in rules.port_lists):
-        names.add(TAKEN_SET)
+        names |= {TAKEN_SYN_SET, TAKEN_UDP_SET}
     return frozenset(names)
+
+
+def wanted_chains(rules: Rules, *, one_path: bool) -> frozenset[str]:
+    """The names of all chains that `table_script` declares."""
+    return frozenset(chain for chain, _ in _chains(rules, one_path=one_path))
 
 
 def interface_name(name: str) -> str:
@@ -115,26 +134,31 @@ def can_be_named(chain: HostChain) -> bool:
     return bool(_IDENTIFIER.fullmatch(chain.table) and _IDENTIFIER.fullmatch(chain.chain))
 
 
-def table_script(rules: Rules, stale_sets: Iterable[str] = (), doors: Iterable[Door] = ()) -> str:
+def table_script(
+    rules: Rules,
+    stale_sets: Iterable[str] = (),
+    doors: Iterable[Door] = (),
+    *,
+    stale_chains: Iterable[str] = (),
+    one_path: bool = True,
+) -> str:
     """The table as a whole, applied over what may be there from before; sets of the same name keep their elements.
 
-    `stale_sets` are sets that exist and are wanted no more. `doors` are opened; the time of one that is open already is
-    left to what follows. FirewallError for an interface name that nft cannot take.
+    `stale_sets` and `stale_chains` exist and are wanted no more. `doors` are opened; the time of one that is open
+    already is left to what follows. Without `one_path` hidden ports are hidden and unused ones left alone, for hosts
+    where a port can be in use without a socket. FirewallError for an interface name that nft cannot take.
     """
+    chains = _chains(rules, one_path=one_path)
+    stale_chains = sorted(stale_chains)
     lines = [
         f"add table inet {TABLE}",
-        f"add chain inet {TABLE} {PREROUTING_CHAIN} {{ type filter hook prerouting priority {RAW}; policy accept; }}",
-        f"add chain inet {TABLE} {INPUT_CHAIN} {{ type filter hook input priority {PRIORITY}; policy accept; }}",
-        f"add chain inet {TABLE} {OUTPUT_CHAIN} {{ type filter hook output priority {PRIORITY}; policy accept; }}",
-        f"add chain inet {TABLE} {TRACKED_OUTPUT_CHAIN} {{ type filter hook output priority 0; policy accept; }}",
-        *(f"flush chain inet {TABLE} {chain}" for chain in CHAINS),
+        *(f"add chain inet {TABLE} {chain}{_hook(chain)}" for chain, _ in chains),
+        *(f"flush chain inet {TABLE} {chain}" for chain in (*(chain for chain, _ in chains), *stale_chains)),
+        *(f"delete chain inet {TABLE} {chain}" for chain in stale_chains),
         *(f"delete set inet {TABLE} {name}" for name in sorted(stale_sets)),
         *_sets(rules),
         *_elements(doors),
-        *(f"add rule inet {TABLE} {PREROUTING_CHAIN} {rule}" for rule in _prerouting_rules(rules)),
-        *(f"add rule inet {TABLE} {INPUT_CHAIN} {rule}" for rule in _input_rules(rules)),
-        *(f"add rule inet {TABLE} {OUTPUT_CHAIN} {rule}" for rule in _output_rules(rules)),
-        *(f"add rule inet {TABLE} {TRACKED_OUTPUT_CHAIN} {rule}" for rule in _cut_rules()),
+        *(f"add rule inet {TABLE} {chain} {rule}" for chain, chain_rules in chains for rule in chain_rules),
     ]
     return "\n".join(lines) + "\n"
 
@@ -177,12 +201,14 @@ def _sets(rules: Rules) -> list[str]:
         names = set_names(port_list)
         lines.append(f"add set inet {TABLE} {names.v4} {{ type ipv4_addr; {flags} }}")
         lines.append(f"add set inet {TABLE} {names.v6} {{ type ipv6_addr; {flags} }}")
-    if TAKEN_SET in wanted_sets(rules):
-        size = f"size {SINGLE_USE_SIZE}"
-        lines.append(
-            f"add set inet {TABLE} {TAKEN_SET} "
-            f"{{ typeof ct id; {size}; flags timeout,dynamic; timeout {TAKEN_TIMEOUT}; }}"
+    if TAKEN_SYN_SET in wanted_sets(rules):
+        kept = f"size {SINGLE_USE_SIZE}; flags timeout,dynamic; timeout"
+        syn, udp = (
+            f"typeof ct id . tcp sequence; {kept} {TAKEN_SYN_TIMEOUT};",
+            f"typeof ct id; {kept} {TAKEN_UDP_TIMEOUT};",
         )
+        lines.append(f"add set inet {TABLE} {TAKEN_SYN_SET} {{ {syn} }}")
+        lines.append(f"add set inet {TABLE} {TAKEN_UDP_SET} {{ {udp} }}")
     for version, name in CUT_SETS.items():
         kind = f"type ipv{version}_addr . inet_proto . inet_service; size {CUT_SIZE}"
         lines.append(f"add set inet {TABLE} {name} {{ {kind}; flags timeout,dynamic; timeout {CUT_SECONDS}s; }}")
@@ -212,42 +238,95 @@ def _elements(doors: Iterable[Door]) -> list[str]:
     ]
 
 
+def _chains(rules: Rules, *, one_path: bool) -> list[tuple[str, list[str]]]:
+    """The chains with their rules, in the order in which a packet can meet them."""
+    one_path = one_path and (rules.hide_udp_errors or rules.hidden_as == "reject")
+    chains = [
+        (PREROUTING_CHAIN, _prerouting_rules(rules)),
+        (INPUT_CHAIN, _input_rules(rules, one_path=one_path)),
+        (BEGINNINGS_CHAIN, _beginnings_rules(rules, one_path=one_path)),
+        (DOORS_CHAIN, [rule for port_list in _ordered(rules.port_lists) for rule in _door_rules(port_list)]),
+        (CLOSED_CHAIN, _closed_rules(rules)),
+    ]
+    if one_path:
+        chains.append((UNUSED_CHAIN, _unused_rules(rules)))
+    if rules.always_open_from:
+        chains.append((ALWAYS_OPEN_CHAIN, _always_open_rules(rules)))
+    return [*chains, (HIDE_CHAIN, _hide_rules(rules)), (TRACKED_OUTPUT_CHAIN, _cut_rules())]
+
+
+def _hook(chain: str) -> str:
+    """Where packets enter a base chain; nothing for one that others lead to."""
+    hooks = {
+        PREROUTING_CHAIN: ("prerouting", RAW),
+        INPUT_CHAIN: ("input", PRIORITY),
+        TRACKED_OUTPUT_CHAIN: ("output", 0),
+    }
+    if chain not in hooks:
+        return ""
+    hook, priority = hooks[chain]
+    return f" {{ type filter hook {hook} priority {priority}; policy accept; }}"
+
+
 def _prerouting_rules(rules: Rules) -> list[str]:
-    lines = ['iifname "lo" accept']
-    if rules.interface is not None:
-        lines.append(f"iifname != {interface_name(rules.interface)} accept")
-    # To this host alone: what is only forwarded may be anybody's flow that happens to use this port.
-    knock = f"udp dport {rules.knock_port} fib daddr type local"
+    lines = _not_ours(rules)
+    # To this host alone: what is only forwarded may be anybody's flow that happens to use this port. A multicast packet
+    # may be both; it takes no room either, and its local copy is dropped on input.
+    knock = f"udp dport {rules.knock_port} fib daddr type"
+    lines += [f"{knock} broadcast drop", f"{knock} anycast drop", f"{knock} multicast notrack"]
     # A few reach the server, which counts and names them; it is a flood of them that must cost nothing.
     flood = f"limit rate over {OTHER_LENGTHS}/second burst {OTHER_LENGTHS_AT_ONCE} packets"
-    lines.append(f"{knock} udp length != {KNOCK_LENGTH} {flood} drop")
+    lines.append(f"{knock} local udp length != {KNOCK_LENGTH} {flood} drop")
     if rules.open_knock_port:
         # Otherwise the host's own rules decide, and may ask for the connection's state: an untracked packet is not new.
-        lines.append(f"{knock} notrack")
+        lines.append(f"{knock} local notrack")
     return lines
 
 
-def _input_rules(rules: Rules) -> list[str]:
-    # Somebody else's use of the bit must not pass for ours in the host's chains.
-    lines = [f"meta mark & {MARK_BIT:#010x} != 0 {_MARK_OFF}", 'iifname "lo" accept']
+def _not_ours(rules: Rules) -> list[str]:
+    """Accepts what comes in by another way than the one that the rules are for."""
+    lines = ['iifname "lo" accept']
     if rules.interface is not None:
         lines.append(f"iifname != {interface_name(rules.interface)} accept")
+    return lines
+
+
+def _input_rules(rules: Rules, *, one_path: bool) -> list[str]:
+    # Somebody else's use of the bit must not pass for ours in the host's chains.
+    lines = [f"meta mark & {MARK_BIT:#010x} != 0 {_MARK_OFF}", *_not_ours(rules)]
     # Also without open_knock_port a range of hidden ports must not swallow the knocks.
     knock = f"udp dport {rules.knock_port}"
+    lines.append(f"{knock} fib daddr type multicast drop")
     # Extension headers in front of a datagram are examined where it is delivered, and complained of by ICMP: what an
     # unused port's silence would not show. A knock needs none; fragments are put together before.
     lines.append(f"meta nfproto ipv6 ip6 nexthdr != udp {knock} drop")
     lines.append(f"{knock} {_MARK_ON} accept" if rules.open_knock_port else f"{knock} accept")
+    # Doors judge every beginning. Conntrack may call a connection established whose TCP has ended long since, or that
+    # the host itself has begun, or that it expects; the SYN over it begins anew all the same.
+    lines.append(f"{_BEGINS_TCP} goto {BEGINNINGS_CHAIN}")
+    if one_path:
+        # Before the state of connections: what no socket waits for is silent, whatever was exchanged with it before.
+        lines += [f"meta l4proto {proto} jump {UNUSED_CHAIN}" for proto in _one_path_protocols(rules)]
     lines += [
         f"ct state established,related ct label {LABEL_BIT} {_MARK_ON} accept",
-        "ct state established,related accept",
+        "ct state established accept",
     ]
-    if TAKEN_SET in wanted_sets(rules):
-        # A repeated SYN, or datagrams before the first answer, are still the one connection that took the door.
-        lines.append(f"ct state new ct id @{TAKEN_SET} {_MARK_ON} accept")
-    for port_list in _ordered(rules.port_lists):
-        lines += _door_rules(port_list)
-    return lines + _hiding_rules(rules)
+    if TAKEN_UDP_SET in wanted_sets(rules):
+        lines.append(f"meta l4proto udp ct state new,related ct id @{TAKEN_UDP_SET} {_MARK_ON} accept")
+    # Whatever conntrack thinks of a packet: a NULL or ACK probe must not get past the hiding either.
+    return [*lines, f"ct state new,related,untracked jump {DOORS_CHAIN}", f"goto {CLOSED_CHAIN}"]
+
+
+def _beginnings_rules(rules: Rules, *, one_path: bool) -> list[str]:
+    lines = []
+    if TAKEN_SYN_SET in wanted_sets(rules):
+        # Once the handshake is over (conntrack: assured) a repeat has nothing to say, and could only begin anew.
+        lines.append(f"ct status & assured == 0 ct id . tcp sequence @{TAKEN_SYN_SET} {_MARK_ON} accept")
+    lines += [f"jump {DOORS_CHAIN}", f"jump {CLOSED_CHAIN}"]
+    if one_path and "tcp" in _one_path_protocols(rules):
+        lines.append(f"jump {UNUSED_CHAIN}")
+    # Without the mark, whatever label the connection bears: the host's own rules decide.
+    return [*lines, "accept"]
 
 
 def _door_rules(port_list: PortList) -> list[str]:
@@ -256,60 +335,79 @@ def _door_rules(port_list: PortList) -> list[str]:
     for item in port_list.ports:
         for source, name in (("ip saddr", names.v4), ("ip6 saddr", names.v6)):
             people = f"{_ports(item)} {source} @{name}"
-            if port_list.single_use:
-                # Conntrack calls a stray ACK new as well; only a SYN may use up the door.
-                opening = f"{_OPENS_TCP} " if item.proto == "tcp" else ""
-                takes = f"delete @{name} {{ {source} }} add @{TAKEN_SET} {{ ct id }}"
-                lines.append(f"ct state new {opening}{people} {takes} {_LET_IN}")
+            if not port_list.single_use:
+                lines.append(f"{people} {_LET_IN}")
+                continue
+            # Only what begins something, and can be told from the next one, may use up the door: no stray ACK, and no
+            # SYN that TCP will not take.
+            if item.proto == "tcp":
+                opening, taken = (
+                    f"ct state new,established,related {_OPENS_TCP}",
+                    f"{TAKEN_SYN_SET} {{ ct id . tcp sequence }}",
+                )
             else:
-                lines.append(f"ct state new,untracked {people} {_LET_IN}")
+                opening, taken = "ct state new,related", f"{TAKEN_UDP_SET} {{ ct id }}"
+            lines.append(f"{opening} {people} delete @{name} {{ {source} }} add @{taken} {_LET_IN}")
     return lines
 
 
-def _hiding_rules(rules: Rules) -> list[str]:
-    # Whatever conntrack thinks of a packet: a NULL or ACK probe must not get past here either.
-    lines = []
-    for item in rules.hidden:
-        verdict = _hiding_verdict(rules, item.proto)
-        if verdict == _RESET:
-            # What TCP itself would not answer on an unused port.
-            lines += [f"{_ports(item)} {never} drop" for never in ("meta pkttype != host", "tcp doff < 5")]
-        lines.append(f"{_ports(item)} {verdict}")
-    return lines
+def _closed_rules(rules: Rules) -> list[str]:
+    return [*_jumps_to_always_open(rules), *(f"{_ports(item)} goto {HIDE_CHAIN}" for item in rules.hidden)]
 
 
-def _hiding_verdict(rules: Rules, proto: Protocol) -> str:
-    if rules.hidden_as == "drop" or (proto == "udp" and rules.hide_udp_errors):
-        return "drop"
-    return _RESET if proto == "tcp" else "reject with icmpx type port-unreachable"
+def _jumps_to_always_open(rules: Rules) -> list[str]:
+    return [f"{_source(network)} jump {ALWAYS_OPEN_CHAIN}" for network in rules.always_open_from]
 
 
-def _output_rules(rules: Rules) -> list[str]:
-    way_out = 'oifname != "lo"' if rules.interface is None else f"oifname {interface_name(rules.interface)}"
-    lines = []
-    if rules.hidden_as == "reject" and any(item.proto == "tcp" for item in rules.hidden):
-        # The kernel resets a connection to an unused port with the prober's traffic class and, over IPv6, a flow label;
-        # a reset by rule has neither. So that a scan cannot tell them apart, none that leaves the host has.
-        lines += [
-            f"{way_out} {_RESETS_TCP} ip dscp set 0 ip ecn set 0",
-            f"{way_out} {_RESETS_TCP} ip6 dscp set 0 ip6 ecn set 0 ip6 flowlabel set 0",
-        ]
-    if rules.hide_udp_errors:
-        # Byte 9 of the quoted IPv4 header and byte 6 of the quoted IPv6 header name the protocol of the packet that
-        # failed. Errors about TCP stay (iptables' plain REJECT answers so); all others go, as in IPv6 an extension
-        # header in front of UDP would tell otherwise.
-        lines += [
-            f"{way_out} icmp type destination-unreachable icmp code port-unreachable @th,136,8 != 6 drop",
-            f"{way_out} icmpv6 type destination-unreachable icmpv6 code port-unreachable @th,112,8 != 6 drop",
-        ]
-        # Complaints about a packet's own headers, or about fragments that stay incomplete, would tell the same.
-        lines += [
-            f"{way_out} icmp type parameter-problem drop",
-            f"{way_out} icmp type time-exceeded icmp code 1 drop",
-            f"{way_out} icmpv6 type parameter-problem drop",
-            f"{way_out} icmpv6 type time-exceeded icmpv6 code 1 drop",
-        ]
-    return lines
+def _source(network: IPNetwork) -> str:
+    if network.prefixlen == 0:  # nft leaves such a match out, and with it the IP version
+        return f"meta nfproto ipv{network.version}"
+    return f"{'ip' if network.version == 4 else 'ip6'} saddr {network}"
+
+
+def _always_open_rules(rules: Rules) -> list[str]:
+    return [
+        *(f"{_ports(item)} return" for item in rules.always_hidden),
+        *(f"{_ports(item)} accept" for item in rules.hidden),
+    ]
+
+
+def _one_path_protocols(rules: Rules) -> list[str]:
+    """Whose unused ports meet the rule that hides. With `drop` the host itself drops what comes to unused TCP ports."""
+    udp = ["udp"] if rules.hide_udp_errors else []
+    return [*udp, "tcp"] if rules.hidden_as == "reject" else udp
+
+
+def _unused_rules(rules: Rules) -> list[str]:
+    # A socket of whichever kind was found: listening, connected, half open, in TIME_WAIT, the kernel's own. (`socket
+    # wildcard` does not see those without a full socket.) Two rules, as an anonymous set is replaced with a gap.
+    lines = ["socket transparent 0 return", "socket transparent 1 return", *_jumps_to_always_open(rules)]
+    # Addresses for which the host would complain. Groups and broadcasts belong to whoever listens for them, and get no
+    # complaint, unless extension headers are in front (RFC 8200 section 4.2).
+    lines += [f"fib daddr type {kind} goto {HIDE_CHAIN}" for kind in ("local", "anycast")]
+    return [
+        *lines,
+        *(
+            f"meta nfproto ipv6 meta l4proto {proto} ip6 nexthdr != {proto} goto {HIDE_CHAIN}"
+            for proto in _one_path_protocols(rules)
+        ),
+    ]
+
+
+def _hide_rules(rules: Rules) -> list[str]:
+    if rules.hidden_as == "drop":
+        return ["drop"]
+    error = "drop" if rules.hide_udp_errors else "reject with icmpx type port-unreachable"
+    return [
+        f"meta l4proto udp {error}",
+        # A reset would end the living connection over which this SYN comes, whoever sent it.
+        f"{_BEGINS_TCP} ct state established drop",
+        # What TCP itself would not answer on an unused port.
+        "meta pkttype != host drop",
+        "tcp doff < 5 drop",
+        f"meta l4proto tcp {_RESET}",
+        "drop",
+    ]
 
 
 def _time(milliseconds: int) -> str:

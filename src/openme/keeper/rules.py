@@ -12,6 +12,11 @@ def rules_for(config: ServerConfig) -> Rules:
     The health port is hidden whatever `drop_ports` says: a port that shows itself would tell that openme runs here.
     """
     health = health_list(config.health_port)
+    # Where openme's own port is, nobody is to see without a knock, a monitoring host neither. A port that a group or a
+    # client names is a service's.
+    is_ours = not any(
+        item.proto == "tcp" and item.first <= config.health_port <= item.last for item in config.named_ports
+    )
     lists = {health}
     for client in config.clients.values():
         lists.update(client_lists(client, config.health_port))
@@ -23,4 +28,6 @@ def rules_for(config: ServerConfig) -> Rules:
         hide_udp_errors=config.hide_udp_errors,
         interface=config.interface,
         port_lists=frozenset(lists),
+        always_open_from=config.always_open_from,
+        always_hidden=(port("tcp", config.health_port),) if is_ours else (),
     )

@@ -181,6 +181,7 @@ class KeeperProcess:
     def _tick(self) -> None:
         now = self._clocks()
         self._repair(now)
+        self._firewall.adapt()
         self._follow_config(now)
         self._follow_epochs(now)
         if (floor_ns := self._keeper.settle_floor(now)) is not None:

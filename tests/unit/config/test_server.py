@@ -384,10 +384,44 @@ def test_what_is_no_readable_file_is_an_error_of_one_line(tmp_path: Path) -> Non
         load_server_config(tmp_path / "latin")
 
 
+def test_always_open_from_is_a_list_of_networks() -> None:
+    text = f"{HEAD}  drop_ports: true\n  always_open_from: [192.0.2.0/24, '2001:db8::/32', 198.51.100.7, 192.0.2.0/24]\n"
+    config = parse(text)
+    assert [str(network) for network in config.always_open_from] == ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7/32"]
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize("line", ["", "  always_open_from:\n", "  always_open_from: []\n"])
+def test_without_networks_nothing_is_always_open(line: str) -> None:
+    assert parse(f"{HEAD}  drop_ports: true\n{line}").always_open_from == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "cure"),
+    [
+        ("192.0.2.0/24", "expected a list such as [192.0.2.0/24, 2001:db8::/32]", None),
+        ("[192.0.2.1/24]", "expected a network such as 192.0.2.0/24, without host bits", "did you mean 192.0.2.0/24?"),
+        ("[office]", "expected a network such as 192.0.2.0/24, without host bits", None),
+        ("['::ffff:192.0.2.0/120']", "expected IPv4 addresses in IPv4 notation", None),
+    ],
+)
+def test_what_is_no_network_is_never_open(value: str, expected: str, cure: str | None) -> None:
+    text = f"{HEAD}  drop_ports: true\n  always_open_from: {value}\n"
+    assert faults(text) == [f"config.yaml:4: server.always_open_from: {expected}"]
+    assert hint(text) == cure
+
+
+def test_always_open_from_that_hides_nothing_or_does_nothing_draws_a_warning() -> None:
+    everybody = parse(f"{HEAD}  drop_ports: true\n  always_open_from: ['::/0']\n")
+    assert "::/0 is every IPv6 address: over it nothing is hidden" in everybody.warnings[0]
+    shown = parse(f"{HEAD}  drop_ports: false\n  always_open_from: [192.0.2.0/24]\n")
+    assert "server.always_open_from: has no effect while drop_ports is false" in shown.warnings[0]
+
+
 def test_the_list_of_keys_is_the_contract() -> None:
     assert set(SERVER_KEYS) == {
         *("host", "udp_port", "health_port", "firewall", "knock_timeout", "replay_window", "open_knock_port"),
         *("drop_ports", "interface", "default_profile", "private_key", "public_key", "protocols", "epoch_length"),
         "previous_private_key",  # ours, for a change of the version 1 key
-        *("epoch_horizon", "hidden_as", "hide_udp_errors", "state_dir", "run_as"),
+        *("epoch_horizon", "hidden_as", "hide_udp_errors", "always_open_from", "state_dir", "run_as"),
     }

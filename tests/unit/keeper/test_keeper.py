@@ -351,6 +351,14 @@ def test_rules_have_every_list_that_a_client_may_open() -> None:
     assert rules_for(config(text)).port_lists == {both, SSH, HEALTH}
 
 
+def test_a_port_that_openme_answers_on_is_open_to_no_network() -> None:
+    rules = rules_for(config(server="drop_ports: true; health_port: 4000; always_open_from: [192.0.2.0/24]"))
+    assert [str(network) for network in rules.always_open_from] == ["192.0.2.0/24"]
+    assert [str(r) for r in rules.always_hidden] == ["4000/tcp"]
+    # Named by a group, it is a service's, and openme does not listen there.
+    assert rules_for(config(server="drop_ports: true; health_port: 22")).always_hidden == ()
+
+
 def test_rules_carry_the_configs_words() -> None:
     parsed = replace(config(server="udp_port: 7; hidden_as: reject; hide_udp_errors: false"), interface="eth7")
     rules = rules_for(parsed)
