@@ -256,10 +256,13 @@ class NftFirewall:
             if self._run(script + marks_script(marks.missing, marks.stale), last=attempt == ATTEMPTS - 1):
                 self._say_locked(marks)
                 break
+        is_other = self._rules not in {None, rules}
         self._rules = rules
         self._one_path = one_path
         self._sets = {port_list: set_names(port_list) for port_list in rules.port_lists}
         self._taken = TAKEN_SYN_SET in wanted_sets(rules)
+        if is_other:  # somebody may have lost the right to what he has begun
+            self._transact(self._forget_syns())
         self._handles = self._rule_handles()
         self._say_redirects(rules)
 

@@ -385,7 +385,9 @@ def test_what_is_no_readable_file_is_an_error_of_one_line(tmp_path: Path) -> Non
 
 
 def test_always_open_from_is_a_list_of_networks() -> None:
-    text = f"{HEAD}  drop_ports: true\n  always_open_from: [192.0.2.0/24, '2001:db8::/32', 198.51.100.7, 192.0.2.0/24]\n"
+    text = (
+        f"{HEAD}  drop_ports: true\n  always_open_from: [192.0.2.0/24, '2001:db8::/32', 198.51.100.7, 192.0.2.0/24]\n"
+    )
     config = parse(text)
     assert [str(network) for network in config.always_open_from] == ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7/32"]
     assert config.warnings == ()
