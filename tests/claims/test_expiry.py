@@ -4,14 +4,17 @@ Real: the server and its processes killed, frozen (SIGSTOP) and stopped, the ker
 server's wall clock (libfaketime, see support/clock.py). A door's time runs in the kernel, on its monotonic clock.
 """
 
+import itertools
 import os
 import signal
 import time
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import pytest
 
 from support.claims import SSH, ClaimsWorld
+from support.handmade import FIN, PSH, SYN, URG, HandmadeConnection, conntrack_calls_it_established, wire
 from support.netns import until
 
 pytestmark = pytest.mark.root
@@ -205,3 +208,79 @@ def test_a_shorter_time_of_one_does_not_shorten_anothers_on_the_same_door(world:
     assert world.tcp(world.client, SSH) == "open"
     world.close("bob")
     assert world.tcp(world.client, SSH) == "filtered"
+
+
+SILENCE = 0.3  # seconds without an answer that mean silence: between namespaces a packet needs microseconds
+_source_ports = itertools.count(40000)  # the service outlives the tests, and so do connections that were left there
+
+
+def _door_for(world: ClaimsWorld, address: str, name: str = "alice") -> None:
+    """Open port 22 for an address, by a knock that names it."""
+    before = world.opened(name)
+    profile = {"alice": world.alice, "bob": world.bob}[name]
+    world.judged(world.packet(profile, target=ip_address(address), late=-world.clock.offset))
+    until(lambda: world.opened(name) == before + 1)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("end", ["closed", "expired", "timed out", "killed"])
+def test_what_was_let_in_goes_on_and_begins_nothing_new(world: ClaimsWorld, version: int, end: str) -> None:
+    """A SYN over an entry that conntrack calls established, for the connection has ended behind its back."""
+    if end in ("timed out", "killed"):
+        world.edit(knock_timeout="2s")
+    with wire(world.client, world.server, version) as cable:
+        _door_for(world, cable.source)
+        client = HandmadeConnection(cable, next(_source_ports), SSH)
+        assert client.begin(1000)
+        if end == "closed":
+            world.close("alice")
+        elif end == "expired":
+            _expire(world, "alice", _now(world))
+        elif end == "killed":
+            world.kill()
+        stranger = HandmadeConnection(cable, next(_source_ports), SSH)
+        if end == "killed":
+            until(lambda: "expires" not in world.server.run("nft", "list", "table", "inet", "openme"))
+        else:
+            until(lambda: not world.is_in("alice"))
+        until(lambda: not stranger.begin(5, seconds=SILENCE))
+        assert client.echoes(b"goes on")
+        client.end_behind_conntracks_back(world.server)
+        for isn, flags in enumerate((SYN, SYN | URG | PSH, SYN | FIN), 1):
+            assert not client.begin(isn * 1_000_000, flags=flags, seconds=SILENCE)
+        assert conntrack_calls_it_established(world.server, *client.ports), "which is what this is about"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_single_use_door_that_was_used_begins_nothing_new(world: ClaimsWorld, version: int) -> None:
+    world.write_config(world.config.read_text().replace("  alice:\n", "  alice:\n    single_use: true\n"))
+    with wire(world.client, world.server, version) as cable:
+        _door_for(world, cable.source)
+        client = HandmadeConnection(cable, next(_source_ports), SSH)
+        syn = cable.tcp(*client.ports, SYN, seq=1000)
+        cable.send(syn, syn)  # repeated, as by a client that hears nothing
+        assert client.begin(1000)
+        assert client.echoes(b"once")
+        client.end_behind_conntracks_back(world.server)
+        assert not client.begin(1_000_000, seconds=SILENCE)
+        assert not client.begin(1000, seconds=SILENCE), "nor by the SYN that took the door"
+        assert not HandmadeConnection(cable, next(_source_ports), SSH).begin(1000, seconds=SILENCE)
+        _door_for(world, cable.source)
+        assert client.begin(2_000_000)
+        assert client.echoes(b"and once more")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_stranger_from_before_the_first_start_begins_nothing_new(world: ClaimsWorld, version: int) -> None:
+    """Who got one connection in while no server ran needs no key to keep its entry."""
+    assert world.stop() == 0
+    world.server.nft("add table inet early; add chain inet early in { type filter hook input priority 0; };")
+    world.server.nft("add rule inet early in ct state new accept")
+    with wire(world.stranger, world.server, version) as cable:
+        client = HandmadeConnection(cable, next(_source_ports), SSH)
+        assert client.begin(1000)
+        assert client.echoes(b"hello")
+        world.start()
+        assert client.echoes(b"lives on")
+        client.end_behind_conntracks_back(world.server)
+        assert not client.begin(1_000_000, seconds=SILENCE)

@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 
 from support.claims import ClaimsWorld
+from support.handmade import PHANTOM, wire
 from support.netns import until
+from support.odd_probes import ERROR, drawn_answers, error_after, prepare_for_errors
 from support.replies import TCP, UDP, Port, Replies, Watch, watch
 from support.server import KNOCK_PORT, SERVER
 
@@ -30,7 +32,9 @@ table inet host {
     chain in {
         type filter hook input priority 0; policy drop;
         iifname lo accept
-        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        icmpv6 type { echo-request, nd-neighbor-solicit, nd-neighbor-advert } accept
+        icmp type echo-request accept
+        meta l4proto 253 accept
     }
 }
 """
@@ -150,6 +154,44 @@ def test_used_ports_look_like_unused_ones_also_during_a_grant(
         world.close("alice")
         assert world.tcp(world.client, 22, version) != "open"
         scan(world, version, seen, silent=silent)
+
+
+PLAIN_AND_DROPPING = pytest.mark.parametrize(
+    ("host", "hidden_as"), [(DROPPING_HOST, "drop"), ("", "reject")], ids=["dropping", "plain"]
+)
+
+
+@versions
+@PLAIN_AND_DROPPING
+def test_odd_probes_are_answered_alike_byte_for_byte(
+    make_world: Callable[..., ClaimsWorld], version: int, host: str, hidden_as: str
+) -> None:
+    """Every combination of flags, TCP and IP options, extension headers, fragments, wrong lengths and checksums."""
+    world = make_world(host, hidden_as=hidden_as)
+    world.server.run("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
+    world.opens(world.alice, version=version, port=22)
+    with wire(world.stranger, world.server, version) as cable:
+        for used, unused in ((USED, UNUSED), (USED_UDP, UNUSED_UDP)):
+            told = drawn_answers(cable, unused.proto, [port.number for port in (*used, unused)])
+            for port in used:
+                assert told[port.number] == told[unused.number], f"{port} differs from {unused}"
+            assert ("plain" in told[unused.number]) == (unused.proto == TCP and hidden_as == "reject")
+    assert world.is_in("alice")
+
+
+@versions
+@PLAIN_AND_DROPPING
+def test_probes_of_used_ports_cost_what_those_of_unused_ones_do(
+    make_world: Callable[..., ClaimsWorld], version: int, host: str, hidden_as: str
+) -> None:
+    """The kernel limits the errors for one address; another error tells whether a probe has cost one."""
+    world = make_world(host, hidden_as=hidden_as)
+    prepare_for_errors(world.server, version)
+    ports = (*USED, UNUSED, *USED_UDP, UNUSED_UDP)
+    for number, port in enumerate(ports, PHANTOM):  # each from an address with a limit of its own
+        with wire(world.stranger, world.server, version, number=number) as cable:
+            probe = cable.udp if port.proto == UDP else lambda near, far: cable.tcp(near, far, SYN)
+            assert error_after(cable, *(probe(40000 + n, port.number) for n in range(12))) == [ERROR[version]], port
 
 
 def syn_to_every_port(world: ClaimsWorld) -> None:

@@ -21,9 +21,9 @@ from openme.firewall.base import PortList, Rules
 from openme.firewall.nft import NftFirewall
 from openme.firewall.virtual_services import NETLINK_GENERIC, VirtualServices, has_services
 from openme.ports import parse_port_spec
-from support.handmade import ICMP, PHANTOM, RST, TCP, UDP, Cable, wire
+from support.handmade import ACK, PHANTOM, RST, SYN, TCP, UDP, Cable, wire
 from support.netns import Namespace, connect, namespace, until, v4, v6
-from support.odd_probes import answers, echo_request, is_echo_reply, on_one_processor, probes
+from support.odd_probes import ERROR, UNKNOWN_PROTOCOL, drawn_answers, error_after, prepare_for_errors, probes
 
 pytestmark = pytest.mark.root
 
@@ -128,7 +128,7 @@ def test_every_odd_probe_is_answered_alike(hosts: Hosts, version: int, host: str
     cable = hosts.cable(version)
     assert len(probes(cable, proto, UNUSED)) > 47
     for to in (None, ALL_NODES[version], BROADCAST[version]):
-        told = answers(cable, proto, [WITH_SERVICE, WITHOUT, KNOCK, UNUSED, OTHER], to=to)
+        told = drawn_answers(cable, proto, [WITH_SERVICE, WITHOUT, KNOCK, UNUSED, OTHER], to=to)
         assert told[UNUSED] == told[OTHER], "the comparison itself"
         for port in (WITH_SERVICE, WITHOUT, KNOCK):
             odd = {
@@ -149,59 +149,42 @@ def test_the_comparison_sees_what_differs(hosts: Hosts, version: int) -> None:
     hosts.serve()
     hosts.firewall.start(replace(RULES, hide_udp_errors=False))
     cable = hosts.cable(version)
-    told = answers(cable, UDP, [KNOCK, UNUSED])
+    told = drawn_answers(cable, UDP, [KNOCK, UNUSED])
     assert "plain" in told[UNUSED]
     assert "plain" not in told[KNOCK]
-    told = answers(cable, TCP, [PUBLIC, UNUSED])
+    told = drawn_answers(cable, TCP, [PUBLIC, UNUSED])
     assert told[PUBLIC]["plain"] != told[UNUSED]["plain"]
-
-
-UNKNOWN_PROTOCOL = 253
-BEYOND = {4: "198.51.100.9", 6: "2001:db8:9::9"}
 
 
 @both_versions
 @both_hosts
 @pytest.mark.parametrize("proto", [TCP, UDP], ids=["tcp", "udp"])
 def test_no_port_costs_the_stranger_an_error(hosts: Hosts, version: int, host: str, rules: Rules, proto: int) -> None:
-    """The kernel limits the errors that it sends to one address: what a probe has cost, any other error tells.
-
-    Of IPv4 that a protocol is unknown, of IPv6 that a packet which the host forwards has come too far.
-    """
+    """The kernel limits the errors that it sends to one address: what a probe has cost, any other error tells."""
     hosts.server.nft(host)
     hosts.serve()
     hosts.firewall.start(rules)
-    if version == 6:
-        hosts.set(net__ipv6__conf__all__forwarding=1)
-        hosts.server.run("ip", "-6", "route", "add", "default", "via", v6(2))
+    prepare_for_errors(hosts.server, version)
     if host:
         hosts.server.nft(f"add rule inet host in meta l4proto {UNKNOWN_PROTOCOL} accept")
     told = {}
     for number, port in enumerate((WITH_SERVICE, WITHOUT, KNOCK, UNUSED, OTHER, 0), PHANTOM):  # 0: none at all
-        with wire(hosts.stranger, hosts.server, version, number=number) as cable, on_one_processor():
-            spend = [
-                cable.tcp(20000 + n, port, 2) if proto == TCP else cable.udp(20000 + n, port, bytes(165))
+        with wire(hosts.stranger, hosts.server, version, number=number) as cable:
+            packets = [
+                cable.tcp(20000 + n, port, SYN) if proto == TCP else cable.udp(20000 + n, port, bytes(165))
                 for n in range(12 if port else 0)
             ]
-            cable.send(*spend)
-            if version == 4:
-                cable.send(cable.ip(UNKNOWN_PROTOCOL, bytes(8)))
-            else:
-                cable.send(cable.ip(UDP, cable.datagram(1, 2, to=BEYOND[6]), to=BEYOND[6], hops=1))
-            cable.send(echo_request(cable, port))
-            heard: list[bytes] = []
+            told[port] = error_after(cable, *packets)
+    assert all(found == [ERROR[version]] for found in told.values()), told
 
-            def answered(cable: Cable = cable, heard: list[bytes] = heard, port: int = port) -> bool:
-                heard.extend(cable.heard())
-                return any(is_echo_reply(cable, packet, port) for packet in heard)
 
-            until(answered)
-            told[port] = [
-                cable.carried(packet)[1][:2]
-                for packet in heard
-                if cable.carried(packet)[0] == ICMP[version] and not is_echo_reply(cable, packet, port)
-            ]
-    assert all(found == [{4: b"\3\2", 6: b"\3\0"}[version]] for found in told.values()), told
+@both_versions
+def test_the_cost_of_an_error_shows_where_the_kernel_answers(hosts: Hosts, version: int) -> None:
+    hosts.firewall.start(replace(RULES, hide_udp_errors=False))
+    prepare_for_errors(hosts.server, version)
+    cable = hosts.cable(version)
+    told = error_after(cable, *(cable.udp(20000 + n, UNUSED, bytes(165)) for n in range(12)))
+    assert ERROR[version] not in told
 
 
 # -- left alone
@@ -251,12 +234,12 @@ def test_half_open_connections_of_an_unmanaged_port_complete(hosts: Hosts, versi
     service = hosts.bound(socket.SOCK_STREAM, PUBLIC)
     cable = hosts.cable(version)
     for source in range(40000, 40005):
-        cable.send(cable.tcp(source, PUBLIC, 2, seq=7))
+        cable.send(cable.tcp(source, PUBLIC, SYN, seq=7))
         answer = cable.tcp_answer(source, PUBLIC)
         assert answer is not None
         assert not answer.flags & RST
-        cable.send(cable.tcp(source, PUBLIC, 2, seq=7))  # again, while it is half open
-        cable.send(cable.tcp(source, PUBLIC, 16, seq=8, ack=answer.seq + 1))
+        cable.send(cable.tcp(source, PUBLIC, SYN, seq=7))  # again, while it is half open
+        cable.send(cable.tcp(source, PUBLIC, ACK, seq=8, ack=answer.seq + 1))
         service.accept()[0].close()
 
 

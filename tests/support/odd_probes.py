@@ -1,7 +1,7 @@
 """Probes that an implementation of TCP, UDP or IP answers in its own way, and what a host answers to each.
 
     with wire(stranger, server, 4) as cable:
-        told = answers(cable, TCP, [22, 4000])
+        told = drawn_answers(cable, TCP, [22, 4000])
         assert told[22] == told[4000]
 
 Every probe has a source port of its own, by which its answers are known. What varies by itself is left out: ports,
@@ -16,9 +16,13 @@ from functools import partial
 from ipaddress import ip_address
 
 from support.handmade import ACK, FIN, ICMP, PSH, RST, SYN, TCP, UDP, URG, Cable, checksum
-from support.netns import until
+from support.netns import Namespace, until, v6
 
 FIRST_SOURCE = 20000
+UNKNOWN_PROTOCOL = 253
+ELSEWHERE = "2001:db8:9::9"
+ERROR = {4: b"\3\2", 6: b"\3\0"}
+"""Type and code of the error that `error_after` asks for."""
 AT_ONCE = 50  # frames on their way, so that no queue runs over
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION = 0, 43, 44, 51, 60
 
@@ -30,7 +34,7 @@ Probe = Callable[[int], list[Frame]]
 """The frames of a probe that comes from this port."""
 
 
-def answers(cable: Cable, proto: int, ports: Sequence[int], *, to: str | None = None) -> dict[int, Answers]:
+def drawn_answers(cable: Cable, proto: int, ports: Sequence[int], *, to: str | None = None) -> dict[int, Answers]:
     """What the host answers to each probe at each port. Its ICMP must not be limited, and it answers echo requests."""
     waiting: dict[bytes, tuple[int, str]] = {}
     frames: list[Frame] = []
@@ -47,6 +51,34 @@ def answers(cable: Cable, proto: int, ports: Sequence[int], *, to: str | None = 
             port, name = known
             told[port].setdefault(name, []).append(text)
     return {port: {name: tuple(texts) for name, texts in found.items()} for port, found in told.items()}
+
+
+def error_after(cable: Cable, *packets: bytes) -> list[bytes]:
+    """Type and code of the errors that are left for the stranger after these packets, which themselves draw none: it
+    asks for one that has nothing to do with a port.
+
+    Of IPv4 that a protocol is unknown, of IPv6 that a packet has come too far which the host would forward.
+    """
+    number = FIRST_SOURCE
+    with on_one_processor():
+        cable.heard()
+        cable.send(*packets)
+        if cable.version == 4:
+            cable.send(cable.ip(UNKNOWN_PROTOCOL, bytes(8)))
+        else:
+            cable.send(cable.ip(UDP, cable.datagram(1, 2, to=ELSEWHERE), to=ELSEWHERE, hops=1))
+        cable.send(echo_request(cable, number))
+        heard: list[bytes] = []
+        until(partial(_is_over, cable, heard, number))
+    errors = [cable.carried(packet) for packet in heard if not is_echo_reply(cable, packet, number)]
+    return [payload[:2] for proto, payload in errors if proto == ICMP[cable.version]]
+
+
+def prepare_for_errors(host: Namespace, version: int) -> None:
+    """Make a host send that error, under the kernel's own limits."""
+    if version == 6:
+        host.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+        host.run("ip", "-6", "route", "replace", "default", "via", v6(2))
 
 
 @contextmanager

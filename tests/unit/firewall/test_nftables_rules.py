@@ -1,5 +1,6 @@
+import re
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -13,6 +14,7 @@ from openme.firewall.nftables_rules import (
     set_names,
     stop_script,
     table_script,
+    wanted_chains,
     wanted_sets,
 )
 from openme.ports import merged, parse_port_spec
@@ -28,7 +30,11 @@ FULL = Rules(
     hide_udp_errors=True,
     interface="eth0",
     port_lists=frozenset({MIXED, SSH}),
+    always_open_from=(ip_network("192.0.2.0/24"), ip_network("::/0")),
+    always_hidden=parse_port_spec("8085/tcp"),
 )
+STALE_SETS = {"v6_old", "v4_old"}
+STALE_CHAINS = {"output", "old"}
 
 CUT_SETS = """\
 add set inet openme cut_v4 { type ipv4_addr . inet_proto . inet_service; size 65535; flags timeout,dynamic; \
@@ -47,23 +53,40 @@ PLAIN_SCRIPT = """\
 add table inet openme
 add chain inet openme prerouting { type filter hook prerouting priority -300; policy accept; }
 add chain inet openme input { type filter hook input priority -2147483648; policy accept; }
-add chain inet openme output { type filter hook output priority -2147483648; policy accept; }
+add chain inet openme beginnings
+add chain inet openme doors
+add chain inet openme closed
+add chain inet openme hide
 add chain inet openme output_tracked { type filter hook output priority 0; policy accept; }
 flush chain inet openme prerouting
 flush chain inet openme input
-flush chain inet openme output
+flush chain inet openme beginnings
+flush chain inet openme doors
+flush chain inet openme closed
+flush chain inet openme hide
 flush chain inet openme output_tracked
 CUT_SETS
 add rule inet openme prerouting iifname "lo" accept
+add rule inet openme prerouting udp dport 54154 fib daddr type broadcast drop
+add rule inet openme prerouting udp dport 54154 fib daddr type anycast drop
+add rule inet openme prerouting udp dport 54154 fib daddr type multicast notrack
 add rule inet openme prerouting udp dport 54154 fib daddr type local udp length != 173 \
 limit rate over 500/second burst 200 packets drop
 add rule inet openme prerouting udp dport 54154 fib daddr type local notrack
 add rule inet openme input meta mark & 0x40000000 != 0 meta mark set meta mark & 0xbfffffff
 add rule inet openme input iifname "lo" accept
+add rule inet openme input udp dport 54154 fib daddr type multicast drop
 add rule inet openme input meta nfproto ipv6 ip6 nexthdr != udp udp dport 54154 drop
 add rule inet openme input udp dport 54154 meta mark set meta mark | 0x40000000 accept
+add rule inet openme input BEGINS goto beginnings
 add rule inet openme input ct state established,related ct label 127 meta mark set meta mark | 0x40000000 accept
-add rule inet openme input ct state established,related accept
+add rule inet openme input ct state established accept
+add rule inet openme input ct state new,related,untracked jump doors
+add rule inet openme input goto closed
+add rule inet openme beginnings jump doors
+add rule inet openme beginnings jump closed
+add rule inet openme beginnings accept
+add rule inet openme hide drop
 CUT_RULES
 """
 
@@ -71,68 +94,117 @@ FULL_SCRIPT = """\
 add table inet openme
 add chain inet openme prerouting { type filter hook prerouting priority -300; policy accept; }
 add chain inet openme input { type filter hook input priority -2147483648; policy accept; }
-add chain inet openme output { type filter hook output priority -2147483648; policy accept; }
+add chain inet openme beginnings
+add chain inet openme doors
+add chain inet openme closed
+add chain inet openme unused
+add chain inet openme always_open
+add chain inet openme hide
 add chain inet openme output_tracked { type filter hook output priority 0; policy accept; }
 flush chain inet openme prerouting
 flush chain inet openme input
-flush chain inet openme output
+flush chain inet openme beginnings
+flush chain inet openme doors
+flush chain inet openme closed
+flush chain inet openme unused
+flush chain inet openme always_open
+flush chain inet openme hide
 flush chain inet openme output_tracked
+flush chain inet openme old
+flush chain inet openme output
+delete chain inet openme old
+delete chain inet openme output
 delete set inet openme v4_old
 delete set inet openme v6_old
 add set inet openme SSH4 { type ipv4_addr; flags timeout; }
 add set inet openme SSH6 { type ipv6_addr; flags timeout; }
 add set inet openme MIXED4 { type ipv4_addr; size 65535; flags timeout,dynamic; limit rate 1/day burst 1 packets; }
 add set inet openme MIXED6 { type ipv6_addr; size 65535; flags timeout,dynamic; limit rate 1/day burst 1 packets; }
-add set inet openme taken { typeof ct id; size 65535; flags timeout,dynamic; timeout 10s; }
+add set inet openme taken_syn { typeof ct id . tcp sequence; size 65535; flags timeout,dynamic; timeout 75s; }
+add set inet openme taken_udp { typeof ct id; size 65535; flags timeout,dynamic; timeout 10s; }
 CUT_SETS
 add rule inet openme prerouting iifname "lo" accept
 add rule inet openme prerouting iifname != "eth0" accept
+add rule inet openme prerouting udp dport 54154 fib daddr type broadcast drop
+add rule inet openme prerouting udp dport 54154 fib daddr type anycast drop
+add rule inet openme prerouting udp dport 54154 fib daddr type multicast notrack
 add rule inet openme prerouting udp dport 54154 fib daddr type local udp length != 173 \
 limit rate over 500/second burst 200 packets drop
 add rule inet openme input meta mark & 0x40000000 != 0 meta mark set meta mark & 0xbfffffff
 add rule inet openme input iifname "lo" accept
 add rule inet openme input iifname != "eth0" accept
+add rule inet openme input udp dport 54154 fib daddr type multicast drop
 add rule inet openme input meta nfproto ipv6 ip6 nexthdr != udp udp dport 54154 drop
 add rule inet openme input udp dport 54154 accept
+add rule inet openme input BEGINS goto beginnings
+add rule inet openme input meta l4proto udp jump unused
+add rule inet openme input meta l4proto tcp jump unused
 add rule inet openme input ct state established,related ct label 127 LET_ON
-add rule inet openme input ct state established,related accept
-add rule inet openme input ct state new ct id @taken LET_ON
-add rule inet openme input ct state new,untracked tcp dport 22 ip saddr @SSH4 LET_IN
-add rule inet openme input ct state new,untracked tcp dport 22 ip6 saddr @SSH6 LET_IN
-add rule inet openme input ct state new SYN tcp dport 53 ip saddr @MIXED4 \
-delete @MIXED4 { ip saddr } add @taken { ct id } LET_IN
-add rule inet openme input ct state new SYN tcp dport 53 ip6 saddr @MIXED6 \
-delete @MIXED6 { ip6 saddr } add @taken { ct id } LET_IN
-add rule inet openme input ct state new SYN tcp dport 8080-8090 ip saddr @MIXED4 \
-delete @MIXED4 { ip saddr } add @taken { ct id } LET_IN
-add rule inet openme input ct state new SYN tcp dport 8080-8090 ip6 saddr @MIXED6 \
-delete @MIXED6 { ip6 saddr } add @taken { ct id } LET_IN
-add rule inet openme input ct state new udp dport 53 ip saddr @MIXED4 \
-delete @MIXED4 { ip saddr } add @taken { ct id } LET_IN
-add rule inet openme input ct state new udp dport 53 ip6 saddr @MIXED6 \
-delete @MIXED6 { ip6 saddr } add @taken { ct id } LET_IN
-add rule inet openme input tcp dport 22 meta pkttype != host drop
-add rule inet openme input tcp dport 22 tcp doff < 5 drop
-add rule inet openme input tcp dport 22 reject with tcp reset
-add rule inet openme input tcp dport 53 meta pkttype != host drop
-add rule inet openme input tcp dport 53 tcp doff < 5 drop
-add rule inet openme input tcp dport 53 reject with tcp reset
-add rule inet openme input tcp dport 8080-8090 meta pkttype != host drop
-add rule inet openme input tcp dport 8080-8090 tcp doff < 5 drop
-add rule inet openme input tcp dport 8080-8090 reject with tcp reset
-add rule inet openme input udp dport 53 drop
-add rule inet openme output oifname "eth0" tcp flags & rst == rst ip dscp set 0 ip ecn set 0
-add rule inet openme output oifname "eth0" tcp flags & rst == rst ip6 dscp set 0 ip6 ecn set 0 ip6 flowlabel set 0
-add rule inet openme output oifname "eth0" icmp type destination-unreachable icmp code port-unreachable \
-@th,136,8 != 6 drop
-add rule inet openme output oifname "eth0" icmpv6 type destination-unreachable icmpv6 code port-unreachable \
-@th,112,8 != 6 drop
-add rule inet openme output oifname "eth0" icmp type parameter-problem drop
-add rule inet openme output oifname "eth0" icmp type time-exceeded icmp code 1 drop
-add rule inet openme output oifname "eth0" icmpv6 type parameter-problem drop
-add rule inet openme output oifname "eth0" icmpv6 type time-exceeded icmpv6 code 1 drop
+add rule inet openme input ct state established accept
+add rule inet openme input meta l4proto udp ct state new,related ct id @taken_udp LET_ON
+add rule inet openme input ct state new,related,untracked jump doors
+add rule inet openme input goto closed
+add rule inet openme beginnings ct status & assured == 0 ct id . tcp sequence @taken_syn LET_ON
+add rule inet openme beginnings jump doors
+add rule inet openme beginnings jump closed
+add rule inet openme beginnings jump unused
+add rule inet openme beginnings accept
+add rule inet openme doors tcp dport 22 ip saddr @SSH4 LET_IN
+add rule inet openme doors tcp dport 22 ip6 saddr @SSH6 LET_IN
+add rule inet openme doors ct state new,established,related SYN tcp dport 53 ip saddr @MIXED4 \
+delete @MIXED4 { ip saddr } add @taken_syn { ct id . tcp sequence } LET_IN
+add rule inet openme doors ct state new,established,related SYN tcp dport 53 ip6 saddr @MIXED6 \
+delete @MIXED6 { ip6 saddr } add @taken_syn { ct id . tcp sequence } LET_IN
+add rule inet openme doors ct state new,established,related SYN tcp dport 8080-8090 ip saddr @MIXED4 \
+delete @MIXED4 { ip saddr } add @taken_syn { ct id . tcp sequence } LET_IN
+add rule inet openme doors ct state new,established,related SYN tcp dport 8080-8090 ip6 saddr @MIXED6 \
+delete @MIXED6 { ip6 saddr } add @taken_syn { ct id . tcp sequence } LET_IN
+add rule inet openme doors ct state new,related udp dport 53 ip saddr @MIXED4 \
+delete @MIXED4 { ip saddr } add @taken_udp { ct id } LET_IN
+add rule inet openme doors ct state new,related udp dport 53 ip6 saddr @MIXED6 \
+delete @MIXED6 { ip6 saddr } add @taken_udp { ct id } LET_IN
+add rule inet openme closed ip saddr 192.0.2.0/24 jump always_open
+add rule inet openme closed meta nfproto ipv6 jump always_open
+add rule inet openme closed tcp dport 22 goto hide
+add rule inet openme closed tcp dport 53 goto hide
+add rule inet openme closed tcp dport 8080-8090 goto hide
+add rule inet openme closed udp dport 53 goto hide
+add rule inet openme unused socket transparent 0 return
+add rule inet openme unused socket transparent 1 return
+add rule inet openme unused ip saddr 192.0.2.0/24 jump always_open
+add rule inet openme unused meta nfproto ipv6 jump always_open
+add rule inet openme unused fib daddr type local goto hide
+add rule inet openme unused fib daddr type anycast goto hide
+add rule inet openme unused meta nfproto ipv6 meta l4proto udp ip6 nexthdr != udp goto hide
+add rule inet openme unused meta nfproto ipv6 meta l4proto tcp ip6 nexthdr != tcp goto hide
+add rule inet openme always_open tcp dport 8085 return
+add rule inet openme always_open tcp dport 22 accept
+add rule inet openme always_open tcp dport 53 accept
+add rule inet openme always_open tcp dport 8080-8090 accept
+add rule inet openme always_open udp dport 53 accept
+add rule inet openme hide meta l4proto udp drop
+add rule inet openme hide BEGINS ct state established drop
+add rule inet openme hide meta pkttype != host drop
+add rule inet openme hide tcp doff < 5 drop
+add rule inet openme hide meta l4proto tcp reject with tcp reset
+add rule inet openme hide drop
 CUT_RULES
 """
+
+
+RESETS = [
+    "tcp flags & (syn | ack) == syn ct state established drop",
+    "meta pkttype != host drop",
+    "tcp doff < 5 drop",
+    "meta l4proto tcp reject with tcp reset",
+    "drop",
+]
+
+
+def rules_in(script: str, chain: str) -> list[str]:
+    """The rules of one chain."""
+    begin = f"add rule inet openme {chain} "
+    return [line.removeprefix(begin) for line in script.splitlines() if line.startswith(begin)]
 
 
 def filled_in(text: str) -> str:
@@ -144,6 +216,7 @@ def filled_in(text: str) -> str:
         "SSH6": set_names(SSH).v6,
         "MIXED4": set_names(MIXED).v4,
         "MIXED6": set_names(MIXED).v6,
+        "BEGINS": "tcp flags & (syn | ack) == syn",
         "SYN": "tcp flags & (fin | syn | rst | ack) == syn",
         "LET_ON": "meta mark set meta mark | 0x40000000 accept",
         "LET_IN": "ct label set 127 meta mark set meta mark | 0x40000000 accept",
@@ -157,7 +230,7 @@ def test_least_table() -> None:
 
 
 def test_table_with_everything() -> None:
-    assert table_script(FULL, {"v6_old", "v4_old"}) == filled_in(FULL_SCRIPT)
+    assert table_script(FULL, STALE_SETS, stale_chains=STALE_CHAINS) == filled_in(FULL_SCRIPT)
 
 
 def test_doors_stand_between_their_sets_and_the_rules() -> None:
@@ -174,7 +247,7 @@ add element inet openme SSH6 { fe80::2 timeout 0d0s1ms }
 add element inet openme MIXED6 { 2001:db8::2 timeout 366d0s0ms }
 """
     script = FULL_SCRIPT.replace("CUT_SETS\n", "CUT_SETS\n" + elements)
-    assert table_script(FULL, {"v6_old", "v4_old"}, doors) == filled_in(script)
+    assert table_script(FULL, STALE_SETS, doors, stale_chains=STALE_CHAINS) == filled_in(script)
 
 
 def test_the_order_in_a_frozenset_does_not_show() -> None:
@@ -187,29 +260,46 @@ def test_the_order_in_a_frozenset_does_not_show() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hidden_as", "hide_udp_errors", "tcp", "udp"),
+    ("hidden_as", "hide_udp_errors", "last_rules", "unused"),
     [
-        ("drop", True, "drop", "drop"),
-        ("drop", False, "drop", "drop"),
-        ("reject", True, "reject with tcp reset", "drop"),
-        ("reject", False, "reject with tcp reset", "reject with icmpx type port-unreachable"),
+        ("drop", True, ["drop"], ["udp"]),
+        ("drop", False, ["drop"], []),
+        ("reject", True, ["meta l4proto udp drop", *RESETS], ["udp", "tcp"]),
+        ("reject", False, ["meta l4proto udp reject with icmpx type port-unreachable", *RESETS], ["tcp"]),
     ],
 )
-def test_hiding(hidden_as: HiddenAs, hide_udp_errors: bool, tcp: str, udp: str) -> None:  # noqa: FBT001
+def test_hiding(hidden_as: HiddenAs, hide_udp_errors: bool, last_rules: list[str], unused: list[str]) -> None:  # noqa: FBT001
     rules = replace(PLAIN, hidden=parse_port_spec("5-6"), hidden_as=hidden_as, hide_udp_errors=hide_udp_errors)
-    lines = table_script(rules).splitlines()
-    assert f"add rule inet openme input tcp dport 5-6 {tcp}" in lines
-    assert f"add rule inet openme input udp dport 5-6 {udp}" in lines
+    assert rules_in(table_script(rules), "closed") == ["tcp dport 5-6 goto hide", "udp dport 5-6 goto hide"]
+    assert rules_in(table_script(rules), "hide") == last_rules
+    jumps = [rule for rule in rules_in(table_script(rules), "input") if rule.endswith("jump unused")]
+    assert jumps == [f"meta l4proto {proto} jump unused" for proto in unused]
+    # Of TCP the beginnings as well: they never come back from their chain.
+    assert ("jump unused" in rules_in(table_script(rules), "beginnings")) == ("tcp" in unused)
+    assert ("unused" in wanted_chains(rules, one_path=True)) == bool(unused)
 
 
-@pytest.mark.parametrize(
-    ("hidden_as", "hidden", "evened"),
-    [("drop", "5-6", False), ("reject", "5-6", True), ("reject", "5-6/udp", False)],
-)
-def test_resets_are_made_alike_where_a_rule_sends_some(hidden_as: HiddenAs, hidden: str, evened: bool) -> None:  # noqa: FBT001
-    script = table_script(replace(PLAIN, hidden=parse_port_spec(hidden), hidden_as=hidden_as))
-    assert script.count('output oifname "lo" tcp flags') == 0
-    assert script.count('output oifname != "lo" tcp flags & rst == rst ip') == 2 * evened
+def test_without_one_path_hidden_ports_are_hidden_and_no_others() -> None:
+    script = table_script(FULL, one_path=False)
+    assert "socket" not in script
+    assert "unused" not in script
+    assert rules_in(script, "hide") == rules_in(table_script(FULL), "hide")
+    assert rules_in(script, "closed") == rules_in(table_script(FULL), "closed")
+    assert wanted_chains(FULL, one_path=True) - wanted_chains(FULL, one_path=False) == {"unused"}
+
+
+def test_every_syn_is_judged_before_anybody_asks_for_its_state() -> None:
+    for rules in (PLAIN, FULL, replace(FULL, hidden=(), interface=None)):
+        listed = rules_in(table_script(rules), "input")
+        judged = listed.index("tcp flags & (syn | ack) == syn goto beginnings")
+        assert not any("ct " in rule for rule in listed[:judged])
+        assert rules_in(table_script(rules), "beginnings")[-1] == "accept", "never back to where labels count"
+
+
+def test_no_rule_has_an_anonymous_set() -> None:
+    for line in table_script(FULL).splitlines():
+        if line.startswith("add rule"):
+            assert all(found[0] == "@" for found in re.findall(r"(\S+) \{", line)), line
 
 
 def test_set_names_are_the_same_in_every_run() -> None:
@@ -230,10 +320,10 @@ def test_set_names_differ_by_ports_protocol_and_single_use() -> None:
     assert all(len(name) <= 31 for name in names)
 
 
-def test_the_taken_set_is_wanted_for_single_use_alone() -> None:
+def test_the_taken_sets_are_wanted_for_single_use_alone() -> None:
     cut = {"cut_v4", "cut_v6"}
     assert wanted_sets(replace(PLAIN, port_lists=frozenset({SSH}))) == {*set_names(SSH), *cut}
-    assert wanted_sets(FULL) == {*set_names(SSH), *set_names(MIXED), "taken", *cut}
+    assert wanted_sets(FULL) == {*set_names(SSH), *set_names(MIXED), "taken_syn", "taken_udp", *cut}
 
 
 @pytest.mark.parametrize("name", ["eth0", "wg-home", "br_1.100", "veth@if3", "x" * 15])
