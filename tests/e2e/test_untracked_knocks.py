@@ -11,12 +11,15 @@ import pytest
 
 from openme.firewall.nftables_rules import KNOCK_LENGTH
 from openme.wire.v1 import PACKET_SIZE
+from support.handmade import wire
 from support.netns import until
+from support.odd_probes import on_one_processor
 from support.server import KNOCK_PORT, SERVER, UNUSED, ServerWorld
 
 pytestmark = pytest.mark.root
 
 FLOOD = 500
+MRT_INIT, MRT_ADD_VIF, MRT_ADD_MFC, VIFF_USE_IFINDEX = 200, 202, 204, 8  # linux/mroute.h
 CHECKSUM_OFFSET = 6  # of a UDP header
 DROPPING_HOST = """
 table inet host {
@@ -125,6 +128,71 @@ def _sends(sender: socket.socket, datagram: bytes, where: tuple[str, int, int, i
         return bool(sender.sendto(datagram, where))
     except OSError:  # the sender's own link-local address is not usable yet
         return False
+
+
+EVERYBODY = {
+    "broadcast": (4, "192.0.2.255"),
+    "all hosts": (4, "224.0.0.1"),
+    "all nodes": (6, "ff02::1"),
+    "anycast": (6, "2001:db8::"),  # of the subnet's routers
+}
+
+
+@pytest.mark.parametrize("open_knock_port", [True, False])
+@pytest.mark.parametrize(("version", "address"), EVERYBODY.values(), ids=EVERYBODY)
+def test_a_flood_to_everybody_does_not_fill_the_connection_table(
+    make_world: Callable[..., ServerWorld],
+    version: int,
+    address: str,
+    open_knock_port: bool,  # noqa: FBT001
+) -> None:
+    world = make_world(open_knock_port=open_knock_port)
+    world.server.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+    alice = world.add("alice")
+    world.serve(tcp=[22], udp=[UNUSED])
+    world.start()
+    before = tracked(world)
+    with wire(world.stranger, world.server, version) as cable, on_one_processor():
+        for port in (KNOCK_PORT, UNUSED):
+            for size in (0, PACKET_SIZE):
+                for source in range(10_000, 10_000 + FLOOD):
+                    cable.send(cable.udp(source, port, bytes(size), to=address))
+            if port == KNOCK_PORT:
+                world.opens(alice, port=22)
+                assert tracked(world) <= before + 10, "connections and attempts of this test's own"
+    # Another port shows that they are connections otherwise.
+    until(lambda: tracked(world) >= before + FLOOD, 5)
+    assert "refused: length" not in world.log(), "none of them reaches the server"
+
+
+def test_a_group_that_this_host_forwards_is_left_alone(make_world: Callable[..., ServerWorld]) -> None:
+    """Routed multicast to the knock port's number goes on to the next host; the copy for this one is dropped."""
+    world = make_world()
+    world.add("alice")
+    group = "239.1.2.3"
+    world.server.run("ip", "link", "add", "behind", "type", "veth", "peer", "name", "far", "netns", world.client.name)
+    world.server.run("ip", "address", "add", "198.51.100.1/24", "dev", "behind")
+    world.server.run("ip", "link", "set", "behind", "up")
+    world.client.run("ip", "link", "set", "far", "up")
+    world.start()
+    with ExitStack() as stack:
+        with world.server.entered():
+            router = stack.enter_context(closing(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)))
+            indexes = [socket.if_nametoindex(name) for name in ("eth0", "behind")]
+        router.setsockopt(socket.IPPROTO_IP, MRT_INIT, 1)
+        for number, index in enumerate(indexes):
+            vif = struct.pack("=HBBIi4s", number, VIFF_USE_IFINDEX, 1, 0, index, bytes(4))
+            router.setsockopt(socket.IPPROTO_IP, MRT_ADD_VIF, vif)
+        wanted = struct.pack("=4s4sH32B", socket.inet_aton("192.0.2.77"), socket.inet_aton(group), 0, 0, 1, *bytes(30))
+        router.setsockopt(socket.IPPROTO_IP, MRT_ADD_MFC, wanted + bytes(2 + 12 + 4))
+        with world.client.entered():
+            ear = stack.enter_context(closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))))
+        ear.bind(("far", 0x0800))
+        ear.settimeout(5)
+        with wire(world.stranger, world.server, 4) as cable:
+            packet = cable.ip(17, cable.datagram(1, KNOCK_PORT, b"somebody else's", to=group), to=group, hops=9)
+            cable.send(packet)
+        until(lambda: b"somebody else's" in ear.recv(2000))
 
 
 def test_what_a_router_forwards_is_left_alone(make_world: Callable[..., ServerWorld]) -> None:
