@@ -53,6 +53,10 @@ table inet host {
 PLAIN_HOST = ""
 ALL_NODES = {4: "224.0.0.1", 6: "ff02::1"}
 BROADCAST = {4: "192.0.2.255", 6: "2001:db8::"}  # of IPv6 the anycast address of the subnet's routers
+BEFORE_ANY_RULE = {
+    *(f"headers hop by hop with option {kind:#04x}" for kind in (0x9E, 0xDE)),
+    *("headers authentication", "headers unknown header"),  # protocols to it, which the host does not know
+}
 WAIT = 0.3  # seconds without an answer that mean silence: between namespaces a packet needs microseconds
 
 both_versions = pytest.mark.parametrize("version", [4, 6])
@@ -140,7 +144,8 @@ def test_every_odd_probe_is_answered_alike(hosts: Hosts, version: int, host: str
         if to is None and proto == TCP:
             assert ("plain" in told[UNUSED]) == (rules is RULES)
         if to is None and proto == UDP:
-            assert "plain" not in told[UNUSED]
+            # What the kernel answers before anybody is asked.
+            assert told[UNUSED].keys() <= BEFORE_ANY_RULE, told[UNUSED].keys()
 
 
 @both_versions
@@ -185,6 +190,19 @@ def test_the_cost_of_an_error_shows_where_the_kernel_answers(hosts: Hosts, versi
     cable = hosts.cable(version)
     told = error_after(cable, *(cable.udp(20000 + n, UNUSED, bytes(165)) for n in range(12)))
     assert ERROR[version] not in told
+
+
+@both_versions
+@both_hosts
+def test_the_knock_port_is_silent_while_no_server_is_behind_it(
+    hosts: Hosts, version: int, host: str, rules: Rules
+) -> None:
+    unlimited(hosts)
+    hosts.server.nft(host)
+    hosts.firewall.start(rules)
+    told = drawn_answers(hosts.cable(version), UDP, [KNOCK, UNUSED])
+    assert told[KNOCK] == told[UNUSED]
+    assert "plain" not in told[KNOCK]
 
 
 # -- left alone

@@ -15,6 +15,8 @@ from openme.ports import PortRange
 TABLE = "openme"
 PREROUTING_CHAIN = "prerouting"
 """Before connection tracking: what is dropped or left untracked here takes no room in the host's connection table."""
+OPTIONS_CHAIN = "ip_options"
+"""Still before the host reads a packet's IPv4 options, which it complains of without a look at the port."""
 INPUT_CHAIN = "input"
 TRACKED_OUTPUT_CHAIN = "output_tracked"
 """Behind connection tracking."""
@@ -34,6 +36,8 @@ PRIORITY = -(2**31)
 """Before whatever else the host hooks on input: the mark must stand on a packet when the host's chains see it."""
 RAW = -300
 """After defragmentation (-400), so that a length is the whole datagram's, and before connection tracking (-200)."""
+AFTER_NAT = -90
+"""Behind what sends packets elsewhere (-100): what is forwarded can be told."""
 KNOCK_LENGTH = 8 + 165
 """What a UDP header says of the length of a knock, whatever its version: itself and the payload."""
 OTHER_LENGTHS = 500
@@ -243,6 +247,7 @@ def _chains(rules: Rules, *, one_path: bool) -> list[tuple[str, list[str]]]:
     one_path = one_path and (rules.hide_udp_errors or rules.hidden_as == "reject")
     chains = [
         (PREROUTING_CHAIN, _prerouting_rules(rules)),
+        (OPTIONS_CHAIN, _options_rules(rules, one_path=one_path)),
         (INPUT_CHAIN, _input_rules(rules, one_path=one_path)),
         (BEGINNINGS_CHAIN, _beginnings_rules(rules, one_path=one_path)),
         (DOORS_CHAIN, [rule for port_list in _ordered(rules.port_lists) for rule in _door_rules(port_list)]),
@@ -259,6 +264,7 @@ def _hook(chain: str) -> str:
     """Where packets enter a base chain; nothing for one that others lead to."""
     hooks = {
         PREROUTING_CHAIN: ("prerouting", RAW),
+        OPTIONS_CHAIN: ("prerouting", AFTER_NAT),
         INPUT_CHAIN: ("input", PRIORITY),
         TRACKED_OUTPUT_CHAIN: ("output", 0),
     }
@@ -283,6 +289,18 @@ def _prerouting_rules(rules: Rules) -> list[str]:
     return lines
 
 
+def _options_rules(rules: Rules, *, one_path: bool) -> list[str]:
+    """Datagrams with IPv4 options, to what is silent: the host would answer those that are wrong."""
+    if not rules.hide_udp_errors:
+        return []
+    lines = [*_not_ours(rules), "meta nfproto ipv6 accept", "ip hdrlength 5 accept", "meta l4proto != udp accept"]
+    lines += ["fib daddr type != local accept", f"udp dport {rules.knock_port} drop", *_jumps_to_always_open(rules)]
+    lines += [f"{_ports(item)} drop" for item in rules.hidden if item.proto == "udp"]
+    if one_path:
+        lines += [*(f"socket transparent {value} accept" for value in (0, 1)), "drop"]
+    return lines
+
+
 def _not_ours(rules: Rules) -> list[str]:
     """Accepts what comes in by another way than the one that the rules are for."""
     lines = ['iifname "lo" accept']
@@ -300,13 +318,17 @@ def _input_rules(rules: Rules, *, one_path: bool) -> list[str]:
     # Extension headers in front of a datagram are examined where it is delivered, and complained of by ICMP: what an
     # unused port's silence would not show. A knock needs none; fragments are put together before.
     lines.append(f"meta nfproto ipv6 ip6 nexthdr != udp {knock} drop")
+    # Before the state of connections: what no socket waits for is silent, whatever was exchanged with it before. The
+    # knock port too, while no server is behind it.
+    unused = _one_path_protocols(rules) if one_path else []
+    if "udp" in unused:
+        lines.append(f"meta l4proto udp jump {UNUSED_CHAIN}")
     lines.append(f"{knock} {_MARK_ON} accept" if rules.open_knock_port else f"{knock} accept")
     # Doors judge every beginning. Conntrack may call a connection established whose TCP has ended long since, or that
     # the host itself has begun, or that it expects; the SYN over it begins anew all the same.
     lines.append(f"{_BEGINS_TCP} goto {BEGINNINGS_CHAIN}")
-    if one_path:
-        # Before the state of connections: what no socket waits for is silent, whatever was exchanged with it before.
-        lines += [f"meta l4proto {proto} jump {UNUSED_CHAIN}" for proto in _one_path_protocols(rules)]
+    if "tcp" in unused:
+        lines.append(f"meta l4proto tcp jump {UNUSED_CHAIN}")
     lines += [
         f"ct state established,related ct label {LABEL_BIT} {_MARK_ON} accept",
         "ct state established accept",

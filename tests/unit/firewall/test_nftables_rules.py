@@ -52,6 +52,7 @@ update @cut_v6 { ip6 daddr . meta l4proto . th sport } drop
 PLAIN_SCRIPT = """\
 add table inet openme
 add chain inet openme prerouting { type filter hook prerouting priority -300; policy accept; }
+add chain inet openme ip_options { type filter hook prerouting priority -90; policy accept; }
 add chain inet openme input { type filter hook input priority -2147483648; policy accept; }
 add chain inet openme beginnings
 add chain inet openme doors
@@ -59,6 +60,7 @@ add chain inet openme closed
 add chain inet openme hide
 add chain inet openme output_tracked { type filter hook output priority 0; policy accept; }
 flush chain inet openme prerouting
+flush chain inet openme ip_options
 flush chain inet openme input
 flush chain inet openme beginnings
 flush chain inet openme doors
@@ -93,6 +95,7 @@ CUT_RULES
 FULL_SCRIPT = """\
 add table inet openme
 add chain inet openme prerouting { type filter hook prerouting priority -300; policy accept; }
+add chain inet openme ip_options { type filter hook prerouting priority -90; policy accept; }
 add chain inet openme input { type filter hook input priority -2147483648; policy accept; }
 add chain inet openme beginnings
 add chain inet openme doors
@@ -102,6 +105,7 @@ add chain inet openme always_open
 add chain inet openme hide
 add chain inet openme output_tracked { type filter hook output priority 0; policy accept; }
 flush chain inet openme prerouting
+flush chain inet openme ip_options
 flush chain inet openme input
 flush chain inet openme beginnings
 flush chain inet openme doors
@@ -130,14 +134,27 @@ add rule inet openme prerouting udp dport 54154 fib daddr type anycast drop
 add rule inet openme prerouting udp dport 54154 fib daddr type multicast notrack
 add rule inet openme prerouting udp dport 54154 fib daddr type local udp length != 173 \
 limit rate over 500/second burst 200 packets drop
+add rule inet openme ip_options iifname "lo" accept
+add rule inet openme ip_options iifname != "eth0" accept
+add rule inet openme ip_options meta nfproto ipv6 accept
+add rule inet openme ip_options ip hdrlength 5 accept
+add rule inet openme ip_options meta l4proto != udp accept
+add rule inet openme ip_options fib daddr type != local accept
+add rule inet openme ip_options udp dport 54154 drop
+add rule inet openme ip_options ip saddr 192.0.2.0/24 jump always_open
+add rule inet openme ip_options meta nfproto ipv6 jump always_open
+add rule inet openme ip_options udp dport 53 drop
+add rule inet openme ip_options socket transparent 0 accept
+add rule inet openme ip_options socket transparent 1 accept
+add rule inet openme ip_options drop
 add rule inet openme input meta mark & 0x40000000 != 0 meta mark set meta mark & 0xbfffffff
 add rule inet openme input iifname "lo" accept
 add rule inet openme input iifname != "eth0" accept
 add rule inet openme input udp dport 54154 fib daddr type multicast drop
 add rule inet openme input meta nfproto ipv6 ip6 nexthdr != udp udp dport 54154 drop
+add rule inet openme input meta l4proto udp jump unused
 add rule inet openme input udp dport 54154 accept
 add rule inet openme input BEGINS goto beginnings
-add rule inet openme input meta l4proto udp jump unused
 add rule inet openme input meta l4proto tcp jump unused
 add rule inet openme input ct state established,related ct label 127 LET_ON
 add rule inet openme input ct state established accept
