@@ -21,6 +21,7 @@ import pytest
 
 from openme.client.knock import build
 from openme.config.model import Profile
+from support.handmade import wire
 from support.netns import Namespace, until
 from support.server import CLIENT, KNOCK_PORT, SERVER, ServerWorld
 
@@ -195,6 +196,10 @@ def test_nothing_leaves_but_address_resolution(tmp_path: Path) -> None:
             with closing(raw):
                 for datagram in broken(version):
                     raw.sendto(datagram, (SERVER[version], 0))
+        with wire(world.client, world.server, 4) as cable:
+            for options in (b"\7\7\3" + bytes(5), b"\x44\x0c\2\0" + bytes(8), b"\x44\x28\5\0", b"\x44\0\0\0"):
+                # Options that a host complains of: wrong pointers and lengths.
+                cable.send(cable.ip(17, cable.datagram(40000, KNOCK_PORT, bytes(165)), options=options))
         for header, datagram in wrapped():
             with world.client.entered():
                 raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, header)

@@ -314,7 +314,7 @@ def test_a_dhcp_answer_arrives_before_there_is_an_address(hosts: Hosts) -> None:
 
 @both_versions
 def test_a_tunnel_of_the_kernels_own_works(hosts: Hosts, version: int) -> None:
-    """VXLAN, whose socket no process has; WireGuard where this kernel has it."""
+    """VXLAN, whose socket no process has."""
     hosts.firewall.start(RULES)
     addresses = {4: (v4(1), v4(2)), 6: (v6(1), v6(2))}[version]
     for host, local, remote, number in ((hosts.server, *addresses, 1), (hosts.stranger, *addresses[::-1], 2)):
