@@ -176,14 +176,13 @@ def test_a_forged_syn_ends_no_living_connection(hosts: Hosts, version: int, hidd
 @both_versions
 def test_the_host_that_connects_out_of_a_managed_port_is_not_entered_by_it(hosts: Hosts, version: int) -> None:
     """A simultaneous open: the host's own SYN is answered by a SYN."""
-    hosts.firewall.start(RULES)
+    hosts.firewall.start(replace(RULES, hidden=parse_port_spec("4000/tcp")))
     cable = hosts.cable(version)
     with hosts.server.entered():
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         out = hosts.stack.enter_context(closing(socket.socket(family, socket.SOCK_STREAM)))
         out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    hosts.firewall.apply(replace(RULES, hidden=parse_port_spec("4000/tcp"), port_lists=frozenset({SSH})))
     out.bind((cable.destination, 4000))
     out.setblocking(False)  # noqa: FBT003  # the standard library's signature
     out.connect_ex((cable.source, OURS))
@@ -221,6 +220,31 @@ def test_a_connection_that_conntrack_expects_needs_a_door(hosts: Hosts) -> None:
     caller.settimeout(SILENCE)
     with pytest.raises(TimeoutError):
         caller.connect(("192.0.2.1", 22))
+
+
+@pytest.mark.parametrize(("port", "arrives"), [(5300, False), (5301, True)], ids=["managed", "unmanaged"])
+def test_a_datagram_that_conntrack_expects_needs_a_door(hosts: Hosts, port: int, arrives: bool) -> None:  # noqa: FBT001
+    """The host asks a TFTP server, which answers from a port of its choice."""
+    hosts.firewall.start(replace(RULES, hidden=parse_port_spec("5300/udp")))
+    hosts.server.nft(
+        'table inet tftp { ct helper tftp { type "tftp" protocol udp; l3proto ip; };'
+        ' chain out { type filter hook output priority -150; udp dport 69 ct helper set "tftp"; }; }'
+    )
+    with hosts.server.entered():
+        asking = hosts.stack.enter_context(closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+    asking.bind(("192.0.2.1", port))
+    with hosts.client.entered():
+        answering = hosts.stack.enter_context(closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
+    asking.sendto(b"\0\1file\0octet\0", ("192.0.2.2", 69))
+    until(lambda: f"dport={port} " in hosts.server.run("cat", "/proc/net/nf_conntrack_expect"))
+    answering.bind(("192.0.2.2", 6969))
+    answering.sendto(b"\0\3\0\1data", ("192.0.2.1", port))
+    asking.settimeout(5 if arrives else SILENCE)
+    if arrives:
+        assert asking.recv(100).endswith(b"data")
+    else:
+        with pytest.raises(TimeoutError):
+            asking.recv(100)
 
 
 @both_versions

@@ -143,6 +143,7 @@ def test_every_odd_probe_is_answered_alike(hosts: Hosts, version: int, host: str
             assert not odd, f"{port} to {to}: {[(name, told[port].get(name), told[UNUSED].get(name)) for name in odd]}"
         if to is None and proto == TCP:
             assert ("plain" in told[UNUSED]) == (rules is RULES)
+            assert "to everybody on the wire" not in told[UNUSED], "which TCP answers at no port"
         if to is None and proto == UDP:
             # What the kernel answers before anybody is asked.
             assert told[UNUSED].keys() <= BEFORE_ANY_RULE, told[UNUSED].keys()

@@ -276,10 +276,10 @@ def _hook(chain: str) -> str:
 
 def _prerouting_rules(rules: Rules) -> list[str]:
     lines = _not_ours(rules)
-    # To this host alone: what is only forwarded may be anybody's flow that happens to use this port. A multicast packet
-    # may be both; it takes no room either, and its local copy is dropped on input.
+    # To this host alone: what is only forwarded may be anybody's flow that happens to use this port. A packet to a
+    # group may be both and is left alone here; its copy for this host is dropped on input, and leaves no entry.
     knock = f"udp dport {rules.knock_port} fib daddr type"
-    lines += [f"{knock} broadcast drop", f"{knock} anycast drop", f"{knock} multicast notrack"]
+    lines += [f"{knock} broadcast drop", f"{knock} anycast drop"]
     # A few reach the server, which counts and names them; it is a flood of them that must cost nothing.
     flood = f"limit rate over {OTHER_LENGTHS}/second burst {OTHER_LENGTHS_AT_ONCE} packets"
     lines.append(f"{knock} local udp length != {KNOCK_LENGTH} {flood} drop")

@@ -71,7 +71,6 @@ CUT_SETS
 add rule inet openme prerouting iifname "lo" accept
 add rule inet openme prerouting udp dport 54154 fib daddr type broadcast drop
 add rule inet openme prerouting udp dport 54154 fib daddr type anycast drop
-add rule inet openme prerouting udp dport 54154 fib daddr type multicast notrack
 add rule inet openme prerouting udp dport 54154 fib daddr type local udp length != 173 \
 limit rate over 500/second burst 200 packets drop
 add rule inet openme prerouting udp dport 54154 fib daddr type local notrack
@@ -131,7 +130,6 @@ add rule inet openme prerouting iifname "lo" accept
 add rule inet openme prerouting iifname != "eth0" accept
 add rule inet openme prerouting udp dport 54154 fib daddr type broadcast drop
 add rule inet openme prerouting udp dport 54154 fib daddr type anycast drop
-add rule inet openme prerouting udp dport 54154 fib daddr type multicast notrack
 add rule inet openme prerouting udp dport 54154 fib daddr type local udp length != 173 \
 limit rate over 500/second burst 200 packets drop
 add rule inet openme ip_options iifname "lo" accept
