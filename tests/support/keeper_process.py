@@ -109,11 +109,15 @@ class ScriptedFirewall(MemoryFirewall):
 
 
 class KeptMessages:
-    """A keeper's end of the channel that remembers the very objects which it gave out, to see what becomes of them."""
+    """An end of the channel that remembers the very objects which it gave and was given, to see what becomes of them.
+
+    Beside each message that is sent goes a copy of it, as it was then.
+    """
 
     def __init__(self, inner: socket.socket) -> None:
         self._inner = inner
         self.given: list[bytes] = []
+        self.taken: list[tuple[bytes, bytes]] = []
 
     def recv(self, size: int) -> bytes:
         message = self._inner.recv(size)
@@ -121,6 +125,7 @@ class KeptMessages:
         return message
 
     def send(self, message: bytes) -> int:
+        self.taken.append((message, bytes(bytearray(message))))
         return self._inner.send(message)
 
     def fileno(self) -> int:

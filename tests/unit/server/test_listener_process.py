@@ -19,6 +19,7 @@ from openme.wire.receipt import seal_receipt
 from openme.wire.v2 import ReceiptKeys
 from support import independent_v2
 from support.command import until
+from support.keeper_process import KeptMessages
 from support.knocks import ALICE, EPOCH, SERVER, lines, packet, packet_v2, ratchet
 from support.ports import free_port
 
@@ -391,3 +392,41 @@ def test_the_listener_keeps_no_key_of_a_knock(running: Running, monkeypatch: pyt
     frame = unpack_frame_untrusted(raw)
     until(lambda: len(wiped) >= 3, "the frame is wiped")
     assert {raw, frame.aead_key, frame.aead_nonce} == set(wiped)
+
+
+@pytest.fixture
+def kept() -> Iterator[tuple[ListenerProcess, KeptMessages, socket.socket]]:
+    """A listener that does only what it is told to, and what became of the messages that it had in its hands."""
+    listener_end, keeper_end = channel()
+    with listener_end, keeper_end, socket.socket() as knock, socket.socket() as health:
+        messages = KeptMessages(listener_end)
+        process = ListenerProcess(Listener(), knock, health, messages)  # type: ignore[arg-type]  # all it does with it
+        send(keeper_end, Order(OrderKind.USE_V1_KEY, key=SERVER.raw).pack())
+        send(keeper_end, Order(OrderKind.USE_EPOCH_KEY, EPOCH, ratchet().private_key(EPOCH)).pack())
+        process._on_orders()
+        yield process, messages, keeper_end
+        process._selector.close()
+
+
+def test_an_epochs_key_does_not_stay_in_the_order_that_brought_it(
+    kept: tuple[ListenerProcess, KeptMessages, socket.socket],
+) -> None:
+    _, messages, _ = kept
+    assert [any(message) for message in messages.given] == [True, False]  # version 1's key has no such promise
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_frame_is_wiped_whether_or_not_the_keeper_took_it(
+    kept: tuple[ListenerProcess, KeptMessages, socket.socket], *, room: bool
+) -> None:
+    process, messages, keeper_end = kept
+    if not room:
+        while send(messages, bytes(FRAME_SIZE)):  # type: ignore[arg-type]
+            pass
+    messages.taken.clear()
+    process._on_datagram_untrusted((packet_v2(), ("127.0.0.1",)), 2)
+    ((message, copy),) = messages.taken
+    assert unpack_frame_untrusted(copy).packet == packet_v2()
+    assert not any(message)
+    if room:
+        assert keeper_end.recv(1000) == copy
