@@ -138,6 +138,19 @@ def test_a_knock_that_meets_a_flushed_ruleset_puts_it_back_with_every_door(world
     assert world.open_for() == {str(HOME), str(ELSEWHERE)}
 
 
+def test_a_single_use_knock_that_meets_a_flushed_ruleset_opens_too_and_once(tmp_path: Path) -> None:
+    with keeper_world(tmp_path, "{alice: {ed25519_pubkey: KEY_A, single_use: true}}") as world:
+        world.firewall.flush()
+        world.firewall.touched = False
+        world.knock(packet_v2())
+        assert any(door.port_list.single_use for door in world.firewall.doors())
+        # The kernel alone knows whether it was used meanwhile: what was lost with a ruleset is not put back.
+        world.firewall.flush()
+        world.turn()
+        assert not world.firewall.lost
+        assert not any(door.port_list.single_use for door in world.firewall.doors())
+
+
 def test_doors_that_cannot_be_closed_early_are_said_and_close_on_time(world: KeeperWorld) -> None:
     world.knock(packet_v2())
     world.firewall.refusing = {"close", "apply"}
