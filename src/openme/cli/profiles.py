@@ -8,6 +8,7 @@ from openme.cli.profile_choice import chosen, client_config
 from openme.client.knock import version_of
 from openme.config.model import Profile
 from openme.keys.ed25519 import encode_base64
+from openme.visible import visible
 
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
         if args.json:
             answer_json(value)
         else:
-            answer("\n".join(f"{key}: {'-' if item is None else item}" for key, item in value.items()))
+            answer("\n".join(f"{key}: {'-' if item is None else visible(str(item))}" for key, item in value.items()))
         return 0
     if args.json:
         answer_json([_value(profile) for profile in config.profiles.values()])
