@@ -26,7 +26,7 @@ def is_visible(text: str) -> bool:
 
 
 def visible(text: str) -> str:
-    """`text` with every character that cannot be seen written out as Python writes it: `\\n`, `\\x1b`, `\\u202e`.
+    r"""`text` with every character that cannot be seen written out as Python writes it: `\n`, `\x1b`, `\u202e`.
 
     Those are line breaks and all control, format (bidirectional and zero-width ones among them), surrogate, private and
     unassigned characters, every blank but the space, and what is drawn as nothing.

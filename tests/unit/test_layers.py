@@ -213,7 +213,19 @@ INPUT_AND_OUTPUT = {
     *("multiprocessing", "pty", "select", "selectors", "smtplib", "socket", "socketserver", "ssl", "subprocess"),
     *("telnetlib", "threading", "_thread", "urllib", "xmlrpc"),
 }
-WITHOUT = {"config", "durations", "errors", "keeper", "keys", "listener", "moments", "ports", "refusals", "visible", "wire"}
+WITHOUT = {
+    "config",
+    "durations",
+    "errors",
+    "keeper",
+    "keys",
+    "listener",
+    "moments",
+    "ports",
+    "refusals",
+    "visible",
+    "wire",
+}
 
 
 @pytest.mark.parametrize("name", sorted(name for name in modules() if name.partition(".")[0] in WITHOUT))

@@ -10,7 +10,12 @@ from openme.visible import visible
 
 
 def answer(text: str) -> None:
-    """The answer, for people. A line break in `text` is one of ours: a value of somebody's goes in by `visible`."""
+    """The answer, for people, on one line."""
+    print(visible(text))
+
+
+def answer_lines(text: str) -> None:
+    """An answer of several lines, such as a table. Values of others stand in it without line breaks of their own."""
     print("\n".join(map(visible, text.split("\n"))))
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from openme.cli.output import answer, answer_json, json_text, table, warn
+from openme.cli.output import answer, answer_json, answer_lines, json_text, table, warn
 from openme.cli.running_server import ask
 from openme.errors import OpenmeError
 from openme.server import control
@@ -52,7 +52,7 @@ def _show(args: argparse.Namespace) -> None:
             text = render(value, datetime.now(UTC))
         except (AttributeError, KeyError, TypeError, ValueError):
             raise OpenmeError("this is not what a server says of its sessions", "see it as it is: --json") from None
-        answer(text)
+        answer_lines(text)
 
 
 def _value(args: argparse.Namespace) -> dict[str, Any]:
