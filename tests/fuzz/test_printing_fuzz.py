@@ -318,7 +318,7 @@ def test_a_state_file_and_its_name(home: Path, said: Said, chance: random.Random
             path.write_text(json.dumps(value))
             said.by("sessions", "--state-file", str(path))
             path.unlink()
-        said.by("sessions", "--state-file", str(path))
+            said.by("sessions", "--state-file", str(path))  # it is not there any more
 
 
 def test_a_watched_state_file_as_json_is_a_line_each(home: Path, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:

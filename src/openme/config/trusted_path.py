@@ -15,14 +15,14 @@ def changeable_by_others(path: Path, user: int) -> Path | None:
     `user` stays there. Also given for a way that has no end or cannot be looked at.
     """
     trusted = {0, user}
-    steps = deque(Path(os.path.abspath(path)).parts)  # noqa: PTH100  # not resolved: the links are what it is about
+    steps = deque(path.absolute().parts)  # links and ".." as they stand: they are what it is about
     here = Path(steps.popleft())
     if _is_changeable(here, trusted):
         return here
     links = 0
     while steps:
         step = steps.popleft()
-        if step == "..":  # of a link's text: here is free of links
+        if step == "..":  # there are no links in `here`
             here = here.parent
             continue
         entry = here / step

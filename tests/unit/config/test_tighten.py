@@ -1,8 +1,7 @@
-"""`serve` as root makes a config's mode strict: of the config, and of nothing that somebody else has put in its place."""
+"""`serve` as root makes a config's mode strict, and of nothing that somebody else has put in its place."""
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Iterator[Path]:
+def theirs(tmp_path: Path) -> Path:
     """A directory of somebody else's."""
     path = tmp_path / "theirs"
     path.mkdir()
@@ -78,8 +77,8 @@ def test_another_file_of_roots_keeps_its_mode_though_it_is_a_config(config: Path
 @needs_root
 def test_a_link_of_roots_own_is_followed(config: Path, tmp_path: Path) -> None:
     (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "c.yaml"
     for target in (config, Path("../config.yaml"), Path("./.././links/../config.yaml")):
-        link = tmp_path / "links" / "c.yaml"
         link.unlink(missing_ok=True)
         link.symlink_to(target)
         assert changeable_by_others(link, os.geteuid()) is None
@@ -103,6 +102,14 @@ def test_in_a_sticky_directory_the_entry_decides(tmp_path: Path, config: Path) -
     assert changeable_by_others(link, os.geteuid()) is None
     os.lchown(link, SOMEBODY, SOMEBODY)
     assert changeable_by_others(link, os.geteuid()) == link
+
+
+@needs_root
+def test_a_way_back_from_a_link_is_the_way_back_from_where_it_leads(config: Path, theirs: Path, tmp_path: Path) -> None:
+    """`link/../config.yaml` is in the directory above the link's target, and not beside the link."""
+    (theirs / "below").mkdir()
+    (tmp_path / "link").symlink_to(theirs / "below")
+    assert changeable_by_others(tmp_path / "link" / ".." / config.name, os.geteuid()) == theirs
 
 
 def test_a_way_that_has_no_end_is_trusted_by_nobody(tmp_path: Path) -> None:
