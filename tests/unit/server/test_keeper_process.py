@@ -1,5 +1,6 @@
 """The keeper's shell with the memory firewall and a given clock: what goes in, and what must and must not come out."""
 
+import errno
 import logging
 import os
 import signal
@@ -10,12 +11,27 @@ from pathlib import Path
 import pytest
 
 from openme.firewall.base import Door
+from openme.keeper.ratchet_file import read_ratchet
 from openme.keeper.store import read_seen
 from openme.server import keeper_process
 from openme.server.keeper_process import Ending, Trial
-from openme.wire.frame import FRAME_SIZE, OrderKind
+from openme.wire.frame import FRAME_SIZE, Order, OrderKind
 from support.keeper_process import KeeperWorld, keeper_world
-from support.knocks import ALICE, BOB, ELSEWHERE, HOME, START, STRANGER, frame, lines, packet, packet_v2
+from support.knocks import (
+    ALICE,
+    BOB,
+    ELSEWHERE,
+    EPOCH,
+    HOME,
+    START,
+    STRANGER,
+    WEEK,
+    frame,
+    lines,
+    listener,
+    packet,
+    packet_v2,
+)
 
 NAMELESS_USER = 65534
 
@@ -271,11 +287,11 @@ def test_the_state_file_is_written_no_more_than_five_times_a_second(tmp_path: Pa
     state_file = tmp_path / "sessions.json"
     with keeper_world(tmp_path, state_file=state_file) as world:
         writes = 0
-        for number in range(100):
+        for number in range(20):
             before = state_file.stat().st_ino if state_file.exists() else None
             world.knock(packet_v2(label=number))
             writes += state_file.stat().st_ino != before
-            world.clock.advance(0.01)
+            world.clock.advance(0.05)
         assert 4 <= writes <= 6
         assert "alice" in state_file.read_text()
 
@@ -298,7 +314,7 @@ def test_a_knock_is_judged_by_the_file_that_stands_there_when_it_is_taken(world:
     world.send(frame(packet_v2()))
     world.write_config("{bob: {ed25519_pubkey: KEY_B}}")
     world.turn()
-    assert world.open_for() == set()
+    assert "open" not in world.firewall.calls
 
 
 def test_a_stranger_who_waits_is_judged_by_the_file_of_when_he_is_served(world: KeeperWorld) -> None:
@@ -308,7 +324,7 @@ def test_a_stranger_who_waits_is_judged_by_the_file_of_when_he_is_served(world: 
     world.write_config("{bob: {ed25519_pubkey: KEY_B}}")
     world.process._tick()
     world.turn()
-    assert world.open_for() == set()
+    assert "open" not in world.firewall.calls
 
 
 def test_a_file_that_does_not_parse_changes_nothing_and_is_said(world: KeeperWorld) -> None:
@@ -347,6 +363,99 @@ def test_version_2_switched_off_takes_its_keys_from_the_listener(world: KeeperWo
     world.turn()
     assert {order.number for order in world.orders(OrderKind.FORGET_EPOCH_KEY)} == live
     assert world.parts.keeper.epochs is None
+
+
+def test_new_rules_and_the_doors_that_move_are_one_transaction(world: KeeperWorld) -> None:
+    world.knock(packet_v2())
+    world.firewall.calls.clear()
+    world.write_config("{alice: {ed25519_pubkey: KEY_A, allowed_ports: [443/tcp]}, bob: {ed25519_pubkey: KEY_B}}")
+    world.turn()
+    ports = {str(port) for door in world.firewall.doors() for port in door.port_list.ports}
+    assert ports == {"443/tcp", f"{world.parts.keeper.config.health_port}/tcp"}
+    assert world.firewall.calls[0] == "apply"
+    assert "open" not in world.firewall.calls
+
+
+def test_new_rules_close_what_a_revoked_client_had_open_of_a_list_that_lives_on(world: KeeperWorld) -> None:
+    world.knock(packet_v2())
+    world.write_config("{bob: {ed25519_pubkey: KEY_B}}", server="hidden_as: reject")
+    world.turn()
+    assert world.firewall.rules is not None
+    assert world.firewall.rules.hidden_as == "reject"
+    assert world.open_for() == set()
+
+
+def test_the_firewall_is_let_alone_by_a_change_that_is_not_its(world: KeeperWorld) -> None:
+    world.knock(packet_v2())
+    world.firewall.calls.clear()
+    world.write_config(server="knock_timeout: 44s")
+    world.turn()
+    assert world.firewall.calls == []
+    assert world.open_for() == {str(HOME)}
+
+
+def test_receipts_of_an_opening_that_ends_early_are_forgotten_up_to_a_bound(
+    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_process, "_MAX_RECEIPTS", 5)
+    tags = []
+    for number in range(8):
+        datagram = packet_v2(timestamp_ns=world.clock.now.unix_ns, label=number)
+        tags.append(datagram[:32])
+        world.knock(datagram)
+        world.clock.advance(1)
+    world.orders()
+    world.ask("close", name="alice")
+    assert [order.key for order in world.orders(OrderKind.FORGET_RECEIPT)] == tags[-5:]
+
+
+# -- epochs
+
+
+def after_an_epoch(world: KeeperWorld) -> list[Order]:
+    """A week and a day later a client has knocked with a new key: the old one may go. What the listener was told."""
+    world.clock.advance(WEEK + 86_400)
+    world.turn()
+    epoch = world.clock.now.unix_ns // (WEEK * 10**9)
+    datagram = packet_v2(timestamp_ns=world.clock.now.unix_ns, label="new", epoch=epoch)
+    made = listener()
+    told = world.orders()
+    for order in told:
+        if order.kind is OrderKind.USE_EPOCH_KEY:
+            made.obey(order)
+    world.send(made.frame_untrusted(datagram, HOME)[0].pack())
+    world.turn()
+    return told + world.orders()
+
+
+def test_an_epoch_that_is_over_is_erased_everywhere_once_a_client_confirms_it(world: KeeperWorld) -> None:
+    told = after_an_epoch(world)
+    epochs = world.parts.keeper.epochs
+    assert epochs is not None
+    first = epochs.ratchet.index
+    assert first > EPOCH
+    saved = read_ratchet(world.state_dir)
+    assert saved is not None
+    assert saved.index == first
+    assert EPOCH in {order.number for order in told if order.kind is OrderKind.FORGET_EPOCH_KEY}
+
+
+def test_a_disk_that_will_not_erase_is_asked_again_after_a_minute_and_not_before(
+    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+
+    def refuses(*_: object) -> None:
+        tries.append(world.clock.now.monotonic)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("openme.server.epoch_keys.write_ratchet", refuses)
+    after_an_epoch(world)
+    for _ in range(130):
+        world.clock.advance(0.5)
+        world.turn()
+    assert len(tries) == 2
+    assert tries[1] - tries[0] >= 60
 
 
 # -- strangers
