@@ -18,7 +18,7 @@ import pytest
 
 from openme.cli import knock as knock_command
 from openme.cli.main import COMMANDS, _guarded, main
-from openme.cli.output import table
+from openme.cli.output import answer_lines, table
 from openme.client.addresses import Endpoint
 from openme.client.known import PastKnock
 from openme.client.receipt import Proof
@@ -343,6 +343,14 @@ def test_a_receipts_words(capsys: pytest.CaptureFixture[str], chance: random.Ran
         check(out)
         check(err)
         assert len(out.splitlines()) == 2
+
+
+def test_an_answer_of_lines_has_no_other_lines(capsys: pytest.CaptureFixture[str], chance: random.Random) -> None:
+    for _ in range(ROUNDS):
+        answer_lines("\n".join(nasty(chance).replace("\n", "") for _ in range(3)))
+        out = capsys.readouterr().out
+        check(out)
+        assert out.count("\n") == 3
 
 
 def test_a_table_keeps_a_row_a_line(chance: random.Random) -> None:

@@ -255,6 +255,23 @@ def test_every_form_of_input_and_output_is_seen(tmp_path: Path, source: str) -> 
     assert imports(path).others & INPUT_AND_OUTPUT
 
 
+# Who may write to a terminal without `visible`: the overview and the clearing of the screen are our own text, a QR code
+# is drawn; the demo shows what its own commands print.
+PRINTS = {"cli.output", "cli.main", "cli.sessions", "cli.qr", "server.demo", "server.demo_hosts"}
+
+
+@pytest.mark.parametrize("name", sorted(set(modules()) - PRINTS))
+def test_what_is_printed_goes_through_one_module(name: str) -> None:
+    tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "print"]
+    written = [
+        ast.unparse(node.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.startswith("write")
+    ]
+    assert not [call for call in written if "stdout" in call or "stderr" in call]
+
+
 ELSEWHERE = """
 import sys
 
