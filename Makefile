@@ -1,6 +1,6 @@
 # `make test` and `make demo` do all the set-up they need by themselves. Everything else is for developers.
 
-.PHONY: test demo lint venv lock fuzz clean
+.PHONY: test demo lint coverage venv lock fuzz clean
 
 test: ## everything that must hold: lint, types, unit to end-to-end tests
 	tools/with-setup dev tools/run-tests $(ARGS)
@@ -10,6 +10,9 @@ demo: ## the whole story on this machine, in network namespaces of its own
 
 lint: ## ruff and mypy alone
 	tools/with-setup dev tools/lint
+
+coverage: ## which lines the tests reach, in all processes; slow, and some tests that need speed fail
+	tools/with-setup dev tools/coverage $(ARGS)
 
 venv: ## the virtual environment with everything a developer needs
 	tools/with-setup dev true

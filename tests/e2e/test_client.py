@@ -138,14 +138,12 @@ def test_continuous_keeps_the_door_open_and_runs_post_knock_once(make_world: Cal
     )
     try:
         until(lambda: world.tcp(world.client, 22) == "open")
-        ends = time.monotonic() + 3.5
-        while time.monotonic() < ends:
+        while world.log().count("alice: opened") < 5:  # longer than a door of one knock is open
             assert world.tcp(world.client, 22) == "open"
             time.sleep(0.02)
     finally:
         knocking.send_signal(signal.SIGINT)
     assert knocking.wait(5) == 0
-    assert world.log().count("alice: opened") >= 4
     assert done.read_text() == "once\n"
     until(lambda: world.tcp(world.client, 22) == "filtered", 5)
 

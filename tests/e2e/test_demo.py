@@ -104,10 +104,8 @@ def host_state() -> tuple[str, ...]:
 @pytest.mark.root
 def test_shows_every_step_in_order_and_leaves_the_host_as_it_was(tmp_path: Path) -> None:
     before = host_state()
-    started = time.monotonic()
     demo = Demo(tmp_path / "demo")
     assert demo.end() == 0, demo.output()
-    assert time.monotonic() - started < SECONDS
     output = demo.output()
     places = [output.find(promise) for promise in PROMISES]
     assert -1 not in places, PROMISES[places.index(-1)]

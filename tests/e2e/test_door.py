@@ -1,13 +1,13 @@
 """The main job: a knock opens the door, for its sender alone, for a while."""
 
 import socket
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 import pytest
 
+from support.kernel_doors import seconds_left, until_shut
 from support.netns import connect, until, v4, v6
 from support.server import CLIENT, KNOCK_PORT, SERVER, UNUSED, ServerWorld, echoes
 
@@ -138,19 +138,19 @@ def test_a_door_closes_by_itself_and_a_knock_starts_its_time_afresh(
     world.serve(tcp=[22])
     world.start()
 
-    def until_shut() -> float:
-        started = time.monotonic()
-        until(lambda: world.tcp(world.client, 22, version) == "filtered", 5)
-        return time.monotonic() - started
-
     world.opens(alice, version=version, port=22)
-    assert 1.5 < until_shut() < 4
+    until_shut(world.server, at_most=2)
+    assert world.tcp(world.client, 22, version) == "filtered"
     world.says("alice: closed for")
     world.opens(alice, version=version, port=22)
-    time.sleep(1.2)  # the door's own time is what is measured here
+    before = max(seconds_left(world.server))
+    until(lambda: max(seconds_left(world.server), default=0) < before)
+    # From here on it can only become less, unless a knock begins it anew.
+    before = max(seconds_left(world.server), default=0)
     world.send(world.packet(alice), version=version)
-    assert 1.5 < until_shut() < 4
-    assert world.sessions() == []
+    until(lambda: max(seconds_left(world.server), default=0) > before)
+    until_shut(world.server, at_most=2)
+    until(lambda: world.sessions() == [])
 
 
 @both_versions

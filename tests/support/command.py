@@ -189,11 +189,10 @@ class Server:
         """Wait for a line with these words."""
         until(lambda: words in self.log, f"a line with {words!r}")
 
-    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """Signal it; its exit code and the seconds that it took."""
-        start = time.monotonic()
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal it; its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(DEADLINE), time.monotonic() - start
+        return self.process.wait(DEADLINE)
 
 
 def place(root: Path) -> Place:

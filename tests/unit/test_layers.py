@@ -5,14 +5,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import openme
+from openme.cli.main import COMMANDS
 from support.command import Place, place
 
 SOURCE = Path(openme.__file__).parent
-BASE = {"durations", "errors", "moments", "ports", "wire", "keys"}
+BASE = {"durations", "errors", "moments", "ports", "visible", "wire", "keys"}
 # What each part may import besides itself; `keys` and `wire` know nobody above them.
 ALLOWED = {
     "durations": set(),
@@ -20,6 +22,7 @@ ALLOWED = {
     "moments": set(),
     "ports": set(),
     "refusals": set(),
+    "visible": set(),
     "keys": set(),
     "wire": {"keys"},
     "config": BASE - {"wire"},
@@ -42,18 +45,69 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imported(path: Path) -> set[str]:
-    """What of openme a module imports, anywhere in it."""
-    names: set[str] = set()
+# Ways to reach a module that name none, or not where a reader of imports would look.
+DYNAMIC = {
+    "__import__",
+    "builtins",
+    "compile",
+    "eval",
+    "exec",
+    "importlib",
+    "imp",
+    "pkgutil",
+    "pydoc",
+    "runpy",
+    "zipimport",
+}
+MAY_IMPORT_BY_NAME = "cli.main"
+
+
+class Imports(NamedTuple):
+    """What a module reaches: parts of openme (`` for the package itself), other packages, and names that hide both."""
+
+    ours: set[str]
+    others: set[str]
+    hidden: set[str]
+
+
+def imports(path: Path) -> Imports:
+    """Whatever a module imports, anywhere in it: at the top, in a function, for types alone."""
+    found = Imports(set(), set(), set())
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            if node.module and node.module.startswith("openme."):
-                base = node.module.removeprefix("openme.")
-                names |= {f"{base}.{alias.name}" for alias in node.names} if "." not in base else {base}
+            base = ".".join([*[""] * node.level, node.module or ""])
+            for alias in node.names:
+                _note(found, base, alias.name)
         elif isinstance(node, ast.Import):
-            names |= {alias.name.removeprefix("openme.") for alias in node.names if alias.name.startswith("openme.")}
-    return names
+            for alias in node.names:
+                _note(found, alias.name)
+        elif isinstance(node, ast.Name) and node.id in DYNAMIC:
+            found.hidden.add(node.id)
+        elif isinstance(node, ast.Attribute) and node.attr == "modules":
+            found.hidden.add("sys.modules")
+        elif isinstance(node, ast.Constant) and node.value in {"__import__", "__builtins__"}:
+            found.hidden.add(str(node.value))
+    return found
+
+
+def _note(found: Imports, base: str, name: str | None = None) -> None:
+    top, _, rest = base.partition(".")
+    if not top:
+        found.hidden.add("a relative import")
+    elif top == "openme":
+        # `from openme.keeper import store` is the module keeper.store; `from openme.keeper.store import Store` is too.
+        found.ours.add(rest if name is None or "." in rest else f"{rest}.{name}".lstrip("."))
+    else:
+        found.others.add(top)
+        if top in DYNAMIC:
+            found.hidden.add(top)
+        if (top, name) == ("sys", "modules"):
+            found.hidden.add("sys.modules")
+
+
+def imported(path: Path) -> set[str]:
+    """What of openme a module imports, anywhere in it."""
+    return imports(path).ours
 
 
 def test_every_part_has_its_place() -> None:
@@ -64,14 +118,85 @@ def test_every_part_has_its_place() -> None:
 def test_imports_point_one_way(name: str) -> None:
     part = name.partition(".")[0]
     allowed = ALLOWED[part] | {part}
-    for target in imported(modules()[name]):
+    for target in imported(modules()[name]) - {"__version__"}:
         assert any(target == a or target.startswith(f"{a}.") for a in allowed), f"{name} imports {target}"
 
 
-def test_the_check_sees_an_import_that_points_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_nothing_is_imported_past_the_reader(name: str) -> None:
+    assert imports(modules()[name]).hidden <= ({"importlib"} if name == MAY_IMPORT_BY_NAME else set())
+
+
+def test_what_is_imported_by_name_is_a_command() -> None:
+    """The one place that computes a name computes `openme.cli.` and a word of its own table."""
+    tree = ast.parse(modules()[MAY_IMPORT_BY_NAME].read_text(encoding="utf-8"))
+    (call,) = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "importlib"
+    )
+    assert call.attr == "import_module"
+    (asked,) = (node.args[0] for node in ast.walk(tree) if isinstance(node, ast.Call) and node.func is call)
+    assert ast.unparse(asked) == "f'openme.cli.{COMMANDS[name].module}'"
+    assert {f"cli.{command.module}" for command in COMMANDS.values()} <= set(modules())
+
+
+@pytest.mark.parametrize(
+    ("source", "reached"),
+    [
+        ("import openme.cli.main", {"cli.main"}),
+        ("import openme.cli.main as m, openme.keeper", {"cli.main", "keeper"}),
+        ("import openme", {""}),
+        ("from openme import keeper", {"keeper"}),
+        ("from openme import keeper as k, cli", {"keeper", "cli"}),
+        ("from openme import *", {"*"}),
+        ("from openme.keeper import store", {"keeper.store"}),
+        ("from openme.keeper import store as s", {"keeper.store"}),
+        ("from openme.keeper.store import Store", {"keeper.store"}),
+        (
+            "def f():\n    from openme.keeper.store import Store\n    import openme.cli.main\n",
+            {"keeper.store", "cli.main"},
+        ),
+        ("if TYPE_CHECKING:\n    from openme.server import start", {"server.start"}),
+        (
+            "class A:\n    try:\n        import openme.server.start\n    except ImportError:\n        pass",
+            {"server.start"},
+        ),
+        ("async def f():\n    with x:\n        from openme.client import knock", {"client.knock"}),
+    ],
+)
+def test_every_form_of_import_is_seen(tmp_path: Path, source: str, reached: set[str]) -> None:
     path = tmp_path / "x.py"
-    path.write_text("def f():\n    from openme.keeper.store import Store\n    import openme.cli.main\n")
-    assert imported(path) == {"keeper.store", "cli.main"}
+    path.write_text(source)
+    assert imports(path) == (reached, set(), set())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from . import store",
+        "from ..keeper import store",
+        "from .keeper.store import Store",
+        "import importlib\nimportlib.import_module('openme.keeper')",
+        "from importlib import import_module as f",
+        "import importlib.util",
+        "__import__('openme.keeper')",
+        "f = __import__",
+        "getattr(x, '__import__')('socket')",
+        "import builtins",
+        "__builtins__ = 1; x = '__builtins__'",
+        "import runpy",
+        "import pkgutil",
+        "exec('import openme.keeper')",
+        "g = eval",
+        "import sys\nsys.modules['openme.keeper']",
+        "from sys import modules",
+    ],
+)
+def test_every_way_past_an_import_is_seen(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(source)
+    assert imports(path).hidden
 
 
 def test_listener_and_keeper_do_not_know_each_other() -> None:
@@ -82,13 +207,69 @@ def test_listener_and_keeper_do_not_know_each_other() -> None:
             assert not any(target.startswith("listener") for target in imported(path))
 
 
-def test_only_the_shells_do_input_and_output() -> None:
-    forbidden = {"socket", "selectors", "subprocess", "asyncio", "threading"}
-    for name, path in modules().items():
-        if name.partition(".")[0] in {"wire", "keys", "listener", "keeper", "config", "ports", "durations", "moments"}:
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                assert not forbidden & set(names), name
+# What reaches a network, another process or the machine, by any name that the standard library has for it.
+INPUT_AND_OUTPUT = {
+    *("_posixsubprocess", "_socket", "asyncio", "asyncore", "concurrent", "ctypes", "ftplib", "http", "mmap"),
+    *("multiprocessing", "pty", "select", "selectors", "smtplib", "socket", "socketserver", "ssl", "subprocess"),
+    *("telnetlib", "threading", "_thread", "urllib", "xmlrpc"),
+}
+WITHOUT = {
+    "config",
+    "durations",
+    "errors",
+    "keeper",
+    "keys",
+    "listener",
+    "moments",
+    "ports",
+    "refusals",
+    "visible",
+    "wire",
+}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in modules() if name.partition(".")[0] in WITHOUT))
+def test_only_the_shells_do_input_and_output(name: str) -> None:
+    assert imports(modules()[name]).others & INPUT_AND_OUTPUT == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import socket",
+        "import socket as s",
+        "import os, socket",
+        "from socket import socket",
+        "from socket import socket as s",
+        "from socket import *",
+        "from _socket import socket",
+        "import urllib.request",
+        "from concurrent.futures import ThreadPoolExecutor",
+        "def f():\n    from socket import socket",
+        "if TYPE_CHECKING:\n    from socket import socket",
+    ],
+)
+def test_every_form_of_input_and_output_is_seen(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(source)
+    assert imports(path).others & INPUT_AND_OUTPUT
+
+
+# Who may write to a terminal without `visible`: the overview and the clearing of the screen are our own text, a QR code
+# is drawn; the demo shows what its own commands print.
+PRINTS = {"cli.output", "cli.main", "cli.sessions", "cli.qr", "server.demo", "server.demo_hosts"}
+
+
+@pytest.mark.parametrize("name", sorted(set(modules()) - PRINTS))
+def test_what_is_printed_goes_through_one_module(name: str) -> None:
+    tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "print"]
+    written = [
+        ast.unparse(node.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.startswith("write")
+    ]
+    assert not [call for call in written if "stdout" in call or "stderr" in call]
 
 
 ELSEWHERE = """

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from openme.cli.output import answer, answer_json, hint, note, table, warn
+from openme.cli.output import answer_json, answer_lines, hint, note, table, warn
 from openme.cli.running_server import ask, tell
 from openme.config.edit import add_client, remove_client, state_dir_of
 from openme.config.model import ClientEntry, ConfigError, EpochKeys, ServerConfig
@@ -106,7 +106,7 @@ def _add(args: argparse.Namespace) -> int:
             remove_client(args.config, args.name)
             raise OpenmeError(f"{args.qr_out}: {error.strerror}", "nothing was added") from None
     try:
-        answer(text.rstrip("\n"))
+        answer_lines(text.rstrip("\n"))
         sys.stdout.flush()
     except OSError as error:
         # A profile that nobody holds must not stay registered.
@@ -131,7 +131,7 @@ def _renew(args: argparse.Namespace) -> int:
         raise OpenmeError(f"{args.name} may not speak version 1", "see protocols in its entry and under server")
     epoch_keys = _epoch_keys(config) if "v2" in client.protocols and not args.v1 else None
     text = _profile_text(config, args.profile or config.default_profile, client.public_key, None, epoch_keys)
-    answer(text.rstrip("\n"))
+    answer_lines(text.rstrip("\n"))
     _note_file(config, client.public_key, epoch_keys)
     hint("the client keeps its private_key: these lines take the place of the others in its profile")
     return 0
@@ -238,7 +238,7 @@ def _list(args: argparse.Namespace) -> int:
         answer_json([_client_value(client, seen.get(client.public_key.raw)) for client in config.clients.values()])
     elif config.clients:
         rows = [_client_row(client, seen.get(client.public_key.raw)) for client in config.clients.values()]
-        answer(table(["NAME", "FINGERPRINT", "PORTS", "EXPIRES", "LAST KNOCK"], rows))
+        answer_lines(table(["NAME", "FINGERPRINT", "PORTS", "EXPIRES", "LAST KNOCK"], rows))
     else:
         hint("no clients yet: openme add NAME > NAME.yaml")
     for fault in config.client_faults:

@@ -4,7 +4,7 @@ import argparse
 import secrets
 import time
 
-from openme.cli.output import answer, answer_json, hint, note, table, warn
+from openme.cli.output import answer, answer_json, answer_lines, hint, note, table, warn
 from openme.cli.running_server import FOUND_BY_ITSELF, tell
 from openme.config.edit import set_server
 from openme.config.model import ClientEntry, ServerConfig
@@ -80,7 +80,7 @@ def _epochs(args: argparse.Namespace) -> int:
             for name, (file, renewed) in reach.items()
         ]
         lines += ["", table(["CLIENT", "FILE UNTIL", "RENEWED UNTIL"], rows)]
-    answer("\n".join(lines))
+    answer_lines("\n".join(lines))
     _warn(config, clients, {name: max(e or -1 for e in both) for name, both in reach.items()}, length, now)
     if oldest > epoch:
         warn("this machine's clock stands before the oldest key: no version 2 knock is accepted until it is right")

@@ -6,6 +6,7 @@ Only the module of the command asked for is imported, so that a knock does not w
 import argparse
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -208,4 +209,7 @@ def run() -> NoReturn:
         if sys.__stderr__ is not None:
             complain(OpenmeError("stdout is closed", "send it to /dev/null instead"))
         sys.exit(1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A letter that the terminal's character set lacks is no reason to fail; stderr is made so by Python.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(_guarded(lambda: main(sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""How commands speak: answers to stdout, everything else to stderr."""
+"""How commands speak: answers to stdout, everything else to stderr; what others wrote goes through `visible`."""
 
 import json
 import sys
@@ -6,42 +6,57 @@ from collections.abc import Sequence
 from typing import Any
 
 from openme.errors import OpenmeError
+from openme.visible import visible
 
 
 def answer(text: str) -> None:
-    """The answer, for people."""
-    print(text)
+    """The answer, for people, on one line."""
+    print(visible(text))
+
+
+def answer_lines(text: str) -> None:
+    """An answer of several lines, such as a table. Values of others stand in it without line breaks of their own."""
+    print("\n".join(map(visible, text.split("\n"))))
 
 
 def answer_json(value: Any) -> None:  # noqa: ANN401  # any JSON value
     """The answer, for programs."""
-    print(json.dumps(value, indent=2))
+    print(json_text(value, indent=2))
+
+
+def json_text(value: Any, indent: int | None = None) -> str:  # noqa: ANN401  # any JSON value
+    """JSON in ASCII without a control character, on one line or indented."""
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")  # the only one that json.dumps leaves
 
 
 def note(text: str) -> None:
     """Progress, to stderr."""
-    print(f"openme: {text}", file=sys.stderr)
+    _say("", text)
 
 
 def warn(text: str) -> None:
     """A warning, to stderr."""
-    print(f"openme: warning: {text}", file=sys.stderr)
+    _say("warning: ", text)
 
 
 def hint(text: str) -> None:
     """What to do next, to stderr."""
-    print(f"openme: hint: {text}", file=sys.stderr)
+    _say("hint: ", text)
 
 
 def complain(error: OpenmeError) -> None:
     """An error, and its cure where there is one, to stderr."""
-    print(f"openme: error: {error.message}", file=sys.stderr)
+    _say("error: ", error.message)
     if error.hint:
-        print(f"openme: hint: {error.hint}", file=sys.stderr)
+        hint(error.hint)
+
+
+def _say(kind: str, text: str) -> None:
+    print(f"openme: {kind}{visible(text)}", file=sys.stderr)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns under headings, as wide as their content, without trailing blanks."""
-    lines = [list(headings), *map(list, rows)]
+    lines = [list(headings), *([visible(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)

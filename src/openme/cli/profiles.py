@@ -3,11 +3,12 @@
 import argparse
 from datetime import UTC, datetime
 
-from openme.cli.output import answer, answer_json, hint, table
+from openme.cli.output import answer_json, answer_lines, hint, table
 from openme.cli.profile_choice import chosen, client_config
 from openme.client.knock import version_of
 from openme.config.model import Profile
 from openme.keys.ed25519 import encode_base64
+from openme.visible import visible
 
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
@@ -24,13 +25,15 @@ def run(_name: str, args: argparse.Namespace) -> int:
         if args.json:
             answer_json(value)
         else:
-            answer("\n".join(f"{key}: {'-' if item is None else item}" for key, item in value.items()))
+            answer_lines(
+                "\n".join(f"{key}: {'-' if item is None else visible(str(item))}" for key, item in value.items())
+            )
         return 0
     if args.json:
         answer_json([_value(profile) for profile in config.profiles.values()])
     elif config.profiles:
         rows = [[p.name, p.server_host, f"{p.server_udp_port}/udp", _fingerprint(p)] for p in config.profiles.values()]
-        answer(table(["PROFILE", "SERVER", "KNOCK PORT", "FINGERPRINT"], rows))
+        answer_lines(table(["PROFILE", "SERVER", "KNOCK PORT", "FINGERPRINT"], rows))
     else:
         hint(f"{config.path} holds no profiles; on the server: openme add NAME")
     return 0

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from openme.cli.output import answer, answer_json, table, warn
+from openme.cli.output import answer, answer_json, answer_lines, json_text, table, warn
 from openme.cli.running_server import ask
 from openme.errors import OpenmeError
 from openme.server import control
@@ -44,11 +44,15 @@ def run(_name: str, args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> None:
     value = _value(args)
     if args.json and args.watch:
-        answer(json.dumps(value))  # one a line, for whoever follows
+        answer(json_text(value))  # one a line, for whoever follows
     elif args.json:
         answer_json(value)
     else:
-        answer(render(value, datetime.now(UTC)))
+        try:
+            text = render(value, datetime.now(UTC))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise OpenmeError("this is not what a server says of its sessions", "see it as it is: --json") from None
+        answer_lines(text)
 
 
 def _value(args: argparse.Namespace) -> dict[str, Any]:
@@ -88,15 +92,15 @@ def render(value: dict[str, Any], now: datetime) -> str:
         inside.add(session["client_name"])
         rows.append(
             [
-                session["client_name"],
-                session["ip"],
+                str(session["client_name"]),
+                str(session["ip"]),
                 ",".join(map(_port, session["ports"])) or "health port",
                 f"{max(1, round(left.total_seconds()))}s",
-                session["expires_at"],
+                str(session["expires_at"]),
             ]
         )
     parts = [table(["CLIENT", "FROM", "TO", "LEFT", "UNTIL"], rows) if rows else "nobody is in"]
-    others = [[name, at] for name, at in value.get("last_seen", {}).items() if name not in inside]
+    others = [[name, str(at)] for name, at in value.get("last_seen", {}).items() if name not in inside]
     if others:
         parts.append(table(["CLIENT", "LAST KNOCK"], others))
     return "\n\n".join(parts)

@@ -138,7 +138,7 @@ def _profile(path: Path, name: str, line: int, node: Mapping, faults: list[Confi
         section.fault("identity", "expected either identity or private_key, not both")
     udp_port = section.whole("server_udp_port", DEFAULT_UDP_PORT, 1, MAX_PORT)
     health_port = section.whole("server_health_port", udp_port, 1, MAX_PORT)
-    post_knock = section.text("post_knock", "a shell command", r"[^\0]+")
+    post_knock = section.text("post_knock", "a shell command", r"[^\0]+", invisible=True)
     ip = section.parsed("ip", "auto, source or an address", _address)
     epoch_keys = _epoch_keys(section)
     protocol = section.choice("protocol", "", WIRE_VERSIONS) or None

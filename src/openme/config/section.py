@@ -11,6 +11,7 @@ from openme.config.model import ConfigError, ConfigFault
 from openme.config.nodes import Mapping, Node, Scalar, Sequence
 from openme.durations import format_duration, parse_duration
 from openme.keys.ed25519 import KeyTextError
+from openme.visible import is_visible
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ _MAX_SHOWN = 40
 
 def shown(name: str) -> str:
     """A name from the file as an error may repeat it: not if it could be a key that was pasted in the wrong place."""
-    if name.isprintable() and name and len(name) <= _MAX_SHOWN and not (len(name) > 16 and set(name) & set("+/=")):
+    if is_visible(name) and name and len(name) <= _MAX_SHOWN and not (len(name) > 16 and set(name) & set("+/=")):
         return name
     return "(not shown)"
 
@@ -99,12 +100,14 @@ class Section:
             return None
         return node
 
-    def text(self, name: str, expected: str = "text", pattern: str = r"[^\x00-\x1f\x7f]+") -> str | None:
-        """A value that matches `pattern` in full."""
+    def text(
+        self, name: str, expected: str = "text", pattern: str = r"[^\x00-\x1f\x7f]+", *, invisible: bool = False
+    ) -> str | None:
+        """A value that matches `pattern` in full, without a character that cannot be seen unless `invisible`."""
         node = self.scalar(name, expected)
         if node is None:
             return None
-        if re.fullmatch(pattern, node.text) is None:
+        if re.fullmatch(pattern, node.text) is None or not (invisible or is_visible(node.text)):
             self.fault(name, f"expected {expected}")
             return None
         return node.text

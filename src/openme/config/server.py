@@ -6,7 +6,7 @@ import re
 import stat
 from collections.abc import Iterator
 from collections.abc import Mapping as Map
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from openme.config.model import (
 )
 from openme.config.nodes import Mapping, Scalar, Sequence, collector_paused, compose
 from openme.config.section import Section, nearest, root_section, shown
+from openme.config.trusted_path import changeable_by_others
 from openme.durations import format_duration
 from openme.keys.ed25519 import parse_public_key
 from openme.keys.x25519 import parse_server_private_key, parse_server_public_key
@@ -105,19 +106,24 @@ def parse_expiry(text: str) -> datetime:
 def load_server_config(path: Path, *, tighten: bool = False) -> ServerConfig:
     """The server's file at `path`, its mode and owner checked on the opened file; ConfigError for whatever is wrong.
 
-    `tighten` first makes a file that only its group can read besides its owner 0600, as `serve` does when it is root.
+    `tighten` makes a file that only its group can read besides its owner 0600, as `serve` does when it is root: once it
+    has turned out to be a config, and if nobody else can have led us to another file than the one that was named.
     """
     descriptor = open_regular(path, _INIT_HINT)
     try:
-        status = os.fstat(descriptor)
-        warnings = check_server_file(status, path, os.geteuid())
-        if warnings and tighten:
-            os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR)
-            warnings = ()
-        text = read_text(descriptor, path)
+        warnings = check_server_file(os.fstat(descriptor), path, os.geteuid())
+        config = parse_server_config(read_text(descriptor, path), path, warnings)
+        if not (warnings and tighten):
+            return config
+        if (place := changeable_by_others(path, os.geteuid())) is not None:
+            note = (
+                f"{path}: its mode is left as it is, since others can change {place}: move it to a directory of root's"
+            )
+            return replace(config, warnings=(note, *config.warnings))
+        os.fchmod(descriptor, stat.S_IRUSR | stat.S_IWUSR)
+        return replace(config, warnings=config.warnings[len(warnings) :])
     finally:
         os.close(descriptor)
-    return parse_server_config(text, path, warnings)
 
 
 @collector_paused()

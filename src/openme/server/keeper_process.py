@@ -163,6 +163,8 @@ class KeeperProcess:
             return Ending.LISTENER_GONE
         finally:
             signal.set_wakeup_fd(previous)
+            wake_reader.close()
+            wake_writer.close()
         return self._stop
 
     @property
@@ -499,11 +501,13 @@ class KeeperProcess:
         try:
             self._apply_once(change)
         except FirewallError as error:
-            # Most likely somebody has flushed the host's ruleset. Put ours back, then try once more.
+            # Most likely somebody has flushed the host's ruleset. Put ours back together with what is to be open, in
+            # one transaction: were it two, the second could fail after the first has opened what is then taken back.
             _log.warning("the firewall refused (%s): putting the rules in force again", error.message)
             doors = self._doors_to_restore(self._clocks())
+            doors |= {(door.port_list, door.address): door for door in change.open}
             self._firewall.apply(self._rules, [door for key, door in doors.items() if key not in change.close])
-            self._apply_once(change)
+            self._apply_once(Change(close=change.close))
 
     def _apply_once(self, change: Change) -> None:
         if change.close:

@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any, TextIO
 
+from openme.visible import visible
+
 _SYSLOG = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
@@ -21,9 +23,7 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.levelname = record.levelname.lower()
         # Neither a line break nor a terminal's escape may make a line of somebody's own.
-        line = super().format(record)
-        if not line.isprintable():
-            line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+        line = visible(super().format(record))
         return f"<{_SYSLOG.get(record.levelno, 6)}>{line}" if self._journald else line
 
 
@@ -35,7 +35,7 @@ class _JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         value.update(getattr(record, "facts", {}))
-        return json.dumps(value)
+        return json.dumps(value).replace("\x7f", "\\u007f")  # the only control character that it leaves
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -5,6 +5,7 @@ import errno
 import socket
 
 from openme.errors import OpenmeError
+from openme.server.port_holder import holders_of
 
 RECEIVE_BUFFER = 4 << 20  # bytes; doubles what survives a flood (docs/decisions/0001-shape.md)
 _SO_RCVBUFFORCE = 33  # socket(7): beyond the host's limit, needs CAP_NET_ADMIN
@@ -39,8 +40,14 @@ def _bind_error(error: OSError, what: str, port: int, proto: str) -> OpenmeError
     where = f"{what} {port}/{proto.lower()}"
     if error.errno == errno.EADDRINUSE:
         flag = "u" if proto == "UDP" else "t"
+        holders = holders_of("udp" if proto == "UDP" else "tcp", port)
+        if holders is None:
+            return OpenmeError(
+                f"{where} is in use by another program", f"see which one with: ss -{flag}anp sport = :{port}"
+            )
         return OpenmeError(
-            f"{where} is in use by another program", f"see which one with: ss -{flag}lnp sport = :{port}"
+            f"{where} is in use by {holders}",
+            "end it, then start again; how to keep the port free: docs/operating.md, The port is taken",
         )
     if error.errno == errno.EACCES:
         return OpenmeError(f"{where}: ports below 1024 need root", "run it as root: sudo openme serve")

@@ -1,17 +1,40 @@
 """Is the door open: asked of real sockets on loopback."""
 
 import socket
-import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 
+from openme.client import door
 from openme.client.addresses import Endpoint
 from openme.client.door import open_endpoints, wait_open
 from support.ports import free_port
 
 V4 = Endpoint(socket.AF_INET, "127.0.0.1")
 V6 = Endpoint(socket.AF_INET6, "::1")
+
+
+class Clock:
+    """Seconds that pass only by pauses, and by `step` for each look at the clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: float = 0.0) -> None:
+        self.now = 0.0
+        self.pauses = 0
+        self._step = step
+        monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=self._look))
+
+    def _look(self) -> float:
+        self.now += self._step
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+        self.pauses += 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 def listening(endpoint: Endpoint, port: int) -> socket.socket:
@@ -36,7 +59,8 @@ def test_only_the_family_that_accepts_is_open() -> None:
         assert open_endpoints([V4, V6], port) == [V6]
 
 
-def test_a_port_that_says_nothing_is_closed_after_the_timeout() -> None:
+def test_a_port_that_says_nothing_is_closed_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, step=0.1)
     port = free_port()
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as full:
         full.bind(("127.0.0.1", port))
@@ -47,9 +71,8 @@ def test_a_port_that_says_nothing_is_closed_after_the_timeout() -> None:
             client.setblocking(False)  # noqa: FBT003  # the standard library's signature
             client.connect_ex(("127.0.0.1", port))
             clients.append(client)
-        start = time.monotonic()
         assert open_endpoints([V4], port, 0.3) == []
-        assert 0.25 <= time.monotonic() - start < 5
+        assert clock.now == pytest.approx(0.4)  # the look at the beginning, and the time itself
         for client in clients:
             client.close()
 
@@ -68,30 +91,30 @@ def test_an_address_that_cannot_be_connected_to_is_closed(endpoint: Endpoint) ->
     assert open_endpoints([endpoint], free_port(), 0.5) == []
 
 
-def test_waiting_ends_as_soon_as_the_door_opens() -> None:
+def test_waiting_ends_as_soon_as_the_door_opens(clock: Clock) -> None:
     port = free_port()
     sockets: list[socket.socket] = []
-    opener = threading.Timer(0.3, lambda: sockets.append(listening(V4, port)))
-    opener.start()
-    start = time.monotonic()
-    assert wait_open([V4], port, 10.0) == [V4]
-    assert 0.25 <= time.monotonic() - start < 5
-    opener.join()
+
+    def pause(seconds: float) -> None:
+        clock.pause(seconds)
+        if clock.pauses == 5:
+            sockets.append(listening(V4, port))
+
+    assert wait_open([V4], port, 10.0, pause) == [V4]
+    assert clock.pauses == 5
     sockets[0].close()
 
 
-def test_waiting_gives_up_at_its_end() -> None:
-    start = time.monotonic()
-    assert wait_open([V4, V6], free_port(), 0.4) == []
-    assert 0.35 <= time.monotonic() - start < 3
+def test_waiting_gives_up_at_its_end(clock: Clock) -> None:
+    assert wait_open([V4, V6], free_port(), 0.4, clock.pause) == []
+    assert 0.4 <= clock.now < 0.4 + 0.03
 
 
-def test_with_one_family_open_the_other_gets_half_a_second_more() -> None:
+def test_with_one_family_open_the_other_gets_half_a_second_more(clock: Clock) -> None:
     port = free_port()
     with listening(V4, port):
-        start = time.monotonic()
-        assert wait_open([V6, V4], port, 30.0) == [V4]
-        assert time.monotonic() - start < 5
+        assert wait_open([V6, V4], port, 30.0, clock.pause) == [V4]
+    assert 0.5 <= clock.now < 0.5 + 0.05
 
 
 def test_no_socket_is_left_open() -> None:

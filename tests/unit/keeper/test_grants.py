@@ -90,3 +90,12 @@ def test_one_client_may_be_in_from_two_addresses() -> None:
     grants.add(there)
     assert grants.remove([here], 0.0) == Change(close=((SSH, HOME),))
     assert list(grants) == [there]
+
+
+def test_somebody_elses_single_use_door_is_not_opened_again_when_another_ends() -> None:
+    """It may have been used up, which the kernel alone knows."""
+    once = PortList(parse_port_spec("22/tcp"), single_use=True)
+    grants, ends = Grants(), grant("alice", 100.0, once)
+    grants.add(ends)
+    grants.add(grant("bob", 30.0, once))
+    assert grants.remove([ends], 0.0) == Change()

@@ -35,6 +35,7 @@ def test_a_clients_refusals_are_a_few_lines_a_minute() -> None:
                 journal.refused_client("alice", "time", HOME)
             journal.report(second)
     assert 5 <= len(records) <= 5 * 21
+    assert sum(record.levelno == logging.WARNING for record in records) >= 5 * 10  # each minute begins anew
     assert journal.counts.total["time"] == 6000
 
 

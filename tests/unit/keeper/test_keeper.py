@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
@@ -214,6 +215,16 @@ def test_two_clients_behind_one_address_are_both_known() -> None:
             assert outcome.grant.client_name == name
 
 
+def test_what_is_remembered_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openme.keeper.keeper._MAX_SOURCES", 3)
+    judge = keeper()
+    addresses = [ip_address(f"203.0.113.{number}") for number in range(10)]
+    judge.remember_sources((address, ALICE.public.raw) for address in addresses)
+    assert list(judge._last_from) == addresses[-3:]
+    judge.remember_sources((HOME, bytes([number]) * 32) for number in range(10))
+    assert judge._last_from[HOME] == tuple(bytes([number]) * 32 for number in (9, 8, 7, 6))
+
+
 def test_a_signer_is_found_among_many() -> None:
     keys = [ClientPrivateKey(bytes([n]) * 32) for n in range(60)]
     entries = ", ".join(f"c{n}: {{ed25519_pubkey: '{key.public}'}}" for n, key in enumerate(keys))
@@ -315,6 +326,15 @@ def test_a_longer_window_after_a_change_brings_no_knock_back() -> None:
     judged(judge, packet(label="b", timestamp_ns=START + 121 * NS), later(121))
     judge.reconfigure(config(server="replay_window: 1h"), later(121))
     assert judged(judge, packet(), later(121)).reason == "stale"
+
+
+def test_a_longer_window_after_a_change_forgets_no_knock_that_it_lets_in() -> None:
+    judge = keeper()
+    judge.reconfigure(config(server="replay_window: 1h"), NOW)
+    judged(judge, packet())
+    for seconds in (121, 600, 3599):
+        judged(judge, packet(label=seconds, timestamp_ns=START + seconds * NS), later(seconds))
+        assert judged(judge, packet(), later(seconds)).reason == "replay"
 
 
 def test_a_client_that_expires_while_its_door_is_open_is_overdue() -> None:

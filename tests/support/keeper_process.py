@@ -1,0 +1,259 @@
+"""A KeeperProcess without a kernel and without waiting: frames in; firewall, store, journal and channel out.
+
+    with keeper_world(tmp_path) as world:
+        world.knock(packet_v2())
+        assert world.firewall.doors()
+        world.clock.advance(31)
+        world.turn()
+
+The clock goes only when a test says so, the firewall refuses what a test wants it to, and what the keeper tells the
+listener lies in `world.orders()`. What the keeper would do by itself in its loop happens in `turn`.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openme.firewall.base import Door, FirewallError, PortList, Rules
+from openme.firewall.memory import MemoryFirewall
+from openme.keeper.keeper import Now
+from openme.keeper.rules import rules_for
+from openme.keeper.store import Store
+from openme.server import control
+from openme.server.channel import ORDER_SIZES, channel, received
+from openme.server.config_watch import ConfigWatch
+from openme.server.keeper_process import KeeperProcess, Parts, Trial
+from openme.wire.frame import Order, OrderKind, unpack_order
+from openme.wire.knock import IPAddress
+from support.knocks import ALICE, BOB, HOME, NOW, SERVER, frame, keeper, later
+
+
+class GivenClock:
+    """Both clocks, as a test has set them."""
+
+    def __init__(self, now: Now = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> Now:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Both go on by so much."""
+        self.now = later(seconds, self.now)
+
+    def step_wall(self, seconds: float) -> None:
+        """Somebody sets the wall clock; the monotonic one knows nothing of it."""
+        self.now = Now(later(seconds, self.now).unix_ns, self.now.monotonic)
+
+
+class ScriptedFirewall(MemoryFirewall):
+    """The memory firewall by a given clock, which notes what it is asked and refuses on demand.
+
+    `refusing`: methods that refuse for as long as they stand in it. `refuse_next`: how often each still refuses.
+    `lost`: somebody has flushed the ruleset, until the next `apply`; while it is, doors cannot be opened.
+    """
+
+    def __init__(self, clock: GivenClock) -> None:
+        super().__init__(lambda: clock.now.monotonic)
+        self.calls: list[str] = []
+        self.refusing: set[str] = set()
+        self.refuse_next: dict[str, int] = {}
+        self.lost = False
+        self.touched = False
+        self.cuts: list[tuple[IPAddress, tuple[Any, ...]]] = []
+
+    def _note(self, what: str) -> None:
+        self.calls.append(what)
+        left = self.refuse_next.get(what, 0)
+        self.refuse_next[what] = max(0, left - 1)
+        if left or what in self.refusing:
+            raise FirewallError(f"this firewall refuses to {what}")
+
+    def apply(self, rules: Rules, doors: Iterable[Door] = ()) -> None:
+        self._note("apply")
+        super().apply(rules, doors)
+        self.lost = False
+
+    def open(self, doors: Iterable[Door]) -> None:
+        self._note("open")
+        if self.lost:
+            raise FirewallError("there is no such table")
+        super().open(doors)
+
+    def close(self, doors: Iterable[tuple[PortList, IPAddress]]) -> None:
+        self._note("close")
+        super().close(doors)
+
+    def cut(self, address: IPAddress, ports: Iterable[Any]) -> int:
+        self._note("cut")
+        self.cuts.append((address, tuple(ports)))
+        return 1
+
+    def has_changed(self) -> bool:
+        touched, self.touched = self.touched, False
+        return touched
+
+    def intact(self) -> bool:
+        self.calls.append("intact")
+        return super().intact() and not self.lost
+
+    def flush(self) -> None:
+        """Somebody runs `nft flush ruleset`."""
+        self._until.clear()
+        self.lost = self.touched = True
+
+
+class KeptMessages:
+    """An end of the channel that remembers the very objects which it gave and was given, to see what becomes of them.
+
+    Beside each message that is sent goes a copy of it, as it was then.
+    """
+
+    def __init__(self, inner: socket.socket) -> None:
+        self._inner = inner
+        self.given: list[bytes] = []
+        self.taken: list[tuple[bytes, bytes]] = []
+
+    def recv(self, size: int) -> bytes:
+        message = self._inner.recv(size)
+        self.given.append(message)
+        return message
+
+    def send(self, message: bytes) -> int:
+        self.taken.append((message, bytes(bytearray(message))))
+        return self._inner.send(message)
+
+    def fileno(self) -> int:
+        return self._inner.fileno()
+
+
+@dataclass
+class KeeperWorld:
+    """A keeper and all that it touches."""
+
+    process: KeeperProcess
+    parts: Parts
+    clock: GivenClock
+    firewall: ScriptedFirewall
+    listener: socket.socket
+    channel: KeptMessages
+    config: Path
+    state_dir: Path
+    _stack: ExitStack = field(repr=False)
+
+    def send(self, *frames: bytes) -> None:
+        """Frames as the listener sends them; nothing is done with them yet."""
+        for message in frames:
+            self.listener.send(message)
+
+    def knock(self, *datagrams: bytes, source: IPAddress = HOME) -> None:
+        """Datagrams that came to the listener, and the keeper's turn."""
+        self.send(*(frame(datagram, source) for datagram in datagrams))
+        self.turn()
+
+    def turn(self) -> None:
+        """One turn of the keeper's loop, with whatever is there to be done."""
+        self.process._on_frames()
+        if self.firewall.touched:
+            self.process._on_ruleset_change()
+        self.process._outbox.flush()
+        self.process._serve_strangers()
+        self.process._tick()
+
+    def ask(self, command: str, **more: Any) -> dict[str, Any]:
+        """A request by the control socket, and the answer."""
+        return json.loads(self.ask_raw(json.dumps({"command": command, **more}).encode()))  # type: ignore[no-any-return]
+
+    def ask_raw(self, request: bytes) -> bytes:
+        """The bytes of an answer to these bytes."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(10)
+            peer.connect(str(self.state_dir / control.SOCKET_NAME))
+            peer.sendall(request)
+            peer.shutdown(socket.SHUT_WR)
+            self.process._on_control()
+            for key, _ in self.process._selector.select(0):
+                key.data()
+            return b"".join(iter(lambda: peer.recv(1 << 16), b""))
+
+    def orders(self, *kinds: OrderKind) -> list[Order]:
+        """What the listener has been told since the last look: all of it, or what is of these kinds."""
+        told = [unpack_order(message) for message in received(self.listener, ORDER_SIZES, 100_000)]
+        return [order for order in told if not kinds or order.kind in kinds]
+
+    def open_for(self) -> set[str]:
+        """The addresses that the firewall has a door for."""
+        return {str(door.address) for door in self.firewall.doors()}
+
+    def grants(self) -> set[str]:
+        """Who is in, by the keeper's own book."""
+        return {grant.client_name for grant in self.parts.keeper.grants}
+
+    def write_config(self, clients: str | None = None, server: str = "") -> None:
+        """Replace the config as an editor does: another file by that name."""
+        beside = self.config.with_suffix(".new")
+        beside.write_text(config_text(self.state_dir, clients, server))
+        beside.chmod(0o600)
+        beside.replace(self.config)
+
+
+def config_text(state_dir: Path, clients: str | None = None, server: str = "") -> str:
+    """A server's file: `clients` in YAML flow (`KEY_A`, `KEY_B`), `server` as further lines parted by `; `."""
+    named = "{alice: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}" if clients is None else clients
+    named = named.replace("KEY_A", f"'{ALICE.public}'").replace("KEY_B", f"'{BOB.public}'")
+    text = f"server:\n  private_key: {SERVER.to_base64()}\n  firewall: memory\n  state_dir: {state_dir}\n"
+    text += "".join(f"  {line}\n" for line in server.split("; ") if line)
+    return f"{text}ports: {{default: [22/tcp]}}\nclients: {named}\n"
+
+
+@contextmanager
+def keeper_world(
+    root: Path,
+    clients: str | None = None,
+    server: str = "",
+    *,
+    trial: Trial | None = None,
+    state_file: Path | None = None,
+    refusing: Collection[str] = (),
+) -> Iterator[KeeperWorld]:
+    """A keeper with alice and bob registered, its rules in force, version 2's epoch live, and a listener that reads."""
+    with ExitStack() as stack:
+        state_dir = root / "state"
+        state_dir.mkdir(0o700, exist_ok=True)
+        path = root / "config.yaml"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(config_text(state_dir, clients, server))
+        watch = ConfigWatch(path)
+        store = Store(state_dir)
+        stack.callback(store.close)
+        clock = GivenClock()
+        replay = store.load(round(watch.config.replay_window * 10**9), clock.now.unix_ns)
+        firewall = ScriptedFirewall(clock)
+        judge = keeper(watch.config, replay)
+        firewall.start(rules_for(watch.config))
+        firewall.calls.clear()
+        firewall.refusing |= set(refusing)
+        listener_end, keeper_end = channel()
+        stack.enter_context(listener_end)
+        stack.enter_context(keeper_end)
+        kept = KeptMessages(keeper_end)
+        parts = Parts(
+            keeper=judge,
+            store=store,
+            firewall=firewall,
+            watch=watch,
+            journal=judge._journal,
+            listener=kept,  # type: ignore[arg-type]  # all that the keeper does with its end
+            control=stack.enter_context(control.listen(state_dir)),
+            state_file=state_file,
+            trial=trial,
+        )
+        process = KeeperProcess(parts, clock)
+        stack.callback(process._selector.close)
+        yield KeeperWorld(process, parts, clock, firewall, listener_end, kept, path, state_dir, stack)

@@ -1,0 +1,219 @@
+"""The config file as the keeper follows it: what is in force, whatever becomes of the file."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from openme.config.model import ServerConfig
+from openme.errors import OpenmeError
+from openme.server import config_watch
+from openme.server.config_watch import ConfigWatch
+from support.command import until
+from support.keeper_process import config_text
+from support.knocks import lines
+
+ALICE, BOB = "alice: {ed25519_pubkey: KEY_A}", "bob: {ed25519_pubkey: KEY_B}"
+
+
+class File:
+    """A config that is replaced as an editor does it."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / "config.yaml"
+        self._root = root
+        self.write(ALICE, BOB)
+
+    def write(self, *clients: str, server: str = "") -> None:
+        self.put(config_text(self._root, f"{{{', '.join(clients)}}}", server))
+
+    def put(self, text: str) -> None:
+        beside = self.path.with_suffix(".new")
+        beside.write_text(text)
+        beside.chmod(0o600)
+        beside.replace(self.path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> File:
+    return File(tmp_path)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file counts as one of many clients, which a process of its own reads."""
+    monkeypatch.setattr(config_watch, "LARGE", -1)
+
+
+def settled(watch: ConfigWatch) -> ServerConfig | None:
+    """What comes of the reading that is under way."""
+    outcome: list[ServerConfig | None] = []
+
+    def over() -> bool:
+        outcome.append(watch.refresh())
+        return not watch.is_reading
+
+    until(over, "the file is read")
+    return outcome[-1]
+
+
+def test_a_change_is_news_once(file: File) -> None:
+    watch = ConfigWatch(file.path)
+    assert watch.refresh() is None
+    file.write(ALICE)
+    changed = watch.refresh()
+    assert changed is not None
+    assert changed is watch.config
+    assert changed.clients.keys() == {"alice"}
+    assert watch.refresh() is None
+
+
+@pytest.mark.parametrize("text", ["", "clients: [", "server: {}\n", "\x00"])
+def test_a_file_that_does_not_load_leaves_the_last_good_one_in_force(file: File, text: str) -> None:
+    watch = ConfigWatch(file.path)
+    good = watch.config
+    file.put(text)
+    with lines("openme.config", logging.ERROR) as records:
+        for _ in range(5):
+            assert watch.refresh() is None
+    assert watch.config is good
+    assert str(file.path) in str(watch.fault)
+    assert len(records) == 1
+    file.write(BOB)
+    assert watch.refresh() is watch.config
+    assert watch.fault is None
+    assert watch.config.clients.keys() == {"bob"}
+
+
+def test_a_file_that_is_gone_leaves_the_last_good_one_in_force(file: File) -> None:
+    watch = ConfigWatch(file.path)
+    file.path.unlink()
+    assert watch.refresh() is None
+    assert watch.fault is not None
+    assert "no such file" in watch.fault
+    assert watch.config.clients.keys() == {"alice", "bob"}
+
+
+def test_a_mode_that_lets_others_read_is_a_change_and_not_taken(file: File) -> None:
+    watch = ConfigWatch(file.path)
+    file.path.chmod(0o644)
+    assert watch.refresh() is None
+    assert watch.fault is not None
+    assert "0644" in watch.fault
+
+
+def test_a_broken_file_is_named_again_after_a_minute_and_not_before(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("openme.server.config_watch.time.monotonic", lambda: now[0])
+    watch = ConfigWatch(file.path)
+    file.put("clients: [")
+    with lines("openme.config", logging.ERROR) as records:
+        for step in (0.0, 59.0, 0.9, 0.2, 0.1, 59.8):
+            now[0] += step
+            watch.refresh()
+    assert len(records) == 2
+
+
+def test_what_the_command_line_said_stands_above_the_file_after_every_change(file: File) -> None:
+    watch = ConfigWatch(file.path, {"interface": "eth7"})
+    file.write(ALICE, server="interface: eth0")
+    changed = watch.refresh()
+    assert changed is not None
+    assert changed.interface == "eth7"
+
+
+def test_the_first_file_must_load(file: File) -> None:
+    file.put("clients: [")
+    with pytest.raises(OpenmeError):
+        ConfigWatch(file.path)
+
+
+def test_whoever_is_revoked_while_the_file_is_broken_is_out(file: File) -> None:
+    watch = ConfigWatch(file.path)
+    assert watch.revoke("alice") is None  # the file is in force, and so says it by itself
+    file.put("clients: [")
+    watch.refresh()
+    less = watch.revoke("alice")
+    assert less is not None
+    assert less.clients.keys() == {"bob"}
+    assert watch.config is less
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_large_file_is_read_meanwhile_and_then_in_force(file: File) -> None:
+    watch = ConfigWatch(file.path)
+    file.write(BOB)
+    assert watch.refresh() is None
+    assert watch.is_reading
+    assert watch.config.clients.keys() == {"alice", "bob"}
+    changed = settled(watch)
+    assert changed is watch.config
+    assert watch.config.clients.keys() == {"bob"}
+
+
+@pytest.mark.usefixtures("slow")
+def test_whoever_is_revoked_while_the_file_is_being_read_does_not_come_back_with_it(file: File) -> None:
+    watch = ConfigWatch(file.path)
+    file.write(ALICE, BOB, server="knock_timeout: 44s")  # as it was before the revocation
+    assert watch.refresh() is None
+    less = watch.revoke("alice")
+    assert less is not None
+    assert less.clients.keys() == {"bob"}
+    settled(watch)
+    assert watch.config.knock_timeout == 44
+    assert watch.config.clients.keys() == {"bob"}
+
+
+@pytest.mark.usefixtures("slow")
+def test_whoever_stands_in_a_later_file_again_is_in_again(file: File) -> None:
+    watch = ConfigWatch(file.path)
+    file.write(BOB)
+    watch.refresh()
+    watch.revoke("alice")
+    settled(watch)
+    file.write(ALICE, BOB)
+    watch.refresh()
+    settled(watch)
+    assert watch.config.clients.keys() == {"alice", "bob"}
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_change_while_the_file_is_being_read_is_seen_afterwards(file: File) -> None:
+    watch = ConfigWatch(file.path)
+    file.write(ALICE)
+    watch.refresh()
+    file.write(BOB)
+    settled(watch)
+    watch.refresh()
+    settled(watch)
+    assert watch.config.clients.keys() == {"bob"}
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_large_file_that_does_not_load_is_a_fault_in_the_same_words(file: File) -> None:
+    watch = ConfigWatch(file.path)
+    file.put("clients: [")
+    watch.refresh()
+    assert settled(watch) is None
+    read_apart = watch.fault
+    with pytest.raises(OpenmeError) as caught:
+        ConfigWatch(file.path)
+    assert read_apart == caught.value.message
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_reader_that_dies_is_a_fault_and_no_end(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = ConfigWatch(file.path)
+
+    def dies() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(config_watch, "die_with_parent", dies)
+    monkeypatch.setattr("sys.stderr", None)
+    file.write(BOB)
+    watch.refresh()
+    assert settled(watch) is None
+    assert watch.fault == "the process that read the config has died"
+    assert watch.config.clients.keys() == {"alice", "bob"}
