@@ -56,3 +56,15 @@ def test_a_health_port_is_free_again_right_after_its_server_has_gone() -> None:
             health.setblocking(True)  # noqa: FBT003  # the standard library's signature
             health.accept()[0].close()
     bind_health(port).close()
+
+
+def test_a_health_connection_has_small_buffers() -> None:
+    port = free_port()
+    with bind_health(port) as health:
+        health.listen()
+        with socket.create_connection(("127.0.0.1", port), 5):
+            health.settimeout(5)
+            accepted, _ = health.accept()
+            with accepted:
+                held = [accepted.getsockopt(socket.SOL_SOCKET, o) for o in (socket.SO_RCVBUF, socket.SO_SNDBUF)]
+    assert sum(held) <= 256 << 10
