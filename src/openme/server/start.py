@@ -27,7 +27,7 @@ from openme.keeper.store import Store
 from openme.listener.listener import Listener
 from openme.server import control
 from openme.server.addresses import OwnAddresses
-from openme.server.channel import channel
+from openme.server.channel import ChannelClosedError, channel
 from openme.server.children import (
     ListenerAndGuardian,
     close_all_but,
@@ -55,7 +55,7 @@ from openme.server.privileges import (
     limit,
     named_user,
 )
-from openme.server.roles import CAP_KILL, KEEPER, LISTENER
+from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
 from openme.server.sandbox import confine_keeper, confine_listener
 from openme.server.sockets import bind_health, bind_knock
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR
@@ -305,6 +305,7 @@ def _start_trial_guard(stack: ExitStack) -> Callable[[], None]:
         os.dup2(null, 0)
         os.dup2(null, 1)
         close_all_but({0, 1, 2, lifeline})
+        keep_alone({CAP_NET_ADMIN})
         keep_secrets_in_memory()
         if os.read(lifeline, 1) == b"":
             open_firewall("nft").stop()
@@ -351,6 +352,8 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
             )
         )
         ending = process.run(lambda: _say_ready(config, prepared.systemd, trial))
+    except ChannelClosedError:  # it was gone before it had been told its keys
+        ending = Ending.LISTENER_GONE
     except BaseException:
         # The table stays: what was hidden stays hidden, open doors close on time, the next start takes it over.
         _log.error("ending; the ports stay hidden until the server is started again")
