@@ -20,6 +20,7 @@ import array
 import json
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -112,7 +113,14 @@ class HostileListener:
         return order
 
 
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 if __name__ == "__main__":
     # The attack; and no sandbox, so that nothing rests on it.
     vars(start).update(ListenerProcess=HostileListener, confine_listener=list)
+    if sys.argv[1] == "dies":
+        vars(start).update(ListenerProcess=_die)
+        del sys.argv[1]
     sys.exit(main(sys.argv[1:]))

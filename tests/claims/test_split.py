@@ -429,11 +429,18 @@ class TakenOver(ServerWorld):
     """A server whose listener is the attacker's."""
 
     def start(
-        self, *words: str, level: str = "debug", terminal: int | None = None, stderr: int | None = None, **_: object
+        self,
+        *words: str,
+        level: str = "debug",
+        terminal: int | None = None,
+        stderr: int | None = None,
+        dies: bool = False,
+        **_: object,
     ) -> None:
         self.runs += 1
         script = str(Path(__file__).with_name("hostile_listener.py"))
         arguments = [
+            *(["dies"] if dies else []),
             "--config",
             str(self.config),
             "--log-level",
@@ -889,3 +896,12 @@ def test_a_listener_at_its_limit_ends_the_server_and_the_log_says_so(tmp_path: P
         assert "error: the listener has reached its limit of memory and ends" in world.log()
         assert "error: the listener ended with 1" in world.log()
         assert world.tcp(world.stranger, 22) == "filtered"
+
+
+def test_a_listener_that_dies_before_it_has_its_keys_is_said_to_be_gone(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        world = TakenOver(stack, tmp_path)
+        with pytest.raises(AssertionError, match="the server ended with 1"):
+            world.start(dies=True)
+        assert "error: the listener was killed by SIGKILL" in world.log()
+        assert "mistake" not in world.log()

@@ -351,9 +351,7 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
                 reports=Reports(prepared.children.guardian),
             )
         )
-        ending = process.run(lambda: _say_ready(config, prepared.systemd, trial))
-    except ChannelClosedError:  # it was gone before it had been told its keys
-        ending = Ending.LISTENER_GONE
+        ending = _run(process, lambda: _say_ready(config, prepared.systemd, trial))
     except BaseException:
         # The table stays: what was hidden stays hidden, open doors close on time, the next start takes it over.
         _log.error("ending; the ports stay hidden until the server is started again")
@@ -374,6 +372,13 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
             state_file.unlink()
     _log.info("stopped; the firewall is as it was before")
     return 1 if ending is Ending.TRIAL_OVER else 0
+
+
+def _run(process: KeeperProcess, ready: Callable[[], None]) -> Ending:
+    try:
+        return process.run(ready)
+    except ChannelClosedError:  # the listener was gone before it had been told its keys
+        return Ending.LISTENER_GONE
 
 
 def _take_over(firewall: Firewall, keeper: Keeper, store: Store) -> None:
