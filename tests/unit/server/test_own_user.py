@@ -187,3 +187,34 @@ def test_the_user_openme_comes_first_where_there_is_one(
 def test_a_name_that_will_not_do_is_an_error(stack: ExitStack, places: Places, name: str, why: str) -> None:
     with pytest.raises(OpenmeError, match=why):
         user_for(stack, name, (), places)
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_none(
+    stack: ExitStack, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder has ended between our open and our lock, and a third may have made the file anew."""
+    free = first(places)
+    path = places.run_dir / f"user-{free}"
+    lock = fcntl.flock
+
+    def lock_late(descriptor: int, how: int) -> None:
+        path.unlink(missing_ok=True)
+        lock(descriptor, how)
+
+    monkeypatch.setattr("fcntl.flock", lock_late)
+    assert taken(stack, places) != free
+
+
+def test_an_id_that_a_process_takes_while_we_lock_it_is_passed_over(
+    stack: ExitStack, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = first(places)
+    lock = fcntl.flock
+
+    def lock_and_lose(descriptor: int, how: int) -> None:
+        lock(descriptor, how)
+        if not (places.proc / "7").exists():
+            process(places, f"Uid:\t{free}\t0\t0\t0")
+
+    monkeypatch.setattr("fcntl.flock", lock_and_lose)
+    assert taken(stack, places) != free
