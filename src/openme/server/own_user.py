@@ -153,47 +153,52 @@ def _lock(number: int, places: Places) -> Callable[[], None] | None:
     be there, or not be writable; where neither is, by an abstract socket, which only this network namespace sees.
     """
     held = ExitStack()
-    places_to_lock = [(places.systemd, str(number)), (places.run_dir, _LOCK_NAME.format(number))]
-    locked = 0
-    for directory, name in places_to_lock:
-        if directory == places.run_dir:
-            with suppress(OSError):
-                directory.mkdir(mode=0o700, exist_ok=True)
-        try:
-            descriptor = _open_lock(directory, name)
-        except OSError:
-            continue
-        held.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            held.close()
-            return None
-        if not os.fstat(descriptor).st_nlink:  # its holder has removed it meanwhile, and a third may have made it anew
-            held.close()
-            return None
-        if directory == places.run_dir:
-            held.callback(_remove, directory / name)
-        locked += 1
-    if not locked:
-        name_taken = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
-        try:
-            name_taken.bind(f"\0openme-user-{number}")
-        except OSError:
-            held.close()
-            return None
+    with suppress(OSError):
+        places.run_dir.mkdir(mode=0o700)
+        held.callback(_remove, places.run_dir.rmdir)
+    paths = (places.systemd / str(number), places.run_dir / _LOCK_NAME.format(number))
+    got = [_lock_file(path, held) for path in paths]
+    if False in got or (True not in got and not _lock_name(number, held)):
+        held.close()
+        return None
     return held.close
 
 
-def _open_lock(directory: Path, name: str) -> int:
-    """A descriptor of the lock's file in a directory that is root's alone to write."""
-    status = directory.lstat()
+def _lock_file(path: Path, held: ExitStack) -> bool | None:
+    """Hold this lock until the stack closes: whether we have it; None where there can be none."""
+    try:
+        descriptor = _open_lock(path)
+    except OSError:
+        return None
+    held.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    if not os.fstat(descriptor).st_nlink:  # its holder has removed it meanwhile, and a third may have made it anew
+        return False
+    # While it is still ours. A keeper in its sandbox may do so in our own run directory alone.
+    held.callback(_remove, path.unlink)
+    return True
+
+
+def _open_lock(path: Path) -> int:
+    """A descriptor of the lock's file, in a directory that is root's alone to write."""
+    status = path.parent.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise PermissionError
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
-    return os.open(directory / name, flags, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
 
 
-def _remove(path: Path) -> None:
+def _lock_name(number: int, held: ExitStack) -> bool:
+    name = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
+    try:
+        name.bind(f"\0openme-user-{number}")
+    except OSError:
+        return False
+    return True
+
+
+def _remove(remove: Callable[[], None]) -> None:
     with suppress(OSError):
-        path.unlink()
+        remove()

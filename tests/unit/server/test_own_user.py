@@ -102,6 +102,7 @@ def test_an_id_that_systemd_has_given_away_is_passed_over(stack: ExitStack, plac
 @pytest.mark.parametrize("where", ["systemd", "run_dir"])
 def test_an_id_that_another_holds_the_lock_of_is_passed_over(stack: ExitStack, places: Places, where: str) -> None:
     free = first(places)
+    places.run_dir.mkdir(mode=0o700)
     path = places.systemd / str(free) if where == "systemd" else places.run_dir / f"user-{free}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -121,7 +122,8 @@ def test_without_a_place_for_locks_they_differ_too(stack: ExitStack, places: Pla
 
 def test_it_is_free_again_when_the_stack_closes(places: Places) -> None:
     assert first(places) == first(places)
-    assert list(places.run_dir.iterdir()) == []
+    assert list(places.systemd.iterdir()) == []
+    assert not places.run_dir.exists()
 
 
 def test_a_lock_that_others_may_write_to_is_none(stack: ExitStack, places: Places) -> None:
