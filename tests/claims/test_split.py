@@ -150,13 +150,15 @@ def test_the_guardian_is_root_with_the_right_to_kill_alone(world: ServerWorld) -
     assert len(kinds) == 3
 
 
-def test_what_whoever_starts_it_has_open_is_open_in_none_of_the_others(bare: ServerWorld, tmp_path: Path) -> None:
-    """Descriptors that are inherited, also above the limit, and the terminal, which has a name for everybody."""
+def test_nothing_of_whoever_starts_it_is_left_to_the_others(bare: ServerWorld, tmp_path: Path) -> None:
+    """Descriptors that are inherited, also above the limit, and groups."""
     secret = tmp_path / "secret"
     secret.write_text("a password")
-    bare.start(prefix=("bash", "-c", f'exec 5<{secret} 250>>{secret}; ulimit -n 64; exec "$@"', "bash"))
+    groups = ("setpriv", "--groups", "4,65533")
+    bare.start(prefix=(*groups, "bash", "-c", f'exec 5<{secret} 250>>{secret}; ulimit -n 64; exec "$@"', "bash"))
     for pid in bare.pids()[1:]:
         assert str(secret) not in Status(pid).descriptors().values()
+        assert Status(pid)["Groups"] == ""
     assert bare.stop() == 0
 
 

@@ -12,7 +12,15 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openme.server.privileges import User, become, keep_alone, keep_secrets_in_memory, leave_terminal, limit
+from openme.server.privileges import (
+    User,
+    become,
+    keep_alone,
+    keep_secrets_in_memory,
+    leave_groups,
+    leave_terminal,
+    limit,
+)
 from openme.server.roles import GUARDIAN
 from openme.server.sandbox import confine_guardian
 
@@ -112,6 +120,7 @@ class ListenerAndGuardian:
         def watch(lifeline: int) -> None:
             detach({lifeline, listener, keeper})
             if user is None:
+                leave_groups()
                 keep_alone(GUARDIAN.capabilities)
             else:
                 become(user)

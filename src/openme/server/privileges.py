@@ -9,12 +9,13 @@ import signal
 import stat
 import termios
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from openme.config.section import shown
 from openme.errors import OpenmeError
-from openme.server.roles import CAP_NET_ADMIN, Role
+from openme.server.roles import CAP_NET_ADMIN, CAP_SETGID, Role
 
 _SHARED_IDS = frozenset({65534})  # nobody: of what is not mapped, and of programs that were given no user
 _PR_SET_PDEATHSIG = 1
@@ -117,6 +118,13 @@ def become(user: User | None) -> None:
         os.setresuid(user.uid, user.uid, user.uid)
     _clear_ambient()
     _set_capabilities(0)
+
+
+def leave_groups() -> None:
+    """Have no supplementary groups, where we may change them; before the capabilities go."""
+    if has(CAP_SETGID):
+        with suppress(OSError):  # a user namespace may forbid it (user_namespaces(7))
+            os.setgroups([])
 
 
 def keep_alone(capabilities: Collection[int]) -> None:
