@@ -20,7 +20,7 @@ from openme.server.channel import ChannelClosedError, send
 from openme.wire.frame import Report, ReportKind, unpack_report_untrusted
 from openme.wire.knock import BadPacket, IPAddress
 
-MOST_LINES = 1000  # refusals in a second that get a line each on level debug: twice what the kernel lets strangers send
+MOST_LINES = 10_000  # refusals in a second that get a line each on level debug: more than one process works on
 _LINES_INTERVAL = 1.0  # seconds
 _MAX_ERRNO = 4095  # the kernel's own bound
 
@@ -135,7 +135,7 @@ def _place(number: int) -> str:
 class Reports:
     """Words what the listener says, at a bounded rate: a line a minute for what can come often, one ever for the rest.
 
-    On level debug a refusal that came with its source gets a line of its own, up to 1,000 in a second.
+    On level debug a refusal that came with its source gets a line of its own, up to 10,000 in a second.
     """
 
     def __init__(self, guardian: int | None = None) -> None:

@@ -148,7 +148,8 @@ def limit(role: Role) -> None:
 def _address_space() -> int:
     """Bytes of address space in use; a forked process has what its parent had, a large config in it."""
     try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        # As bytes: a codec is a module, and by now this process may not be able to read the installation.
+        pages = int(Path("/proc/self/statm").read_bytes().split()[0])
     except OSError:
         return _WITHOUT_PROC
     return pages * resource.getpagesize()

@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from openme.keeper.store import Store
 from openme.listener.listener import Listener
 from openme.server import control
 from openme.server.addresses import OwnAddresses
-from openme.server.channel import ChannelClosedError, channel
+from openme.server.channel import FRAME_SIZES, ChannelClosedError, channel, received
 from openme.server.children import (
     ListenerAndGuardian,
     close_all_but,
@@ -59,8 +60,10 @@ from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
 from openme.server.sandbox import confine_keeper, confine_listener
 from openme.server.sockets import bind_health, bind_knock
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR
+from openme.wire.frame import REPORT_SIZE
 
 LOCK_NAME = "lock"
+_LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
 FIREWALL_LOCK = b"\0openme-firewall"
 
 _log = logging.getLogger("openme.server")
@@ -329,6 +332,7 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
     if not store.was_complete:
         _log.error("the replay memory may lack knocks: only knocks made after this start are accepted")
     journal = Journal()
+    reports = Reports(prepared.children.guardian)
     keeper = Keeper(config, replay, journal, prepared.own_addresses)
     keeper.epochs = prepared.epochs
     seen = sorted(store.seen().items(), key=lambda item: item[1].at)
@@ -348,7 +352,7 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
                 control=prepared.control,
                 state_file=state_file,
                 trial=trial,
-                reports=Reports(prepared.children.guardian),
+                reports=reports,
             )
         )
         ending = _run(process, lambda: _say_ready(config, prepared.systemd, trial))
@@ -357,6 +361,7 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
         _log.error("ending; the ports stay hidden until the server is started again")
         raise
     if ending is Ending.LISTENER_GONE:
+        _hear_last_words(prepared.listener, reports)
         if (status := prepared.children.status(0.5)) is not None:
             _log.error("the listener %s", how_it_ended(status))
         undone = process.is_on_trial
@@ -379,6 +384,14 @@ def _run(process: KeeperProcess, ready: Callable[[], None]) -> Ending:
         return process.run(ready)
     except ChannelClosedError:  # the listener was gone before it had been told its keys
         return Ending.LISTENER_GONE
+
+
+def _hear_last_words(listener: socket.socket, reports: Reports) -> None:
+    """What the listener has said since we read last: why it ended, perhaps. Its knocks come too late."""
+    with suppress(ChannelClosedError, OSError):
+        for message in received(listener, FRAME_SIZES, _LAST_WORDS):
+            if len(message) == REPORT_SIZE:
+                reports.on_report_untrusted(message, time.monotonic())
 
 
 def _take_over(firewall: Firewall, keeper: Keeper, store: Store) -> None:
