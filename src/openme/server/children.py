@@ -129,8 +129,10 @@ class ListenerAndGuardian:
             confine_guardian(listener)
             # A pidfd is readable when its process has ended; the lifeline when nobody holds its other end any more. A
             # child of the keeper's may hold that for a while longer than the keeper, so both are watched.
-            ended, _, _ = select.select([lifeline, listener, keeper], [], [])
-            if listener not in ended:
+            waiting = select.poll()
+            for descriptor in (lifeline, listener, keeper):
+                waiting.register(descriptor, select.POLLIN)
+            if listener not in dict(waiting.poll()):
                 signal.pidfd_send_signal(listener, signal.SIGKILL)
 
         with ExitStack() as stack:
