@@ -7,7 +7,7 @@ REPORT_INTERVAL = 60.0  # seconds between two reports
 
 
 class RefusalCounts:
-    """Counts of what was dropped. Listener and keeper have one each, and each logs its own."""
+    """Counts of what was dropped. The keeper has one of its own, and one of what the listener says."""
 
     def __init__(self) -> None:
         self.total: Counter[str] = Counter()

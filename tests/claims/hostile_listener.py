@@ -11,18 +11,28 @@ listener ever does.
     S         from now on never read an order again
     R bytes   send the bytes 1,000 times, as far as the keeper takes them; answer: how many it took, 4 bytes
     Q         answer: nothing but that we are here
+    P bytes   send the bytes to the keeper as a report, without waiting for anything; answer: whether it took it
+    A words   an attack on the other processes, see support/attacks.py; answer: JSON
+    I         from now on ignore the end of the channel, and everything else
 """
 
 import array
+import json
 import os
 import select
+import signal
 import socket
 import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from openme.cli.main import main
 from openme.listener.listener import Listener
 from openme.server import start
 from openme.wire.frame import ORDER_SIZE, OrderKind
+from support.attacks import attack
 
 
 class HostileListener:
@@ -67,6 +77,13 @@ class HostileListener:
             return self._epoch_key
         if letter == b"S":
             self._deaf = True
+        if letter == b"P":
+            return bytes([self._try(content)])
+        if letter == b"A":
+            return json.dumps(attack(*content.decode().split())).encode()
+        if letter == b"I":
+            while True:
+                time.sleep(60)
         if letter == b"R":
             return sum(self._try(content) for _ in range(1000)).to_bytes(4, "big")
         return b"here"
@@ -96,7 +113,14 @@ class HostileListener:
         return order
 
 
+def _die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 if __name__ == "__main__":
     # The attack; and no sandbox, so that nothing rests on it.
     vars(start).update(ListenerProcess=HostileListener, confine_listener=list)
+    if sys.argv[1] == "dies":
+        vars(start).update(ListenerProcess=_die)
+        del sys.argv[1]
     sys.exit(main(sys.argv[1:]))

@@ -4,20 +4,27 @@ First the two processes as promised, read from /proc of the running server and t
 server with its listener replaced by the one of hostile_listener.py, which sends whatever an attacker can think of.
 """
 
+import fcntl
+import grp
 import json
 import os
+import pwd
+import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
+import pyseccomp
 import pytest
 
 import openme
@@ -37,7 +44,11 @@ from support.server import CLIENT, KNOCK_PORT, SERVER, STRANGER, ServerWorld
 
 pytestmark = pytest.mark.root
 
+CAP_KILL = 1 << 5
 CAP_NET_ADMIN = 1 << 12
+OWN_IDS = range(61184, 65520)
+REPORT_SIZE = 26
+MIB = 1 << 20
 ACCEPTED, REFUSED = bytes([OrderKind.ACCEPTED]), bytes([OrderKind.REFUSED])
 VICTIM = ip_address(CLIENT[4])
 THIEF = ip_address(STRANGER[4])
@@ -85,21 +96,33 @@ def parted(world: ServerWorld) -> tuple[Status, Status]:
     return Status(keeper), Status(listener)
 
 
-def test_the_listener_is_nobody_and_may_nothing(world: ServerWorld) -> None:
-    _, listener = parted(world)
-    assert listener["Uid"].split() == ["65534"] * 4
-    assert listener["Gid"].split() == ["65534"] * 4
+def test_the_listener_is_a_user_that_nobody_else_is_and_may_nothing(world: ServerWorld) -> None:
+    keeper, listener = parted(world)
+    (uid,), (gid,) = (set(map(int, listener[key].split())) for key in ("Uid", "Gid"))
+    assert uid in OWN_IDS
+    assert gid in OWN_IDS
+    for ask, number in ((pwd.getpwuid, uid), (grp.getgrgid, gid)):
+        with pytest.raises(KeyError):
+            ask(number)
     assert listener["Groups"] == ""
     for kind in ("Eff", "Prm", "Inh", "Bnd", "Amb"):
         assert listener.capabilities(kind) == 0, kind
     assert listener["NoNewPrivs"] == "1"
     assert listener["Seccomp"] == "2"
+    assert str(Path(f"/proc/{listener.pid}/cwd").readlink()) == "/"
+    assert keeper["Uid"].split() == ["0"] * 4
+
+
+def test_two_servers_have_two_users(world: ServerWorld, bare: ServerWorld) -> None:
+    bare.start()
+    assert parted(world)[1]["Uid"] != parted(bare)[1]["Uid"]
+    assert bare.stop() == 0
 
 
 def test_the_listener_holds_its_sockets_and_nothing_else(world: ServerWorld) -> None:
     _, listener = parted(world)
     descriptors = listener.descriptors()
-    assert [descriptors.pop(number) for number in range(3)] == ["/dev/null", "/dev/null", str(world.log_path)]
+    assert [descriptors.pop(number) for number in range(3)] == ["/dev/null"] * 3
     held = list(descriptors.values())
     datagrams, streams = listener.sockets("udp", "udp6"), listener.sockets("tcp", "tcp6")
     others = [text for text in held if text not in datagrams | streams]
@@ -108,6 +131,51 @@ def test_the_listener_holds_its_sockets_and_nothing_else(world: ServerWorld) -> 
     channel, *rest = sorted(others, reverse=True)
     assert channel in listener.sockets("unix")
     assert rest == ["anon_inode:[eventpoll]"]
+
+
+def test_the_guardian_is_root_with_the_right_to_kill_alone(world: ServerWorld) -> None:
+    guardian = Status(world.pids()[2])
+    assert guardian["Uid"].split() == ["0"] * 4
+    assert guardian["Groups"] == ""
+    for kind, mask in {"Eff": CAP_KILL, "Prm": CAP_KILL, "Bnd": CAP_KILL, "Inh": 0, "Amb": 0}.items():
+        assert guardian.capabilities(kind) == mask, kind
+    assert guardian["NoNewPrivs"] == "1"
+    assert guardian["Seccomp"] == "2"
+    descriptors = guardian.descriptors()
+    assert [descriptors.pop(number) for number in range(3)] == ["/dev/null"] * 3
+    kinds = sorted(
+        link.partition(":")[0] + link.partition(":")[2].lstrip("[0123456789") for link in descriptors.values()
+    )
+    # What it waits for: the keeper, the listener, and the end of a pipe.
+    assert [link for link in kinds if not link.startswith("pipe")] == ["anon_inodepidfd]"] * 2
+    assert len(kinds) == 3
+
+
+def test_nothing_of_whoever_starts_it_is_left_to_the_others(bare: ServerWorld, tmp_path: Path) -> None:
+    """Descriptors that are inherited, also above the limit, and groups."""
+    secret = tmp_path / "secret"
+    secret.write_text("a password")
+    groups = ("setpriv", "--groups", "4,65533")
+    bare.start(prefix=(*groups, "bash", "-c", f'exec 5<{secret} 250>>{secret}; ulimit -n 64; exec "$@"', "bash"))
+    for pid in bare.pids()[1:]:
+        assert str(secret) not in Status(pid).descriptors().values()
+        assert Status(pid)["Groups"] == ""
+    assert bare.stop() == 0
+
+
+LIMITS = {"processes": 0, "file size": 0, "locked memory": 0, "pending signals": 0, "msgqueue size": 0}
+
+
+def test_listener_and_guardian_have_limits(world: ServerWorld) -> None:
+    for pid, files, memory in zip(world.pids()[1:], (640, 16), (256 * MIB, 16 * MIB), strict=True):
+        text = Path(f"/proc/{pid}/limits").read_text()
+        for name, most in {**LIMITS, "open files": files}.items():
+            assert re.search(rf"^Max {name} +{most} +{most} ", text, re.MULTILINE), (name, text)
+        found = re.search(r"^Max address space +(\d+) +(\d+) ", text, re.MULTILINE)
+        assert found is not None
+        assert found[1] == found[2]
+        at_start = int(Status(pid)["VmSize"].split()[0]) << 10
+        assert memory / 2 < int(found[1]) - at_start <= memory
 
 
 def test_the_keeper_may_change_the_firewall_and_reaches_no_network(world: ServerWorld) -> None:
@@ -147,6 +215,79 @@ def test_inside_the_listener_nothing_works_but_its_sockets(tmp_path: Path) -> No
     assert set(outcome.values()) == {"EPERM"}, outcome
 
 
+# What a hostile process may still ask the kernel for, whatever its arguments. A name more is a decision: what can it do
+# to others by it? (docs/decisions/0005-two-processes.md)
+CALLS = [
+    "brk",
+    "munmap",
+    "mremap",
+    "madvise",
+    "futex",
+    "sched_yield",
+    "rseq",
+    "set_robust_list",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "sigaltstack",
+    "restart_syscall",
+    "clock_gettime",
+    "clock_nanosleep",
+    "nanosleep",
+    "gettimeofday",
+    "getrandom",
+    "getpid",
+    "gettid",
+    "getuid",
+    "geteuid",
+    "getgid",
+    "getegid",
+    "getppid",
+    "read",
+    "write",
+    "writev",
+    "close",
+    "exit",
+    "exit_group",
+    "epoll_ctl",
+    "epoll_wait",
+    "epoll_pwait",
+    "epoll_pwait2",
+    "poll",
+    "ppoll",
+    "select",
+    "pselect6",
+    "getsockname",
+    "recvfrom",
+]
+
+
+@pytest.mark.parametrize(
+    ("role", "names"), [("listener", [*CALLS, "listen", "accept", "accept4", "getpeername"]), ("guardian", CALLS)]
+)
+def test_no_other_system_call_is_left(role: str, names: list[str]) -> None:
+    """By number, with arguments that no rule about arguments lets pass."""
+    numbers = ",".join(str(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)) for name in names)
+    done = subprocess.run(
+        [sys.executable, support.confined.__file__, "calls", role, numbers], capture_output=True, text=True, check=True
+    )
+    outcome = {int(number): what for number, what in json.loads(done.stdout).items()}
+    assert len(outcome) == 468 - len(names)
+    clone3 = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, "clone3")
+    assert outcome.pop(clone3) == "ENOSYS"
+    assert set(outcome.values()) == {"EPERM"}, {number for number, what in outcome.items() if what != "EPERM"}
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="this processor has one set of numbers")
+@pytest.mark.parametrize("role", ["listener", "guardian", "keeper"])
+@pytest.mark.parametrize("abi", ["i386", "x32"])
+def test_no_other_set_of_call_numbers_leads_past_the_filter(role: str, abi: str) -> None:
+    done = subprocess.run(
+        [sys.executable, support.confined.__file__, "abi", role, abi], capture_output=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stdout) in {(-signal.SIGSYS, b""), (-signal.SIGSEGV, b""), (0, b"refused")}
+
+
 def test_inside_the_keeper_files_and_netlink_work_and_no_more(tmp_path: Path) -> None:
     outcome = confined(tmp_path, "keeper")
     allowed = {name for name, what in outcome.items() if what == "done"}
@@ -156,7 +297,6 @@ def test_inside_the_keeper_files_and_netlink_work_and_no_more(tmp_path: Path) ->
     harmless = {
         "fork",
         "start a thread",
-        "kill",
         "anonymous file",
         "send to an address",
         "send a message to an address",
@@ -186,21 +326,51 @@ def test_run_as_that_would_undo_the_split_is_an_error(bare: ServerWorld) -> None
     bare.edit(run_as="root")
     assert "run_as: root is root" in refused_start(bare)
     bare.edit(run_as="nobody")
-    os.chown(bare.state_dir, 65534, 0)
+    assert "run_as: nobody is shared with other programs" in refused_start(bare)
+    bare.edit(run_as="daemon")
+    daemon = pwd.getpwnam("daemon")
+    os.chown(bare.state_dir, daemon.pw_uid, 0)
     assert f"state_dir {bare.state_dir} belongs to another user" in refused_start(bare)
     os.chown(bare.state_dir, 0, 0)
-    os.chown(bare.config, 65534, 0)
+    os.chown(bare.config, daemon.pw_uid, 0)
     assert "as owner" in refused_start(bare)
     os.chown(bare.config, 0, 0)
     # The folder of both: whoever may write there may put others in their place.
     bare.folder.chmod(0o777)
-    assert f"run_as: nobody could write {bare.folder}" in refused_start(bare)
+    assert f"run_as: daemon could write {bare.folder}" in refused_start(bare)
     bare.folder.chmod(0o770)
-    os.chown(bare.folder, 0, 65534)
-    assert f"run_as: nobody could write {bare.folder}" in refused_start(bare)
+    os.chown(bare.folder, 0, daemon.pw_gid)
+    assert f"run_as: daemon could write {bare.folder}" in refused_start(bare)
+    bare.edit(run_as=None)
+    bare.folder.chmod(0o777)
+    assert re.search(rf"run_as: user id \d+ could write {bare.folder}", refused_start(bare))
+    bare.folder.chmod(0o700)
     os.chown(bare.folder, 0, 0)
     assert "openme" not in bare.server.ruleset()  # none of them has touched the firewall before it knew
+    bare.edit(run_as="daemon")
     bare.start()
+    assert parted(bare)[1]["Uid"].split() == [str(daemon.pw_uid)] * 4
+    assert bare.stop() == 0
+
+
+# One user id in the namespace, as in a rootless container; and a root that may not become another user.
+ALONE = {
+    "one id is mapped": (("unshare", "--user", "--map-root-user"), "no second user is mapped"),
+    "no right to change": (("setpriv", "--bounding-set", "-setuid,-setgid"), "without CAP_SETUID and CAP_SETGID"),
+}
+
+
+@pytest.mark.parametrize("how", ALONE)
+def test_where_all_processes_must_be_one_user_a_warning_says_what_is_lost(bare: ServerWorld, how: str) -> None:
+    prefix, why = ALONE[how]
+    bare.edit(firewall="memory")
+    bare.start(prefix=prefix)
+    bare.says(f"warning: run_as: {why}")
+    assert "could signal the others" in bare.log()
+    for pid in bare.pids()[1:]:
+        assert Status(pid)["Uid"].split() == ["0"] * 4
+        assert Status(pid).capabilities("Eff") in {0, CAP_KILL}
+    assert Status(bare.pids()[1]).capabilities("Eff") == 0
     assert bare.stop() == 0
 
 
@@ -260,14 +430,23 @@ def test_a_listener_that_hangs_does_not_outlive_the_keeper(tmp_path: Path) -> No
 class TakenOver(ServerWorld):
     """A server whose listener is the attacker's."""
 
-    def start(self, *words: str, **_: object) -> None:
+    def start(
+        self,
+        *words: str,
+        level: str = "debug",
+        terminal: int | None = None,
+        stderr: int | None = None,
+        dies: bool = False,
+        **_: object,
+    ) -> None:
         self.runs += 1
         script = str(Path(__file__).with_name("hostile_listener.py"))
         arguments = [
+            *(["dies"] if dies else []),
             "--config",
             str(self.config),
             "--log-level",
-            "debug",
+            level,
             "serve",
             "--state-file",
             str(self.state_file),
@@ -275,9 +454,11 @@ class TakenOver(ServerWorld):
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 self.server.command(sys.executable, script, *arguments, *words),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if terminal is None else terminal,
                 stdout=log,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
+                start_new_session=terminal is not None,
+                preexec_fn=None if terminal is None else _take_terminal,  # noqa: PLW1509  # no threads run here
             )
         until(self._serves)
 
@@ -287,7 +468,11 @@ class TakenOver(ServerWorld):
             commands.settimeout(wait)
             time.sleep(0.003)  # datagrams that are no knocks: the kernel lets 500 a second through
             commands.sendto(letter + content, (SERVER[4], KNOCK_PORT))
-            return commands.recv(100)
+            return commands.recv(65536)
+
+    def attack(self, *words: object) -> Any:
+        """Have the listener try something against the others; what came of it, as JSON has it."""
+        return json.loads(self.tell(b"A", " ".join(map(str, words)).encode(), wait=30))
 
     def frame(self, content: bytes) -> bytes:
         """Have a frame sent; the verdict."""
@@ -299,6 +484,10 @@ class TakenOver(ServerWorld):
 
     def addresses(self) -> list[str]:
         return [session["ip"] for session in self.sessions()]
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @dataclass(frozen=True)
@@ -558,3 +747,163 @@ def test_a_frame_of_another_size_ends_the_server_with_the_doors_shut(tmp_path: P
         world.start()
         assert world.nobody_is_in
         assert world.stop() == 0
+
+
+# -- what a hostile listener does to others, without any sandbox
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TakenOver]:
+    with ExitStack() as stack:
+        world = TakenOver(stack, tmp_path_factory.mktemp("attacks"))
+        world.add("alice")
+        world.start(level="info")
+        yield world
+
+
+def test_he_holds_no_descriptor_of_the_operators(hostile: TakenOver) -> None:
+    held = hostile.attack("descriptors")
+    assert [held.pop(str(number)) for number in range(3)] == ["/dev/null"] * 3
+    assert len(held) == 3
+    assert all(link.startswith("socket:") for link in held.values())
+
+
+def test_he_writes_no_line_of_his_own(hostile: TakenOver) -> None:
+    hostile.attack("write_to_all", "alice:_opened_22/tcp")
+    assert hostile.attack("signals", hostile.pids()[0])[f"stderr {hostile.pids()[0]}"] == "EACCES"
+    assert "alice:_opened" not in hostile.log()
+    assert "\x1b" not in hostile.log()
+
+
+def test_he_has_no_terminal(tmp_path: Path) -> None:
+    """Started from a terminal, as in a first trial; by its name everybody who has one may open it."""
+    main, terminal = os.openpty()
+    with ExitStack() as stack:
+        stack.callback(os.close, main)
+        world = TakenOver(stack, tmp_path)
+        world.start(terminal=terminal)
+        os.close(terminal)
+        keeper, listener, guardian = world.pids()
+        has_terminal = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[4] for pid in world.pids()]
+        assert has_terminal[0] != "0", "the server itself was not started from a terminal"
+        assert world.attack("open_terminal") == "ENXIO"
+        assert has_terminal[1:] == ["0", "0"]
+        assert {os.getsid(pid) for pid in (listener, guardian)} == {os.getsid(keeper)}
+        assert world.stop() == 0
+
+
+def test_he_signals_nobody(hostile: TakenOver) -> None:
+    """On a kernel without Landlock's signal scope as well: nothing here rests on a sandbox."""
+    keeper, _, guardian = hostile.pids()
+    outcome = hostile.attack("signals", keeper, guardian)
+    assert not [name for name, what in outcome.items() if what not in {"EPERM", "EACCES", "ESRCH"}], outcome
+    assert hostile.attack("signals_of_sockets", keeper, guardian) == "done"
+    hostile.ask("sessions")
+    assert (hostile.pids()[0], hostile.pids()[2]) == (keeper, guardian)
+
+
+def test_he_takes_bounded_memory_and_starts_no_process(hostile: TakenOver) -> None:
+    assert 0 < hostile.attack("eat_memory", 2048 * MIB) <= 256 * MIB
+    outcome = hostile.attack("use_up")
+    assert outcome.pop("descriptors") < 640
+    assert outcome == {"fork": "EAGAIN", "file": "EFBIG", "lock memory": "EPERM"}
+
+
+def report(kind: int, reason: int = 0, number: int = 1, source: bytes = bytes(16)) -> bytes:
+    return bytes([kind, reason]) + number.to_bytes(8, "big") + source
+
+
+def test_all_that_he_says_is_wrong_numbers_in_a_line_a_minute(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        world = TakenOver(stack, tmp_path)
+        world.start(level="info")
+        before = len(world.log().splitlines())
+        taken = 0
+        for number in range(300):
+            for said in (report(0, number % 7, 2**64 - 1), report(number % 8, number % 256), secrets.token_bytes(26)):
+                taken += world.tell(b"P", said)[0]
+        assert taken > 500
+        world.says("the listener has sent")
+        lines = world.log().splitlines()[before:]
+        # Sums, nonsense, receiving failed; then once each: seccomp, its library, Landlock, memory, a mistake.
+        assert len(lines) <= 8 + 2, lines
+        assert "it may have been taken over" in world.log()
+        assert world.ask("sessions")["active_sessions"] == []
+        assert world.stop() == 0
+
+
+def test_the_line_of_every_door_is_written_though_he_says_what_he_can(tmp_path: Path) -> None:
+    """Stderr is a small pipe that is not read for a while; he fills it with all that he may cause on level debug."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(reader, False)
+    with ExitStack() as stack:
+        stack.callback(os.close, reader)
+        world = TakenOver(stack, tmp_path)
+        alice = world.add("alice")
+        world.start(stderr=writer)
+        os.close(writer)
+        stage = stage_of(world, alice, 2)
+        doors = 6
+        for door in range(doors):
+            for number in range(100):
+                world.tell(b"P", report(0, number % 7, 1, secrets.token_bytes(16)))
+            assert world.frame(framed(stage, stage.knock(ip_address(f"198.51.100.{door + 1}")))) == ACCEPTED
+        said = bytearray()
+
+        def has_all() -> bool:
+            with suppress(BlockingIOError):
+                said.extend(os.read(reader, 65536))
+            return said.count(b"alice: opened") == doors
+
+        until(has_all, 10)
+        assert world.stop() == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_he_outlives_nobody_and_gives_the_port_back(tmp_path: Path, how: signal.Signals) -> None:
+    """He ignores the end of the channel; the guardian does not ask."""
+    with ExitStack() as stack:
+        world = TakenOver(stack, tmp_path)
+        world.start()
+        keeper, listener, guardian = world.pids()
+        world.send(b"I")
+        until(lambda: "nanosleep" in Path(f"/proc/{listener}/wchan").read_text())
+        os.kill(keeper, how)
+        assert world.wait() == (0 if how == signal.SIGTERM else -how)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (listener, guardian)), 5)
+        assert str(KNOCK_PORT) not in world.server.run("ss", "-ulnH")
+        world.start()
+        assert world.stop() == 0
+
+
+def test_a_guardian_that_is_killed_is_missed(bare: ServerWorld) -> None:
+    alice = bare.add("alice")
+    bare.serve(tcp=[22])
+    bare.start()
+    os.kill(bare.pids()[2], signal.SIGKILL)
+    bare.says("error: the guardian was killed")
+    bare.opens(alice, port=22)
+    assert bare.log().count("the guardian was killed") == 1
+    assert bare.stop() == 0
+
+
+def test_a_listener_at_its_limit_ends_the_server_and_the_log_says_so(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        world = TakenOver(stack, tmp_path)
+        world.serve(tcp=[22])
+        world.start()
+        world.send(b"A" + b"die_of_hunger")
+        assert world.wait() == 1
+        assert "error: the listener has reached its limit of memory and ends" in world.log()
+        assert "error: the listener ended with 1" in world.log()
+        assert world.tcp(world.stranger, 22) == "filtered"
+
+
+def test_a_listener_that_dies_before_it_has_its_keys_is_said_to_be_gone(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        world = TakenOver(stack, tmp_path)
+        with pytest.raises(AssertionError, match="the server ended with 1"):
+            world.start(dies=True)
+        assert "error: the listener was killed by SIGKILL" in world.log()
+        assert "mistake" not in world.log()

@@ -10,7 +10,7 @@ from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import DamagedRatchetError, read_ratchet
 from openme.server.epoch_keys import check_length
 from openme.server.interfaces import require_interface
-from openme.server.privileges import listener_account, refuse_writable
+from openme.server.privileges import named_user, refuse_writable
 from openme.server.redirected import redirect_warnings
 
 
@@ -32,8 +32,9 @@ def run(_name: str, args: argparse.Namespace) -> int:
         if config.interface is not None:
             require_interface(config.interface)
         if config.run_as is not None and os.geteuid() == 0:
-            account, _ = listener_account(config.run_as)
-            refuse_writable(account, (args.config.resolve(), *(p for p in [config.state_dir] if p.is_dir())))
+            refuse_writable(
+                named_user(config.run_as), (args.config.resolve(), *(p for p in [config.state_dir] if p.is_dir()))
+            )
         if "v2" in config.protocols and os.access(config.state_dir, os.R_OK | os.X_OK):
             ratchet = read_ratchet(config.state_dir)
             if ratchet is not None:

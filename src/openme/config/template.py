@@ -45,7 +45,7 @@ server:
 
   # Where the server remembers knocks across restarts.
   state_dir: {state_dir}
-  # User of the process that reads the network; without it: 'openme' if there is one, else 'nobody'.
+  # User of the process that reads the network; without it: 'openme' if there is one, else an unused id.
   # run_as: openme
 
   # Name of the profile in the client files that 'openme add' writes.

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 
 from openme.keys.erasing import wipe
-from openme.wire.frame import FRAME_SIZE, LONG_ORDER_SIZE, ORDER_SIZE, Order, OrderKind
+from openme.wire.frame import FRAME_SIZE, LONG_ORDER_SIZE, ORDER_SIZE, REPORT_SIZE, Order, OrderKind
 
-FRAME_SIZES = (FRAME_SIZE,)
+FRAME_SIZES = (FRAME_SIZE, REPORT_SIZE)
 ORDER_SIZES = (ORDER_SIZE, LONG_ORDER_SIZE)
 _BUFFER = 4 << 20  # bytes that may be under way: some hundred receipts
 _SO_SNDBUFFORCE = 32  # socket(7): beyond the host's limit, needs CAP_NET_ADMIN
@@ -40,7 +40,7 @@ def received(end: socket.socket, sizes: Collection[int], most: int) -> Iterator[
     """
     for _ in range(most):
         try:
-            message = end.recv(max(sizes) + 1)
+            message = _message(end, max(sizes) + 1)
         except BlockingIOError:
             return
         except ConnectionError:
@@ -48,6 +48,14 @@ def received(end: socket.socket, sizes: Collection[int], most: int) -> Iterator[
         if len(message) not in sizes:
             raise ChannelClosedError("closed" if not message else f"a message of {len(message)} bytes")
         yield message
+
+
+def _message(end: socket.socket, size: int) -> bytes:
+    try:
+        return end.recv(size)
+    except ConnectionResetError:
+        # The peer ended with messages of ours unread. That is told first, once; what it had said still waits behind it.
+        return end.recv(size)
 
 
 def send(end: socket.socket, message: bytes) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +29,14 @@ from openme.keeper.ratchet_file import write_ratchet
 from openme.keeper.rules import rules_for
 from openme.keeper.store import Accepted, Holder, Store
 from openme.keys.erasing import wipe
-from openme.server import control
+from openme.server import control, logs
 from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.server.config_watch import ConfigWatch
 from openme.server.epoch_keys import erase_before, open_epochs, write_new
+from openme.server.listener_reports import Reports
 from openme.server.state_file import sessions_value, write_state_file
 from openme.wire import v2
-from openme.wire.frame import KEY_SIZE, Order, OrderKind, accepted, known_source
+from openme.wire.frame import KEY_SIZE, REPORT_SIZE, Order, OrderKind, accepted, known_source
 
 if TYPE_CHECKING:
     from openme.wire.knock import IPAddress
@@ -82,6 +83,7 @@ class Parts:
     control: socket.socket
     state_file: Path | None
     trial: Trial | None = None
+    reports: Reports = field(default_factory=Reports)
 
 
 class Ending(Enum):
@@ -102,6 +104,7 @@ class KeeperProcess:
         self._watch = parts.watch
         self._journal = parts.journal
         self._listener = parts.listener
+        self._reports = parts.reports
         self._outbox = Outbox(parts.listener)
         self._receipts: dict[tuple[bytes, IPAddress], list[bytes]] = {}
         self._control = parts.control
@@ -204,6 +207,8 @@ class KeeperProcess:
             self._state_changed = False
             self._write_state()
         self._journal.report(now.monotonic)
+        self._reports.tick(now.monotonic)
+        logs.write_late()
         if self._trial_until is not None and now.monotonic >= self._trial_until:
             _log.error("nobody has knocked in time: undoing it, the ports are as they were before")
             self._stop = Ending.TRIAL_OVER
@@ -237,7 +242,12 @@ class KeeperProcess:
     # -- knocks
 
     def _on_frames(self) -> None:
-        frames = list(received(self._listener, FRAME_SIZES, _BATCH))
+        frames = []
+        for message in received(self._listener, FRAME_SIZES, _BATCH):
+            if len(message) == REPORT_SIZE:
+                self._reports.on_report_untrusted(message, self._clocks().monotonic)
+            else:
+                frames.append(message)
         if not frames:
             return
         now = self._clocks()

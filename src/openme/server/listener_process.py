@@ -1,6 +1,5 @@
 """The listener's shell: the sockets that strangers reach, and the channel to the keeper. It answers no datagram."""
 
-import logging
 import selectors
 import socket
 import time
@@ -18,8 +17,9 @@ from openme.listener.load import (
     Waiting,
 )
 from openme.listener.receipts import Receipts
-from openme.refusals import REPORT_INTERVAL, RefusalCounts
+from openme.refusals import REPORT_INTERVAL
 from openme.server.channel import ORDER_SIZES, ChannelClosedError, received, send
+from openme.server.listener_reports import Reporter
 from openme.wire import v1, v2
 from openme.wire.frame import PACKET_SIZE, OrderKind, source_of, unpack_order
 from openme.wire.knock import BadPacket, IPAddress, unpack_address
@@ -37,8 +37,6 @@ _BUSY = "busy"
 _ABOUT_KEYS = frozenset(
     {OrderKind.USE_V1_KEY, OrderKind.FORGET_V1_KEY, OrderKind.USE_EPOCH_KEY, OrderKind.FORGET_EPOCH_KEY}
 )
-
-_log = logging.getLogger("openme.listener")
 
 
 def address_of(sockaddr: tuple[str, ...]) -> IPAddress:
@@ -68,7 +66,8 @@ class ListenerProcess:
         self._knock = knock
         self._health = health
         self._keeper = keeper
-        self._counts = RefusalCounts()
+        self._reporter = Reporter(keeper)
+        self._counts = self._reporter.counts
         self._selector = selectors.DefaultSelector()
         self._connections: dict[int, _HealthConnection] = {}
         self._per_address: Counter[IPAddress] = Counter()
@@ -89,7 +88,7 @@ class ListenerProcess:
                 self._work()
                 now = time.monotonic()
                 self._close_overdue(now)
-                self._counts.report(now, _log)
+                self._reporter.report(now)
         except ChannelClosedError:
             return
 
@@ -132,15 +131,15 @@ class ListenerProcess:
             except BlockingIOError:
                 return
             except OSError as error:  # an ICMP error that came back for a socket that never sends is nobody's knock
-                _log.debug("receiving: %s", error.strerror)
+                self._reporter.receiving_failed(error)
                 return
             try:
                 waiting = self._waiting[self._listener.version_untrusted(datagram)]
             except BadPacket as bad:
-                self._refuse(bad.reason, address_of(sockaddr))
+                self._reporter.refused(bad.reason, address_of(sockaddr))
                 continue
             if not waiting.add(datagram, sockaddr):
-                self._counts.add("busy")
+                self._reporter.refused(_BUSY)
 
     def _work(self) -> None:
         # Version 1 waits until no version 2 packet does (spec wire-v2.md "Both versions on one port").
@@ -166,13 +165,7 @@ class ListenerProcess:
             if reason != _BUSY and (reason is None or version == v2.VERSION):
                 copies.note(datagram, str(source))
         if reason is not None:
-            self._refuse(reason, source)
-
-    def _refuse(self, reason: str, source: IPAddress) -> None:
-        self._counts.add(reason)
-        if _log.isEnabledFor(logging.DEBUG):
-            facts = {"event": "refused", "reason": reason, "source": str(source)}
-            _log.debug("refused: %s (from %s)", reason, source, extra={"facts": facts})
+            self._reporter.refused(reason, source)
 
     def _pass_on_untrusted(self, datagram: bytes, source: IPAddress) -> str | None:
         """Give the keeper the frame for this datagram; why not, in one word, if there is none or it is too busy."""

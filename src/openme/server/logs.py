@@ -6,10 +6,12 @@ import os
 import select
 import sys
 import time
+from collections import deque
 from typing import Any, TextIO
 
 from openme.visible import visible
 
+_MAX_LATE = 1000  # lines that wait for room on stderr
 _SYSLOG = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
@@ -39,16 +41,41 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Drops a line rather than wait: whoever reads stderr may have stopped, and a server must not stop with him."""
+    """Never waits: whoever reads stderr may have stopped, and a server must not stop with him.
+
+    Where there is no room, a line of level debug is dropped: strangers can cause many. The others wait, the latest
+    1,000 of them, so that nobody keeps the line about a door from being written by causing many of the rest.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._late: deque[logging.LogRecord] = deque(maxlen=_MAX_LATE)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it if there is room."""
-        try:
-            writable = bool(select.select([], [self.stream.fileno()], [], 0)[1])
-        except (OSError, ValueError):  # closed, or no file at all
-            writable = True
-        if writable:
+        """Write it if there is room, behind those that wait."""
+        self.write_late()
+        if not self._late and self._has_room():
             super().emit(record)
+        elif record.levelno > logging.DEBUG:
+            self._late.append(record)
+
+    def write_late(self) -> None:
+        """Write what waits, as far as there is room."""
+        while self._late and self._has_room():
+            super().emit(self._late.popleft())
+
+    def _has_room(self) -> bool:
+        try:
+            return bool(select.select([], [self.stream.fileno()], [], 0)[1])
+        except (OSError, ValueError):  # closed, or no file at all
+            return True
+
+
+def write_late() -> None:
+    """Write the lines that stderr had no room for, as far as it has now."""
+    for handler in logging.getLogger("openme").handlers:
+        if isinstance(handler, _Handler):
+            handler.write_late()
 
 
 def set_up(level: str, *, as_json: bool) -> None:

@@ -1,18 +1,23 @@
 """What each process may do, and how it gives up the rest (capabilities(7), prctl(2))."""
 
 import ctypes
+import fcntl
 import os
 import pwd
 import resource
 import signal
 import stat
-from collections.abc import Iterable
+import termios
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from openme.config.section import shown
 from openme.errors import OpenmeError
+from openme.server.roles import CAP_NET_ADMIN, CAP_SETGID, Role
 
-_CAP_NET_ADMIN = 12
+_SHARED_IDS = frozenset({65534})  # nobody: of what is not mapped, and of programs that were given no user
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
@@ -21,6 +26,7 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _LAST_CAPABILITY = 63
 _CAPABILITY_VERSION_3 = 0x20080522
+_WITHOUT_PROC = 1 << 30  # bytes taken to be in use where nobody tells
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -35,7 +41,13 @@ class _CapabilityData(ctypes.Structure):
 
 def has_net_admin() -> bool:
     """Whether this process may change the firewall (CAP_NET_ADMIN)."""
-    return bool(effective_capabilities() >> _CAP_NET_ADMIN & 1)
+    return has(CAP_NET_ADMIN)
+
+
+def has(*capabilities: int) -> bool:
+    """Whether this process has all of these capabilities in force."""
+    in_force = effective_capabilities()
+    return all(in_force >> capability & 1 for capability in capabilities)
 
 
 def effective_capabilities() -> int:
@@ -46,65 +58,118 @@ def effective_capabilities() -> int:
     return 0
 
 
-def listener_account(name: str | None) -> tuple[pwd.struct_passwd, str | None]:
-    """The account that the listener runs as, and a warning if it is the fallback `nobody`.
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who a process becomes: ids, no supplementary groups, no capabilities. `name` is for the operator."""
 
-    OpenmeError if a name was given that is unknown, or that is root.
-    """
-    if name is not None:
-        try:
-            account = pwd.getpwnam(name)
-        except KeyError:
-            raise OpenmeError(
-                f"run_as: there is no user {shown(name)}",
-                f"make it: useradd --system --shell /usr/sbin/nologin {shown(name)}",
-            ) from None
-        if account.pw_uid == 0:
-            raise OpenmeError(f"run_as: {name} is root", "name a user without rights, or leave run_as away")
-        return account, None
+    name: str
+    uid: int
+    gid: int
+
+
+def named_user(name: str) -> User:
+    """The user of this name. OpenmeError if there is none, if it is root, and for `nobody`, which others share."""
     try:
-        return pwd.getpwnam("openme"), None
+        account = pwd.getpwnam(name)
     except KeyError:
-        warning = "run_as: there is no user openme, the listener runs as nobody; better: useradd --system openme"
-        return pwd.getpwnam("nobody"), warning
+        raise OpenmeError(
+            f"run_as: there is no user {shown(name)}",
+            f"make it: useradd --system --shell /usr/sbin/nologin {shown(name)}",
+        ) from None
+    if account.pw_uid == 0:
+        raise OpenmeError(f"run_as: {name} is root", "name a user without rights, or leave run_as away")
+    if account.pw_gid == 0:
+        raise OpenmeError(f"run_as: the group of {name} is root", "name a user without rights, or leave run_as away")
+    if account.pw_uid in _SHARED_IDS:
+        raise OpenmeError(
+            f"run_as: {name} is shared with other programs, which could stop the server",
+            "leave run_as away, then a user id that nobody else has is taken",
+        )
+    return User(name, account.pw_uid, account.pw_gid)
 
 
-def refuse_writable(account: pwd.struct_passwd, paths: Iterable[Path]) -> None:
-    """OpenmeError if the listener's user could write one of these files or directories, or replace it by its parent.
+def refuse_writable(user: User, paths: Iterable[Path]) -> None:
+    """OpenmeError if this user could write one of these files or directories, or replace it by its parent.
 
-    Judged by owner, group and mode; the listener itself runs without any supplementary group.
+    Judged by owner, group and mode; the process itself runs without any supplementary group.
     """
     for path in paths:
         for place in (path, path.parent):
             status = place.stat()
             sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
             writable = (
-                status.st_uid == account.pw_uid
-                or (status.st_gid == account.pw_gid and bool(status.st_mode & stat.S_IWGRP))
+                status.st_uid == user.uid
+                or (status.st_gid == user.gid and bool(status.st_mode & stat.S_IWGRP))
                 or (bool(status.st_mode & stat.S_IWOTH) and not sticky)
             )
             if writable:
                 raise OpenmeError(
-                    f"run_as: {account.pw_name} could write {place}",
+                    f"run_as: {user.name} could write {place}",
                     f"sudo chown root: {place}; sudo chmod go-w {place}",
                 )
 
 
-def become(account: pwd.struct_passwd | None) -> None:
+def become(user: User | None) -> None:
     """Run as this user (None: the one that we are) from now on: no groups, no capabilities, no way back."""
     _drop_bounding_set(keep=())
-    if account is not None:
+    if user is not None:
         os.setgroups([])
-        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+    _clear_ambient()
     _set_capabilities(0)
 
 
-def keep_net_admin_alone() -> None:
-    """Stay the user that we are, with CAP_NET_ADMIN (where we have it) and no other capability."""
-    _drop_bounding_set(keep=(_CAP_NET_ADMIN,))
-    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    _set_capabilities(effective_capabilities() & 1 << _CAP_NET_ADMIN)
+def leave_groups() -> None:
+    """Have no supplementary groups, where we may change them; before the capabilities go."""
+    if has(CAP_SETGID):
+        with suppress(OSError):  # a user namespace may forbid it (user_namespaces(7))
+            os.setgroups([])
+
+
+def keep_alone(capabilities: Collection[int]) -> None:
+    """Stay the user that we are, with these capabilities (where we have them) and no other."""
+    _drop_bounding_set(keep=capabilities)
+    _clear_ambient()
+    _set_capabilities(effective_capabilities() & sum(1 << capability for capability in capabilities))
+
+
+def limit(role: Role) -> None:
+    """Set the limits of a role, soft and hard, none higher than it was."""
+    limits = dict(role.limits)
+    if role.growth is not None:
+        limits[resource.RLIMIT_AS] = _address_space() + role.growth
+    for which, most in limits.items():
+        hard = resource.getrlimit(which)[1]
+        value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(which, (value, value))
+
+
+def _address_space() -> int:
+    """Bytes of address space in use; a forked process has what its parent had, a large config in it."""
+    try:
+        # As bytes: a codec is a module, and by now this process may not be able to read the installation.
+        pages = int(Path("/proc/self/statm").read_bytes().split()[0])
+    except OSError:
+        return _WITHOUT_PROC
+    return pages * resource.getpagesize()
+
+
+def leave_terminal() -> None:
+    """Give up the controlling terminal, which /dev/tty is to whoever has one, and stay in the session.
+
+    No signal is sent: that is for the session's leader alone, which a process that has just been forked is not.
+    """
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:  # there is none, or it has hung up
+        return
+    try:
+        fcntl.ioctl(terminal, termios.TIOCNOTTY)
+    except OSError:
+        return
+    finally:
+        os.close(terminal)
 
 
 def _set_capabilities(mask: int) -> None:
@@ -114,6 +179,10 @@ def _set_capabilities(mask: int) -> None:
     if _libc.capset(ctypes.byref(header), data) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def _clear_ambient() -> None:
+    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 
 
 def _drop_bounding_set(keep: Iterable[int]) -> None:

@@ -8,6 +8,8 @@ from openme.errors import OpenmeError
 from openme.server.port_holder import holders_of
 
 RECEIVE_BUFFER = 4 << 20  # bytes; doubles what survives a flood (docs/decisions/0001-shape.md)
+HEALTH_RECEIVE_BUFFER = 4096  # bytes; whoever asks for a receipt sends its id alone
+HEALTH_SEND_BUFFER = 64 << 10
 _SO_RCVBUFFORCE = 33  # socket(7): beyond the host's limit, needs CAP_NET_ADMIN
 
 
@@ -66,5 +68,11 @@ def bind_knock(port: int) -> socket.socket:
 
 
 def bind_health(port: int) -> socket.socket:
-    """The health port, which the listener lets connections in to once it is hidden. OpenmeError if it is taken."""
-    return _bound(socket.SOCK_STREAM, port, "health port")
+    """The health port, which the listener lets connections in to once it is hidden. OpenmeError if it is taken.
+
+    Its connections have buffers of a fixed size, so that hundreds of them cannot use up the kernel's memory for TCP.
+    """
+    sock = _bound(socket.SOCK_STREAM, port, "health port")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, HEALTH_RECEIVE_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, HEALTH_SEND_BUFFER)
+    return sock

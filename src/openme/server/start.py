@@ -4,8 +4,6 @@ import errno
 import fcntl
 import logging
 import os
-import pwd
-import select
 import signal
 import socket
 import struct
@@ -14,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +28,43 @@ from openme.keeper.store import Store
 from openme.listener.listener import Listener
 from openme.server import control
 from openme.server.addresses import OwnAddresses
-from openme.server.channel import channel
+from openme.server.channel import FRAME_SIZES, ChannelClosedError, channel, received
+from openme.server.children import (
+    ListenerAndGuardian,
+    close_all_but,
+    detach,
+    fork_with_lifeline,
+    ignore_endings,
+    wait_for,
+)
 from openme.server.config_watch import ConfigWatch, say_warnings
 from openme.server.earlier_sessions import track_earlier_sessions
 from openme.server.epoch_keys import open_epochs
 from openme.server.interfaces import known_interfaces
 from openme.server.keeper_process import HEARD, Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
 from openme.server.listener_process import ListenerProcess
+from openme.server.listener_reports import Reports, how_it_ended, last_words, tell, worded
+from openme.server.own_user import user_for
 from openme.server.privileges import (
+    User,
     become,
     die_with_parent,
+    has,
     has_net_admin,
-    keep_net_admin_alone,
+    keep_alone,
     keep_secrets_in_memory,
-    listener_account,
-    refuse_writable,
+    limit,
+    named_user,
 )
-from openme.server.sandbox import confine_guardian, confine_keeper, confine_listener
+from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
+from openme.server.sandbox import confine_keeper, confine_listener
 from openme.server.sockets import bind_health, bind_knock
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR
+from openme.wire.frame import REPORT_SIZE
 
 LOCK_NAME = "lock"
+_LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
 FIREWALL_LOCK = b"\0openme-firewall"
-_GRACE = 3.0  # seconds that a child gets to end by itself
 
 _log = logging.getLogger("openme.server")
 
@@ -175,7 +186,7 @@ class _Prepared:
     """What was made while this process still had its privileges."""
 
     listener: socket.socket
-    end_listener: Callable[[], None]
+    children: ListenerAndGuardian
     control: socket.socket
     store: Store
     firewall: Firewall
@@ -187,8 +198,8 @@ class _Prepared:
 
     def give_up(self) -> list[str]:
         """Keep CAP_NET_ADMIN, the files of the config, state and run directory, and nothing else."""
-        keep_net_admin_alone()
-        return confine_keeper(self.readable, self.writable)
+        keep_alone(KEEPER.capabilities)
+        return [worded(shortfall) for shortfall in confine_keeper(self.readable, self.writable)]
 
 
 def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_file: Path | None) -> _Prepared:
@@ -197,27 +208,19 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     What a later process or kernel filter needs is made here too. All modules are imported by now: afterwards neither
     process can read the installation.
     """
-    account = None
-    if os.geteuid() == 0:
-        account, warning = listener_account(config.run_as)
-        if warning:
-            _log.warning("%s", warning)
+    if config.run_as is not None:
+        named_user(config.run_as)  # an unknown one must leave no files behind
     firewall = open_firewall(config.firewall)  # whose absence must leave no files behind
     stack.enter_context(state_lock(config.state_dir))
     _check_mode(config.state_dir)
-    if account is not None:
-        refuse_writable(account, (config_path.resolve(), config.state_dir))
+    user, warning = user_for(stack, config.run_as, (config_path.resolve(), config.state_dir))
+    if warning is not None:
+        _log.warning("%s", warning)
     knock = stack.enter_context(bind_knock(config.udp_port))
     health = stack.enter_context(bind_health(config.health_port))
     stack.enter_context(firewall_lock(config.firewall))
-    listener_end, keeper_end = channel()
-    stack.enter_context(keeper_end)
     keep_secrets_in_memory()
-    with listener_end:
-        child = _start_listener(account, listener_end, knock, health)
-    _start_guardian(stack, account, child)
-    end_listener = partial(_end_listener, child, keeper_end)
-    stack.callback(end_listener)
+    children, keeper_end = _start_processes(stack, user, knock, health)
     # From here on this process holds no descriptor that a stranger's bytes come through.
     knock.close()
     health.close()
@@ -234,7 +237,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
             writable.append(directory)
     return _Prepared(
         listener=keeper_end,
-        end_listener=end_listener,
+        children=children,
         control=control_socket,
         store=store,
         firewall=firewall,
@@ -247,113 +250,49 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     )
 
 
-def _start_listener(
-    account: pwd.struct_passwd | None, keeper: socket.socket, knock: socket.socket, health: socket.socket
-) -> int:
+def _start_processes(
+    stack: ExitStack, user: User | None, knock: socket.socket, health: socket.socket
+) -> tuple[ListenerAndGuardian, socket.socket]:
+    """The listener and its guardian, and the keeper's end of the channel."""
+    listener_end, keeper_end = channel()
+    stack.enter_context(keeper_end)
+    with listener_end:
+        child = _start_listener(user, listener_end, knock, health)
+    children = ListenerAndGuardian(child, keeper_end.close)
+    stack.callback(_end_processes, children)
+    above_listener = user is not None and has(CAP_KILL)
+    if user is not None and not above_listener:
+        _log.warning("without CAP_KILL the guardian is the listener's user: whoever took that over could end it first")
+    children.start_guardian(None if above_listener else user)
+    return children, keeper_end
+
+
+def _start_listener(user: User | None, keeper: socket.socket, knock: socket.socket, health: socket.socket) -> int:
     sys.stderr.flush()
     child = os.fork()
     if child:
         return child
     status = 1
     try:
-        _ignore_endings()
-        _close_input_and_output()
-        _close_all_but({2, keeper.fileno(), knock.fileno(), health.fileno()})
-        become(account)
+        ignore_endings()
+        detach({keeper.fileno(), knock.fileno(), health.fileno()})
+        become(user)
         keep_secrets_in_memory()  # once more: a change of user makes a process dumpable again
         die_with_parent()
-        for warning in confine_listener():
-            _log.warning("%s", warning)
-        ListenerProcess(Listener(), knock, health, keeper).run()
+        limit(LISTENER)
+        process = ListenerProcess(Listener(), knock, health, keeper)
+        tell(keeper, confine_listener())
+        process.run()
         status = 0
-    except OpenmeError as error:
-        _log.error("listener: %s", error.message)  # one line for the operator
-    except Exception:  # noqa: BLE001  # the child must not run on into its parent's code
-        _log.exception("listener: a mistake of openme's own")
+    except BaseException as error:  # noqa: BLE001  # the child must not run on into its parent's code
+        tell(keeper, [last_words(error)])
     finally:
         os._exit(status)
 
 
-def _close_input_and_output() -> None:
-    """Nothing of the operator's terminal or pipes but stderr; the numbers stay taken, so that no stranger gets them."""
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-
-
-def _start_guardian(stack: ExitStack, account: pwd.struct_passwd | None, listener: int) -> None:
-    """A process of the listener's user that ends the listener when we are gone, however we went.
-
-    An honest listener ends by itself when the channel does. One that hangs, or that somebody has taken over, would keep
-    the knock port and so the next server from starting; and we, without the right to signal another user's process,
-    could not end it, nor could the kernel in our name (prctl(2), PR_SET_PDEATHSIG, asks for the parent's rights).
-    """
-
-    def watch(lifeline: int) -> None:
-        watched = os.pidfd_open(listener)
-        _close_input_and_output()
-        _close_all_but({2, lifeline, watched})
-        become(account)
-        keep_secrets_in_memory()
-        confine_guardian()
-        # Readable when the listener has ended, or when nobody holds the other end of the pipe any more.
-        select.select([lifeline, watched], [], [])
-        signal.pidfd_send_signal(watched, signal.SIGKILL)
-
-    _fork_with_lifeline(stack, watch)
-
-
-def _fork_with_lifeline(stack: ExitStack, run: Callable[[int], None]) -> int:
-    """Fork a process that runs `run(lifeline)` and ends; the descriptor to write to it by.
-
-    `lifeline` is the reading end of a pipe: at its end when nobody holds the other one, which is ours, any more. When
-    the stack closes, so does ours, and the process is waited for.
-    """
-    lifeline, ours = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(lifeline)
-        stack.callback(_wait_for, child)
-        stack.callback(os.close, ours)
-        return ours
-    try:
-        _ignore_endings()
-        run(lifeline)
-    finally:
-        os._exit(0)
-
-
-def _ignore_endings() -> None:
-    """A terminal's Ctrl-C reaches all processes; the keeper ends the others when it has closed the firewall."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _close_all_but(kept: set[int]) -> None:
-    low = 3
-    for number in sorted(n for n in kept if n >= low):
-        os.closerange(low, number)
-        low = number + 1
-    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
-
-
-def _end_listener(child: int, keeper_end: socket.socket) -> None:
-    """Let the listener see that nobody holds the channel any more, and wait; nothing is done a second time."""
-    keeper_end.close()
-    # What hangs is for the guardian to end: we have given up the right to signal another user's process.
-    _wait_for(child)
-
-
-def _wait_for(child: int) -> None:
-    """Wait for the end of a child that has been told, for some seconds: one that is stopped must not keep us."""
-    deadline = time.monotonic() + _GRACE
-    while time.monotonic() < deadline:
-        try:
-            if os.waitpid(child, os.WNOHANG)[0]:
-                return
-        except ChildProcessError:
-            return
-        time.sleep(0.005)
+def _end_processes(children: ListenerAndGuardian) -> None:
+    if not children.end():
+        _log.error("the listener does not end and keeps the knock port: kill -9 %d", children.listener)
 
 
 def _start_trial_guard(stack: ExitStack) -> Callable[[], None]:
@@ -365,13 +304,18 @@ def _start_trial_guard(stack: ExitStack) -> Callable[[], None]:
 
     def watch(lifeline: int) -> None:
         os.setpgid(0, 0)  # what ends its parent's group is to find it alive
-        _close_input_and_output()
-        _close_all_but({2, lifeline})
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        close_all_but({0, 1, 2, lifeline})
+        keep_alone({CAP_NET_ADMIN})
         keep_secrets_in_memory()
         if os.read(lifeline, 1) == b"":
             open_firewall("nft").stop()
 
-    ours = _fork_with_lifeline(stack, watch)
+    child, ours = fork_with_lifeline(watch)
+    stack.callback(wait_for, child)
+    stack.callback(os.close, ours)
 
     def passed() -> None:
         os.write(ours, b"1")
@@ -388,6 +332,7 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
     if not store.was_complete:
         _log.error("the replay memory may lack knocks: only knocks made after this start are accepted")
     journal = Journal()
+    reports = Reports(prepared.children.guardian)
     keeper = Keeper(config, replay, journal, prepared.own_addresses)
     keeper.epochs = prepared.epochs
     seen = sorted(store.seen().items(), key=lambda item: item[1].at)
@@ -407,27 +352,46 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
                 control=prepared.control,
                 state_file=state_file,
                 trial=trial,
+                reports=reports,
             )
         )
-        ending = process.run(lambda: _say_ready(config, prepared.systemd, trial))
+        ending = _run(process, lambda: _say_ready(config, prepared.systemd, trial))
     except BaseException:
         # The table stays: what was hidden stays hidden, open doors close on time, the next start takes it over.
         _log.error("ending; the ports stay hidden until the server is started again")
         raise
     if ending is Ending.LISTENER_GONE:
+        _hear_last_words(prepared.listener, reports)
+        if (status := prepared.children.status(0.5)) is not None:
+            _log.error("the listener %s", how_it_ended(status))
         undone = process.is_on_trial
         _log.error(
             "ending; %s", "it is undone" if undone else "the ports stay hidden until the server is started again"
         )
         return 1
     # First whoever listens, then what hides it: the health port is at no moment there for everybody.
-    prepared.end_listener()
+    _end_processes(prepared.children)
     prepared.firewall.stop()
     if state_file is not None:
         with suppress(OSError):
             state_file.unlink()
     _log.info("stopped; the firewall is as it was before")
     return 1 if ending is Ending.TRIAL_OVER else 0
+
+
+def _run(process: KeeperProcess, ready: Callable[[], None]) -> Ending:
+    try:
+        return process.run(ready)
+    except ChannelClosedError:  # the listener was gone before it had been told its keys
+        return Ending.LISTENER_GONE
+
+
+def _hear_last_words(listener: socket.socket, reports: Reports) -> None:
+    """What the listener has said since we read last: why it ended, perhaps. Its knocks come too late."""
+    with suppress(ChannelClosedError, OSError):
+        for message in received(listener, FRAME_SIZES, _LAST_WORDS):
+            if len(message) == REPORT_SIZE:
+                reports.on_report_untrusted(message, time.monotonic())
 
 
 def _take_over(firewall: Firewall, keeper: Keeper, store: Store) -> None:

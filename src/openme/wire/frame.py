@@ -10,8 +10,16 @@
         57    12  AEAD nonce
         69   165  the packet as it came
 
+    report, listener to keeper, 26 bytes
+    offset  size  field
+         0     1  kind, see ReportKind
+         1     1  reason: the place in REFUSALS, of a refusal; else zero
+         2     8  number, unsigned
+        10    16  source address of a refused datagram, IPv4 as ::ffff:a.b.c.d; zeros for none
+
 All integers are big-endian. Everything in a frame is the listener's word, and whoever has taken the listener over may
-say anything: the keeper opens the packet again and trusts nothing but the client's signature in it.
+say anything: the keeper opens the packet again and trusts nothing but the client's signature in it. A report decides
+nothing at all. It is numbers, so that whatever is said by them in the log is said in the keeper's words.
 """
 
 from dataclasses import dataclass, field
@@ -108,6 +116,64 @@ def unpack_order(raw: bytes) -> Order:
         key=raw[KEY_OFFSET:ORDER_SIZE],
         text=raw[ORDER_SIZE:].rstrip(b"\0"),
     )
+
+
+REASON_SIZE = 1
+REASON_OFFSET = KIND_SIZE  # 1
+REPORT_NUMBER_OFFSET = REASON_OFFSET + REASON_SIZE  # 2
+REPORT_SOURCE_OFFSET = REPORT_NUMBER_OFFSET + NUMBER_SIZE  # 10
+REPORT_SIZE = REPORT_SOURCE_OFFSET + SOURCE_SIZE  # 26
+MAX_NUMBER = (1 << 8 * NUMBER_SIZE) - 1
+
+REFUSALS = ("length", "filter", "low_order", "decrypt", "version", "copy", "busy")
+"""Why the listener drops a datagram, in the order of the numbers that stand for it in a report."""
+
+
+class ReportKind(IntEnum):
+    """What the listener can say besides frames."""
+
+    REFUSED = 0  # reason; number: how many datagrams; source: where from, if each one is told
+    RECEIVING_FAILED = 1  # number: the errno
+    NO_SECCOMP_LIBRARY = 2  # the host has no libseccomp
+    NO_SECCOMP = 3  # number: the errno
+    NO_LANDLOCK = 4  # number: the errno, zero if the kernel has none
+    OUT_OF_MEMORY = 5  # it ends
+    MISTAKE = 6  # it ends, by a mistake of openme's own; number: where, see server/listener_reports.py
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the listener has to say of itself. `reason` is one of REFUSALS, or empty."""
+
+    kind: ReportKind
+    number: int = 0
+    reason: str = ""
+    source: IPAddress | None = None
+
+    def pack(self) -> bytes:
+        """The 26 bytes."""
+        reason = REFUSALS.index(self.reason) if self.reason else 0
+        source = bytes(SOURCE_SIZE) if self.source is None else pack_address(self.source)
+        return bytes([self.kind, reason]) + min(self.number, MAX_NUMBER).to_bytes(NUMBER_SIZE, "big") + source
+
+
+def unpack_report_untrusted(raw: bytes) -> Report:
+    """The report in exactly 26 bytes. BadPacket: `report` for any other length, and for what no report says."""
+    if len(raw) != REPORT_SIZE or raw[0] not in _REPORT_KINDS:
+        raise BadPacket("report")
+    kind, reason = ReportKind(raw[0]), raw[REASON_OFFSET]
+    source = raw[REPORT_SOURCE_OFFSET:]
+    if reason >= (len(REFUSALS) if kind is ReportKind.REFUSED else 1):
+        raise BadPacket("report")
+    return Report(
+        kind=kind,
+        number=int.from_bytes(raw[REPORT_NUMBER_OFFSET:REPORT_SOURCE_OFFSET], "big"),
+        reason=REFUSALS[reason] if kind is ReportKind.REFUSED else "",
+        source=unpack_address(source) if any(source) else None,
+    )
+
+
+_REPORT_KINDS = frozenset(ReportKind)
 
 
 @dataclass(frozen=True, slots=True)

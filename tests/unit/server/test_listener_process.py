@@ -22,13 +22,23 @@ from openme.server.listener_process import (
     address_of,
 )
 from openme.server.sockets import bind_health, bind_knock
-from openme.wire.frame import FRAME_SIZE, Order, OrderKind, accepted, unpack_frame_untrusted
+from openme.wire.frame import (
+    FRAME_SIZE,
+    REPORT_SIZE,
+    Order,
+    OrderKind,
+    Report,
+    ReportKind,
+    accepted,
+    unpack_frame_untrusted,
+    unpack_report_untrusted,
+)
 from openme.wire.receipt import seal_receipt
 from openme.wire.v2 import ReceiptKeys
 from support import independent_v2
 from support.command import until
 from support.keeper_process import KeptMessages
-from support.knocks import ALICE, EPOCH, SERVER, lines, packet, packet_v2, ratchet
+from support.knocks import ALICE, EPOCH, SERVER, packet, packet_v2, ratchet
 from support.ports import free_port
 
 
@@ -47,7 +57,10 @@ class Running:
         return client
 
     def frame(self) -> bytes:
-        return self.keeper.recv(1000)
+        """The next frame; reports are passed over."""
+        while len(message := self.keeper.recv(1000)) == REPORT_SIZE:
+            pass
+        return message
 
 
 @pytest.fixture
@@ -190,12 +203,13 @@ def test_one_address_gets_so_many_connections_at_a_time(running: Running, clock:
     assert running.process._connections == {}
 
 
-def test_a_debug_line_names_the_reason_and_the_source(running: Running) -> None:
-    with lines("openme.listener") as records:
-        running.knock(b"x").close()
-        running.knock(packet()).close()
-        running.frame()
-    assert [r.getMessage() for r in records if r.levelname == "DEBUG"] == ["refused: length (from 127.0.0.1)"]
+def test_a_refusal_is_reported_with_its_reason_and_its_source(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.process._reporter, "_each", True)  # as on level debug
+    running.knock(b"x").close()
+    report = Report(ReportKind.REFUSED, 1, "length", ip_address("127.0.0.1"))
+    assert unpack_report_untrusted(running.keeper.recv(1000)) == report
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -92,3 +93,50 @@ def test_a_reader_that_has_stopped_costs_lines_and_no_time() -> None:
         handler = logs._Handler(stream)
         for _ in range(5000):  # far more than a pipe holds
             handler.handle(logging.makeLogRecord({"msg": "x" * 100, "levelno": logging.INFO}))
+
+
+def fill(pipe: int) -> None:
+    os.set_blocking(pipe, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(pipe, bytes(4096))
+
+
+def emptied(pipe: int) -> bytes:
+    os.set_blocking(pipe, False)
+    said = b""
+    with suppress(BlockingIOError):
+        while True:
+            said += os.read(pipe, 1 << 20)
+    return said
+
+
+@pytest.mark.usefixtures("stderr")
+def test_a_line_that_there_is_no_room_for_waits_unless_it_is_on_level_debug(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=stream))
+        logs.set_up("debug", as_json=False)
+        log = logging.getLogger("openme.x")
+        fill(writer)
+        for number in range(3):
+            log.info("door %d", number)
+            log.debug("noise")
+        assert b"door" not in emptied(reader)
+        log.info("the last")
+        said = emptied(reader).splitlines()
+    os.close(reader)
+    assert [line.rpartition(b": ")[2] for line in said] == [b"door 0", b"door 1", b"door 2", b"the last"]
+
+
+def test_so_many_lines_wait_and_no_more(stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs.set_up("info", as_json=False)
+    monkeypatch.setattr(logs._Handler, "_has_room", lambda _: False)
+    for number in range(5000):
+        logging.getLogger("openme.x").info("line %d", number)
+    assert stderr.getvalue() == ""
+    monkeypatch.setattr(logs._Handler, "_has_room", lambda _: True)
+    logs.write_late()
+    written = stderr.getvalue().splitlines()
+    assert len(written) == 1000
+    assert written[-1].endswith("line 4999")

@@ -176,3 +176,15 @@ def row(inode: int, uid: int, port: int = 0x1234) -> str:
 )
 def test_what_can_be_said_of_a_holder_that_cannot_be_seen(tmp_path: Path, rows: list[str], words: str | None) -> None:
     assert holders_of("udp", 0x1234, proc(tmp_path, *rows)) == words
+
+
+def test_a_health_connection_has_small_buffers() -> None:
+    port = free_port()
+    with bind_health(port) as health:
+        health.listen()
+        with socket.create_connection(("127.0.0.1", port), 5):
+            health.settimeout(5)
+            accepted, _ = health.accept()
+            with accepted:
+                held = [accepted.getsockopt(socket.SOL_SOCKET, o) for o in (socket.SO_RCVBUF, socket.SO_SNDBUF)]
+    assert sum(held) <= 256 << 10

@@ -1,0 +1,239 @@
+"""What the listener says of itself, both ends: numbers on its side (`Reporter`), words on the keeper's (`Reports`).
+
+The listener has no log: whoever takes it over must not be able to write a line of his own into the operator's, nor keep
+one of the keeper's out of it. What he can do is count wrongly, in words that stand below.
+"""
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import openme
+from openme.refusals import REPORT_INTERVAL, RefusalCounts
+from openme.server.channel import ChannelClosedError, send
+from openme.wire.frame import Report, ReportKind, unpack_report_untrusted
+from openme.wire.knock import BadPacket, IPAddress
+
+MOST_LINES = 10_000  # refusals in a second that get a line each on level debug: more than one process works on
+_LINES_INTERVAL = 1.0  # seconds
+_MAX_ERRNO = 4095  # the kernel's own bound
+
+_MISTAKE_BASE = 1_000_000  # a line's number is smaller than this
+
+_SOURCE = Path(openme.__file__).parent
+# Listed when this is imported, so that both processes have the same list and need no file for it.
+_MODULES = sorted(str(path) for path in _SOURCE.rglob("*.py"))
+
+_log = logging.getLogger("openme.listener")
+_keeper_log = logging.getLogger("openme.keeper")
+
+_SHORTFALLS = {
+    ReportKind.NO_SECCOMP_LIBRARY: (
+        "sandbox: seccomp is not in force, libseccomp is missing; install it: apt-get install libseccomp2"
+    ),
+    ReportKind.NO_SECCOMP: "sandbox: seccomp is not in force ({})",
+    ReportKind.NO_LANDLOCK: "sandbox: Landlock is not in force ({}): files are protected by their modes alone",
+}
+
+
+def worded(shortfall: Report) -> str:
+    """What a sandbox does not enforce here, for the operator."""
+    number = min(shortfall.number, _MAX_ERRNO)
+    return _SHORTFALLS[shortfall.kind].format(os.strerror(number) if number else "this kernel has none")
+
+
+# -- the listener's end
+
+
+class Reporter:
+    """Tells the keeper what was refused: as sums, once a minute; on level debug each one, with its source."""
+
+    def __init__(self, keeper: socket.socket, *, each: bool | None = None) -> None:
+        """`each`: whether each refusal is told; None: if the log that we had before we parted is on level debug."""
+        self.counts = RefusalCounts()
+        self._keeper = keeper
+        self._each = _log.isEnabledFor(logging.DEBUG) if each is None else each
+        self._lines = _Allowance(MOST_LINES)
+        self._untold: Counter[str] = Counter()
+        self._failure: int | None = None
+        self._last_told = float("-inf")
+
+    def refused(self, reason: str, source: IPAddress | None = None) -> None:
+        """Count a refusal under one of `wire.frame.REFUSALS`. ChannelClosedError if the keeper is gone."""
+        self.counts.add(reason)
+        if (
+            not self._each
+            or source is None
+            or not self._lines.take(time.monotonic())
+            or not self._send(Report(ReportKind.REFUSED, 1, reason, source))
+        ):
+            self._untold[reason] += 1
+
+    def receiving_failed(self, error: OSError) -> None:
+        """The knock socket has an error and no datagram."""
+        self._failure = error.errno or 0
+
+    def report(self, now: float) -> None:
+        """Tell the sums, unless that was less than a minute ago; `now` in monotonic seconds."""
+        if now - self._last_told < REPORT_INTERVAL or not (self._untold or self._failure is not None):
+            return
+        self._last_told = now
+        if self._failure is not None and self._send(Report(ReportKind.RECEIVING_FAILED, self._failure)):
+            self._failure = None
+        for reason, count in list(self._untold.items()):
+            if self._send(Report(ReportKind.REFUSED, count, reason)):
+                del self._untold[reason]
+
+    def _send(self, report: Report) -> bool:
+        return send(self._keeper, report.pack())
+
+
+def tell(keeper: socket.socket, reports: Iterable[Report]) -> None:
+    """Tell the keeper, if it is still there."""
+    try:
+        for report in reports:
+            send(keeper, report.pack())
+    except (ChannelClosedError, OSError):
+        return
+
+
+def last_words(error: BaseException) -> Report:
+    """Why a listener ends that should not have."""
+    if isinstance(error, MemoryError):
+        return Report(ReportKind.OUT_OF_MEMORY)
+    return Report(ReportKind.MISTAKE, place_of(error.__traceback__))
+
+
+def place_of(traceback: TracebackType | None) -> int:
+    """The innermost line of openme's own in a traceback as a number: `1_000_000 * module + line`, zero for none."""
+    place = 0
+    modules = {path: number for number, path in enumerate(_MODULES, 1)}
+    while traceback is not None:
+        number = modules.get(traceback.tb_frame.f_code.co_filename, 0)
+        if number:
+            place = number * _MISTAKE_BASE + traceback.tb_lineno
+        traceback = traceback.tb_next
+    return place
+
+
+def _place(number: int) -> str:
+    module, line = divmod(number, _MISTAKE_BASE)
+    if not 0 < module <= len(_MODULES):
+        return "an unknown place"
+    return f"{Path(_MODULES[module - 1]).relative_to(_SOURCE)} line {line}"
+
+
+# -- the keeper's end
+
+
+class Reports:
+    """Words what the listener says, at a bounded rate: a line a minute for what can come often, one ever for the rest.
+
+    On level debug a refusal that came with its source gets a line of its own, up to 10,000 in a second.
+    """
+
+    def __init__(self, guardian: int | None = None) -> None:
+        """`guardian`: its process id, if it is to be watched."""
+        self.counts = RefusalCounts()
+        self._guardian = guardian
+        self._lines = _Allowance(MOST_LINES)
+        self._said: set[ReportKind] = set()
+        self._failure: str | None = None
+        self._nonsense = 0
+        self._last = float("-inf")
+
+    def on_report_untrusted(self, raw: bytes, now: float) -> None:
+        """Take one message of the listener's; `now` in monotonic seconds."""
+        try:
+            report = unpack_report_untrusted(raw)
+        except BadPacket:
+            self._nonsense += 1
+            return
+        if report.kind is ReportKind.REFUSED:
+            self._refused(report, now)
+        elif report.kind is ReportKind.RECEIVING_FAILED:
+            self._failure = os.strerror(min(report.number, _MAX_ERRNO))
+        elif report.kind not in self._said:
+            self._said.add(report.kind)
+            if report.kind in _SHORTFALLS:
+                _log.warning("%s", worded(report))
+            elif report.kind is ReportKind.OUT_OF_MEMORY:
+                _log.error("the listener has reached its limit of memory and ends")
+            else:
+                _log.error(
+                    "the listener ends by a mistake of openme's own, at %s: please report it", _place(report.number)
+                )
+
+    def _refused(self, report: Report, now: float) -> None:
+        if not report.number:
+            self._nonsense += 1
+            return
+        self.counts.add(report.reason, report.number)
+        if report.source is not None and _log.isEnabledFor(logging.DEBUG) and self._lines.take(now):
+            facts = {"event": "refused", "reason": report.reason, "source": str(report.source)}
+            _log.debug("refused: %s (from %s)", report.reason, report.source, extra={"facts": facts})
+
+    def tick(self, now: float) -> None:
+        """Say what has gathered, at most once a minute; and that the guardian is gone, once."""
+        self.counts.report(now, _log)
+        self._look_for_guardian()
+        if now - self._last < REPORT_INTERVAL or not (self._failure or self._nonsense):
+            return
+        self._last = now
+        if self._failure:
+            _log.warning("receiving knocks failed: %s", self._failure)
+            self._failure = None
+        if self._nonsense:
+            _log.error(
+                "the listener has sent %d reports that no honest listener sends: it may have been taken over,"
+                " see docs/privilege-separation.md",
+                self._nonsense,
+            )
+            self._nonsense = 0
+
+    def _look_for_guardian(self) -> None:
+        if self._guardian is None:
+            return
+        try:
+            gone, _ = os.waitpid(self._guardian, os.WNOHANG)
+        except ChildProcessError:
+            gone = self._guardian
+        if gone:
+            self._guardian = None
+            _keeper_log.error(
+                "the guardian was killed: a listener that hangs would keep the knock port when this server ends;"
+                " restart the server soon"
+            )
+
+
+def how_it_ended(status: int | None) -> str:
+    """A wait status in words; None: it has not ended."""
+    if status is None:
+        return "does not end"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        known = {s.value: s.name for s in signal.Signals}
+        return f"was killed by {known.get(number, f'signal {number}')}"
+    return f"ended with {os.waitstatus_to_exitcode(status)}"
+
+
+class _Allowance:
+    """So many in each second."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._used = 0
+        self._since = float("-inf")
+
+    def take(self, now: float) -> bool:
+        """Whether there is one left; `now` in monotonic seconds."""
+        if now - self._since >= _LINES_INTERVAL:
+            self._since, self._used = now, 0
+        self._used += 1
+        return self._used <= self._most

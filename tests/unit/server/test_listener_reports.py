@@ -1,0 +1,226 @@
+"""What the listener says is numbers, and few; what the keeper makes of them is bounded, whatever comes."""
+
+import errno
+import logging
+import os
+import re
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+import openme
+from openme.refusals import REPORT_INTERVAL
+from openme.server import listener_reports
+from openme.server.channel import FRAME_SIZES, ChannelClosedError, channel, received
+from openme.server.listener_reports import (
+    MOST_LINES,
+    Reporter,
+    Reports,
+    how_it_ended,
+    last_words,
+    tell,
+)
+from openme.wire.frame import MAX_NUMBER, REFUSALS, REPORT_SIZE, Report, ReportKind, unpack_report_untrusted
+from openme.wire.knock import BadPacket
+from support.knocks import lines
+
+HERE = ip_address("192.0.2.7")
+SOURCE = Path(openme.__file__).parent
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    listener, keeper = channel()
+    with listener, keeper:
+        yield listener, keeper
+
+
+def told(keeper: socket.socket) -> list[Report]:
+    return [unpack_report_untrusted(raw) for raw in received(keeper, FRAME_SIZES, 10_000)]
+
+
+def said(*reports: Report | bytes, level: int = logging.INFO, minutes: int = 1) -> list[str]:
+    """The lines that the keeper writes for these."""
+    keeper = Reports()
+    with lines("openme.listener", level) as records:
+        for report in reports:
+            keeper.on_report_untrusted(report if isinstance(report, bytes) else report.pack(), 0.0)
+        for half_second in range(minutes * 120):
+            keeper.tick(half_second / 2)
+    return [record.getMessage() for record in records]
+
+
+# -- the listener's end
+
+
+def test_refusals_are_told_as_sums_once_a_minute(ends: tuple[socket.socket, socket.socket]) -> None:
+    reporter = Reporter(ends[0], each=False)
+    for second in range(int(REPORT_INTERVAL) * 3):
+        reporter.refused("length", HERE)
+        reporter.refused("busy")
+        reporter.report(second)
+    reporter.report(REPORT_INTERVAL * 10)
+    reports = told(ends[1])
+    assert len(reports) == 4 * 2
+    assert sum(r.number for r in reports if r.reason == "length") == REPORT_INTERVAL * 3
+    assert {r.source for r in reports} == {None}
+    assert reporter.counts.total == {"length": REPORT_INTERVAL * 3, "busy": REPORT_INTERVAL * 3}
+
+
+def test_on_level_debug_each_is_told_with_its_source_up_to_a_limit(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_reports, "MOST_LINES", 5)
+    monkeypatch.setattr("time.monotonic", lambda: 7.0)
+    reporter = Reporter(ends[0], each=True)
+    for _ in range(8):
+        reporter.refused("filter", HERE)
+    reporter.refused("busy")
+    reporter.report(7.0)
+    one = Report(ReportKind.REFUSED, 1, "filter", HERE)
+    assert told(ends[1]) == [one] * 5 + [
+        Report(ReportKind.REFUSED, 3, "filter"),
+        Report(ReportKind.REFUSED, 1, "busy"),
+    ]
+
+
+def test_what_a_busy_keeper_does_not_take_is_told_later(ends: tuple[socket.socket, socket.socket]) -> None:
+    reporter = Reporter(ends[0], each=True)
+    filler = bytes(REPORT_SIZE)
+    with suppress(BlockingIOError):
+        while True:
+            ends[0].send(filler)
+    reporter.refused("copy", HERE)
+    reporter.report(0.0)
+    while [raw for raw in received(ends[1], FRAME_SIZES, 10_000) if raw == filler]:
+        pass
+    reporter.report(REPORT_INTERVAL)
+    assert told(ends[1]) == [Report(ReportKind.REFUSED, 1, "copy")]
+
+
+def test_an_error_of_the_socket_is_told_once_a_minute(ends: tuple[socket.socket, socket.socket]) -> None:
+    reporter = Reporter(ends[0], each=False)
+    for _ in range(1000):
+        reporter.receiving_failed(OSError(errno.ENOBUFS, "x"))
+        reporter.report(0.0)
+    assert told(ends[1]) == [Report(ReportKind.RECEIVING_FAILED, errno.ENOBUFS)]
+
+
+def test_last_words_reach_the_keeper_though_orders_lie_unread(ends: tuple[socket.socket, socket.socket]) -> None:
+    ends[1].send(b"an order that is never read")
+    tell(ends[0], [last_words(MemoryError())])
+    ends[0].close()
+    arrivals = received(ends[1], FRAME_SIZES, 10)
+    assert unpack_report_untrusted(next(arrivals)).kind is ReportKind.OUT_OF_MEMORY
+    with pytest.raises(ChannelClosedError):
+        next(arrivals)
+
+
+def test_nobody_to_tell_is_no_error(ends: tuple[socket.socket, socket.socket]) -> None:
+    ends[1].close()
+    tell(ends[0], [Report(ReportKind.NO_LANDLOCK)] * 3)
+
+
+def test_a_mistake_is_told_by_its_place() -> None:
+    with pytest.raises(BadPacket) as caught:
+        unpack_report_untrusted(b"")
+    (line,) = said(last_words(caught.value))
+    assert line.startswith("the listener ends by a mistake of openme's own, at wire/frame.py line ")
+    assert said(Report(ReportKind.MISTAKE, MAX_NUMBER)) == [
+        "the listener ends by a mistake of openme's own, at an unknown place: please report it"
+    ]
+
+
+# -- the keeper's end
+
+
+def test_counts_are_one_line_a_minute_and_lose_nothing() -> None:
+    keeper = Reports()
+    with lines("openme.listener", logging.INFO) as records:
+        for second in range(180):
+            keeper.on_report_untrusted(Report(ReportKind.REFUSED, 5, "length").pack(), second)
+            keeper.on_report_untrusted(Report(ReportKind.REFUSED, 1, "decrypt", HERE).pack(), second)
+            keeper.tick(second)
+        keeper.tick(240)
+    assert len(records) == 4
+    assert records[0].getMessage() == "refused: 5 length, 1 decrypt"
+    assert sum(vars(record)["facts"]["refused"]["length"] for record in records) == 900
+
+
+def test_a_refusal_has_a_line_on_level_debug_alone_up_to_a_limit() -> None:
+    report = Report(ReportKind.REFUSED, 1, "length", HERE)
+    assert said(report) == ["refused: 1 length"]
+    assert said(report, level=logging.DEBUG)[0] == "refused: length (from 192.0.2.7)"
+    flood = said(*[report] * (MOST_LINES * 3), level=logging.DEBUG)
+    assert len(flood) == MOST_LINES + 1
+    assert flood[-1] == f"refused: {MOST_LINES * 3} length"
+
+
+def nonsense() -> list[bytes]:
+    return [
+        bytes([ReportKind.REFUSED, len(REFUSALS)]) + bytes(24),
+        bytes([ReportKind.REFUSED, 0]) + bytes(24),  # none refused
+        bytes([max(ReportKind) + 1]) + bytes(25),
+        bytes([ReportKind.MISTAKE, 1]) + bytes(24),
+        *(secrets.token_bytes(REPORT_SIZE) for _ in range(2000)),
+    ]
+
+
+def test_nonsense_is_a_few_lines_a_minute_and_says_what_it_may_mean() -> None:
+    found = said(*nonsense(), level=logging.INFO)
+    assert len(found) <= len(ReportKind) + 2
+    assert any("it may have been taken over" in line for line in found)
+    assert all(line.isprintable() for line in found)
+    keeper = Reports()
+    with lines("openme.listener", logging.INFO) as records:
+        for second in range(600):
+            keeper.on_report_untrusted(b"\xff" * REPORT_SIZE, second)
+            keeper.tick(second)
+    assert len(records) == 10
+
+
+def test_shortfalls_and_ends_are_said_once() -> None:
+    kinds = [kind for kind in ReportKind if kind not in {ReportKind.REFUSED, ReportKind.RECEIVING_FAILED}]
+    reports = [Report(kind, number) for kind in kinds for number in (0, 1, MAX_NUMBER)]
+    assert len(said(*reports * 10)) == len(kinds)
+    assert said(Report(ReportKind.NO_SECCOMP, errno.EINVAL)) == ["sandbox: seccomp is not in force (Invalid argument)"]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (lambda: os._exit(3), "ended with 3"),
+        (lambda: os.kill(os.getpid(), 9), "was killed by SIGKILL"),
+        (lambda: os.kill(os.getpid(), 40), "was killed by signal 40"),
+    ],
+)
+def test_an_end_is_said_in_words(how: Callable[[], None], words: str) -> None:
+    child = os.fork()
+    if child == 0:
+        how()
+        os._exit(99)
+    assert how_it_ended(os.waitpid(child, 0)[1]) == words
+
+
+def test_a_guardian_that_is_gone_is_missed_once() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    keeper = Reports(child)
+    with lines("openme.keeper", logging.INFO) as records:
+        keeper.tick(0.0)
+        keeper.tick(1.0)
+    assert [record.getMessage().partition(":")[0] for record in records] == ["the guardian was killed"]
+
+
+def test_every_word_for_a_refusal_has_a_number() -> None:
+    """A word of the wire formats or of the listener that is not in the list would end it by a mistake."""
+    sources = [*(SOURCE / "listener").glob("*.py"), SOURCE / "wire/v1.py", SOURCE / "wire/v2.py"]
+    words = {word for path in sources for word in re.findall(r'BadPacket\("(\w+)"\)', path.read_text())}
+    assert {*words, "copy", "busy"} == set(REFUSALS)
