@@ -30,6 +30,7 @@ from openme.keeper.rules import rules_for
 from openme.keeper.store import Accepted, Holder, Store
 from openme.keys.erasing import wipe
 from openme.server import control
+from openme.server.admin import Request, RequestError, about_file, key_texts, parse_request
 from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.server.config_watch import ConfigWatch
 from openme.server.epoch_keys import erase_before, open_epochs, write_new
@@ -356,8 +357,11 @@ class KeeperProcess:
             self._use(config, now)
             _log.info("config in force: %d clients", len(config.clients))
 
-    def _use(self, config: ServerConfig, now: Now) -> None:
-        """Put a changed config in force: for the next knock, for open doors, in the firewall and in the listener."""
+    def _use(self, config: ServerConfig, now: Now) -> str | None:
+        """Put a changed config in force: for the next knock, for open doors, in the firewall and in the listener.
+
+        Why doors that should have closed may still be open, or None.
+        """
         config = self._keep_what_needs_a_restart(config)
         if ("v2" in config.protocols) != (self._keeper.epochs is not None):
             self._switch_v2(config, now)
@@ -366,6 +370,7 @@ class KeeperProcess:
             self._forget_receipts(grant)
             self._journal.closed(grant, why)
         before, self._rules = self._rules, outcome.rules
+        refused = None
         try:
             if outcome.rules != before:
                 self._firewall.apply(outcome.rules, outcome.change.open)
@@ -375,8 +380,10 @@ class KeeperProcess:
         except FirewallError as error:
             # One line for the operator; the doors that should have closed do so when their time is over.
             _log.error("the changed config is not in the firewall: %s", error.message)
+            refused = error.message
         self._give_v1_keys()
         self._state_changed = True
+        return refused
 
     def _keep_what_needs_a_restart(self, config: ServerConfig) -> ServerConfig:
         current = self._keeper.config
@@ -483,7 +490,8 @@ class KeeperProcess:
 
     # -- ending grants
 
-    def _end(self, ended: list[tuple[Grant, str]], now: Now) -> None:
+    def _end(self, ended: list[tuple[Grant, str]], now: Now) -> str | None:
+        """End these grants, for a reason each; why their doors may still be open, or None."""
         change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
         for grant, why in ended:
             self._forget_receipts(grant)
@@ -492,6 +500,8 @@ class KeeperProcess:
             self._apply(change)
         except FirewallError as error:
             _log.error("doors could not be closed early: %s", error.message)  # one line for the operator
+            return error.message
+        return None
 
     def _apply(self, change: Change) -> None:
         """Make the firewall's doors agree with the grants; FirewallError if it cannot be made to."""
@@ -535,52 +545,65 @@ class KeeperProcess:
 
     def _answer(self, raw: bytes) -> dict[str, Any]:
         try:
-            request = json.loads(raw)
-            command = request["command"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return {"error": "the server did not understand the request"}
+            request = parse_request(raw)
+        except RequestError as refused:
+            return {"error": str(refused)}
         self._tick()
         now = self._clocks()
-        if command == "sessions":
+        if request.command == "sessions":
             return self._sessions(now)
-        name = str(request.get("name"))
-        if command == "reload":
-            return {"fault": self._watch.fault, "reading": self._watch.is_reading}
-        if command == "revoke":
-            return self._revoke(name, now, cut=bool(request.get("cut")))
-        if command == "close":
-            return self._close(name, now, cut=bool(request.get("cut")))
-        if command == "reset":
-            return self._reset(name, now)
-        if command == "ratchet":
+        if request.command == "ratchet":
             return self._save_ratchet(now)
-        if command == "new_ratchet":
-            return self._new_ratchet(request.get("epoch_length"), now)
-        return {"error": "the server is of another version than this command: restart it"}
+        if request.command == "new_ratchet":
+            return self._new_ratchet(request.epoch_length, now)
+        answers = {
+            "reload": self._reload,
+            "client": self._client,
+            "revoke": self._revoke,
+            "close": self._close,
+            "reset": self._reset,
+        }
+        outcome = answers[request.command](request, now)
+        return {**about_file(self._watch, request.sha256), **outcome}
 
-    def _revoke(self, name: str, now: Now, *, cut: bool) -> dict[str, Any]:
-        """The client is out of the file; end what it has, also while that file is still being read."""
-        if (config := self._watch.revoke(name)) is not None:
+    def _reload(self, request: Request, now: Now) -> dict[str, Any]:
+        """The tick before this has looked at the files; `add` may also lift what no file names."""
+        config = self._watch.lift(request.lifted)
+        if config is not None:
             self._use(config, now)
-        outcome: dict[str, Any] = {"fault": self._watch.fault}
-        if cut:
-            outcome["cut"] = self._cut(name)
+        return {"lifted": config is not None}
+
+    def _client(self, request: Request, _now: Now) -> dict[str, Any]:
+        keys = self._watch.keys_of(request.name)
+        return {"keys": key_texts(keys), "revoked": self._watch.is_revoked(keys | request.keys)}
+
+    def _revoke(self, request: Request, now: Now) -> dict[str, Any]:
+        """Nobody with the key in force under this name, nor with one of those given, gets in from now on."""
+        outcome: dict[str, Any] = {"keys": key_texts(self._watch.keys_of(request.name) | request.keys)}
+        if (config := self._watch.revoke(request.name, request.keys)) is not None:
+            outcome["not_closed"] = self._use(config, now)
+            self._write_state()
+        if request.cut:
+            outcome["cut"] = self._cut(request.name)
         return outcome
 
-    def _close(self, name: str, now: Now, *, cut: bool) -> dict[str, Any]:
+    def _close(self, request: Request, now: Now) -> dict[str, Any]:
+        name = request.name
         grants = self._keeper.grants_of(name)
-        self._end([(grant, "closed by the operator") for grant in grants], now)
+        not_closed = self._end([(grant, "closed by the operator") for grant in grants], now)
         self._write_state()
         outcome: dict[str, Any] = {
             "closed": [str(grant.address) for grant in grants],
+            "not_closed": not_closed,
             "known": name in self._keeper.config.clients,
             "near": nearest(name, self._keeper.config.clients),
         }
-        if cut:
+        if request.cut:
             outcome["cut"] = self._cut(name)
         return outcome
 
-    def _reset(self, name: str, now: Now) -> dict[str, Any]:
+    def _reset(self, request: Request, now: Now) -> dict[str, Any]:
+        name = request.name
         client = self._keeper.config.clients.get(name)
         if client is None:
             return {"known": False, "near": nearest(name, self._keeper.config.clients)}

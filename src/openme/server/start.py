@@ -51,8 +51,8 @@ from openme.server.sandbox import confine_guardian, confine_keeper, confine_list
 from openme.server.sockets import bind_health, bind_knock
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR
 
-LOCK_NAME = "lock"
 FIREWALL_LOCK = b"\0openme-firewall"
+_GLANCE = 0.2  # seconds
 _GRACE = 3.0  # seconds that a child gets to end by itself
 
 _log = logging.getLogger("openme.server")
@@ -63,14 +63,14 @@ def state_lock(state_dir: Path) -> Iterator[None]:
     """Make `state_dir` (0700) if it is missing and hold it: one server at a time. OpenmeError if it is taken."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(state_dir / control.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise OpenmeError(
             f"state_dir {state_dir}: {error.strerror}", "run it as root, or name another state_dir in the config"
         ) from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError:
             raise OpenmeError(
                 f"another server is running on {state_dir}", "stop it first, or give this one a state_dir of its own"
@@ -78,6 +78,20 @@ def state_lock(state_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock; BlockingIOError if another server has it. A command that looks at it holds it for microseconds."""
+    deadline = time.monotonic() + _GLANCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 @contextmanager
