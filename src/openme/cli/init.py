@@ -115,7 +115,7 @@ def _prepare_ratchet(config: ServerConfig, *, anew: bool) -> bool:
 def _upgrade(path: Path) -> int:
     """What version 2 needs beside an existing set-up: a ratchet, and the word in `protocols`."""
     config = load_server_config(path)
-    refuse_before(path, config.state_dir)
+    answers = refuse_before(path, config.state_dir)
     ratchet, made = ensure_ratchet(config)
     ratchet.forget()
     note(
@@ -123,7 +123,7 @@ def _upgrade(path: Path) -> int:
     )
     if "v2" not in config.protocols:
         wanted = {"protocols": sorted({*config.protocols, "v2"})}
-        set_and_tell(path, config.state_dir, wanted, {"protocols": sorted(config.protocols)})
+        set_and_tell(path, config.state_dir, wanted, {"protocols": sorted(config.protocols)}, answers=answers)
         note(f"{path}: protocols accepts v2 now, too")
     answer("version 2 is ready")
     hint("existing clients go on as they are; a version 2 file for one of them: openme renew NAME")

@@ -106,7 +106,7 @@ def _rotate(args: argparse.Namespace) -> int:
     if args.now and args.finish:
         raise OpenmeError("--now and --finish exclude each other", exit_code=2)
     config = load_server_config(args.config)
-    refuse_before(config.path, config.state_dir)
+    answers = refuse_before(config.path, config.state_dir)
     if args.what == "ratchet":
         replace_ratchet(config)
         note("there is a new ratchet: no knock with the former epoch keys is accepted any more")
@@ -116,13 +116,14 @@ def _rotate(args: argparse.Namespace) -> int:
         if config.previous_private_key is None:
             raise OpenmeError(f"{config.path}: there is no previous_private_key", "nothing was changed")
         previous = config.previous_private_key.to_base64()
-        set_and_tell(config.path, config.state_dir, {"previous_private_key": None}, {"previous_private_key": previous})
+        before = {"previous_private_key": previous}
+        set_and_tell(config.path, config.state_dir, {"previous_private_key": None}, before, answers=answers)
         note("the former version 1 key is accepted no more")
         return 0
-    return _new_v1_key(config, keep=not args.now)
+    return _new_v1_key(config, keep=not args.now, answers=answers)
 
 
-def _new_v1_key(config: ServerConfig, *, keep: bool) -> int:
+def _new_v1_key(config: ServerConfig, *, keep: bool, answers: bool) -> int:
     if keep and config.previous_private_key is not None:
         raise OpenmeError(
             f"{config.path}: an earlier change of the key is not finished",
@@ -143,6 +144,7 @@ def _new_v1_key(config: ServerConfig, *, keep: bool) -> int:
             "public_key": encode_base64(config.public_key),
             "previous_private_key": None if previous is None else previous.to_base64(),
         },
+        answers=answers,
     )
     answer(encode_base64(key.public))
     if keep:

@@ -63,8 +63,10 @@ class _Revocation:
         try:
             remove_client(self._path, self._name)
         except NoClientError as error:
-            if not keys and not earlier:
-                self._problems.append(error)
+            if not keys:
+                since = max(earlier.values(), default=None)
+                why = error.hint if since is None else f"its key was revoked {since}: no knock with it opens"
+                self._problems.append(OpenmeError(error.message, why))
         except ConfigError as error:
             self._not_edited = error
         self._judge(self._ask({"command": "reload"}))
@@ -72,7 +74,7 @@ class _Revocation:
             for problem in self._problems[:-1]:
                 complain(problem)
             raise self._problems[-1]
-        self._report(None if keys else max(earlier.values(), default=None))
+        self._report()
         return 0
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -151,15 +153,14 @@ class _Revocation:
         if reply is not None and reply.get("fault"):
             warn(f"the running server keeps its last good config, less {name}: {reply['fault']}")
 
-    def _report(self, earlier: str | None) -> None:
+    def _report(self) -> None:
         name = self._name
-        done = f"revoked {name}" if earlier is None else f"{name} was revoked before ({earlier})"
         if self._runs:
-            note(f"{done}: no further knock opens, open doors are closed")
+            note(f"revoked {name}: no further knock opens, open doors are closed")
             if self._cut:
                 note(f"connections cut: {self._connections_cut}")
             return
-        note(f"{done}: no further knock opens; no server is running on {self._state_dir}")
+        note(f"revoked {name}: no further knock opens; no server is running on {self._state_dir}")
         try:
             load_server_config(self._path)
         except OpenmeError as error:

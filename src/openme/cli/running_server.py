@@ -39,12 +39,14 @@ def tell(path: Path, state_dir: Path, request: Mapping[str, Any], otherwise: str
     return reply
 
 
-def set_and_tell(path: Path, state_dir: Path, values: Fields, before: Fields) -> None:
-    """Set keys of `server:` and have the running server read them.
+def set_and_tell(path: Path, state_dir: Path, values: Fields, before: Fields, *, answers: bool) -> None:
+    """Set keys of `server:` and have the running server read them, if it is one that `answers` (`refuse_before`).
 
     OpenmeError if it reads another file than `path`: the keys are then what `before` says, as they were.
     """
     set_server(path, values)
+    if not answers:
+        return
     try:
         tell(path, state_dir, {"command": "reload"}, FOUND_BY_ITSELF)
     except OpenmeError as error:
@@ -55,14 +57,14 @@ def set_and_tell(path: Path, state_dir: Path, values: Fields, before: Fields) ->
 def refuse_before(path: Path, state_dir: Path) -> bool:
     """OpenmeError, before anything is changed, if a server runs and reads another file than `path`.
 
-    Whether there is a server that answers, or none: False for one that did not answer, of which a warning tells.
+    False, and a warning, if one may run and did not answer; else True.
     """
     try:
         reply = exchange(path, state_dir, {"command": "reload"})
     except control.NoServerError:
         return True
     except OpenmeError as error:
-        warn(f"{error.message}: whether it reads {path}, and what it has in force, is not known")
+        warn(f"{error.message}: whether it reads {path} is not known; {FOUND_BY_ITSELF} if it does")
         return False
     refuse_another(path, reply, "nothing was changed")
     return True
