@@ -507,10 +507,8 @@ def test_only_add_lifts_a_revoked_key(world: ClaimsWorld) -> None:
             world.revoke("alice")
             add_client(world.config, "alice", {"ed25519_pubkey": str(entry.public_key), **protocols})
             world.assert_refuses(world.signed(world.alice))
-        words = [] if world.wire == 2 else ["--v1"]
-        done = world.openme(
-            *(world.server, "--config", world.config, "add", "alice", "--pubkey", entry.public_key, *words), code=0
-        )
+        words = ["add", "alice", "--pubkey", str(entry.public_key), *([] if world.wire == 2 else ["--v1"])]
+        done = world.openme(world.server, "--config", world.config, *words, code=0)
         assert "revoked no more" in done.stderr
         world.assert_opens(world.alice)
         world.restart()
@@ -600,3 +598,13 @@ def test_a_start_without_a_list_that_can_be_read_is_refused(world: ClaimsWorld) 
     assert world.begin().wait(30) == 1
     assert "who was revoked is not known" in world.log()
     assert "Traceback" not in world.log()
+
+
+def test_revoke_with_a_config_of_another_state_dir(world: ClaimsWorld) -> None:
+    """The command cannot reach the server that serves here, and does not say that there is none."""
+    other = world.folder / "elsewhere.yaml"
+    other.touch(mode=0o600)
+    other.write_text(world.config.read_text().replace(str(world.state_dir), str(world.folder / "elsewhere")))
+    done = world.openme(world.server, "--config", other, "revoke", "alice", code=1)
+    assert "a server is running on this machine, but not on" in done.stderr
+    assert "no server is running" not in done.stderr

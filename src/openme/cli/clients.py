@@ -12,7 +12,7 @@ from pathlib import Path
 
 from openme.cli.output import answer, answer_json, hint, note, table, warn
 from openme.cli.revocation import revoke
-from openme.cli.running_server import FOUND_BY_ITSELF, ask, refuse_another, refuse_before, tell
+from openme.cli.running_server import FOUND_BY_ITSELF, RunningServer, ask, refuse_another
 from openme.config.client_keys import client_keys
 from openme.config.edit import add_client, remove_client
 from openme.config.model import ClientEntry, EpochKeys, ServerConfig
@@ -97,12 +97,13 @@ def _add(args: argparse.Namespace) -> int:
     qr = _qr(args, config, profile_name, private)
     if private is not None:
         _keep_private(sys.stdout.fileno())
-    stood_there = private is None and _is_revoked_entry(args, config, public)
+    server = RunningServer(args.config, config.state_dir)
+    stood_there = private is None and _is_revoked_entry(args, config, server, public)
     if not stood_there:
         add_client(args.config, args.name, fields)
-    _tell_of_client(args, config, stood_there=stood_there)
+    _tell_of_client(args, server, stood_there=stood_there)
     if private is None:
-        _lift(args, config, public)
+        _lift(args, config, server, public)
     if private is not None and qr is not None:
         try:
             _show_qr(args, qr)
@@ -134,7 +135,7 @@ def _renew(args: argparse.Namespace) -> int:
         raise OpenmeError(
             f"the key of {args.name} is revoked", f"to let it in again: {cure(args.name, client.public_key)}"
         )
-    refuse_before(args.config, config.state_dir)
+    RunningServer(args.config, config.state_dir).refuse_another()
     if args.v1 and "v1" not in client.protocols:
         raise OpenmeError(f"{args.name} may not speak version 1", "see protocols in its entry and under server")
     epoch_keys = _epoch_keys(config) if "v2" in client.protocols and not args.v1 else None
@@ -231,12 +232,14 @@ def _show_qr(args: argparse.Namespace, content: str) -> None:
         print_qr(content)
 
 
-def _is_revoked_entry(args: argparse.Namespace, config: ServerConfig, public: ClientPublicKey) -> bool:
+def _is_revoked_entry(
+    args: argparse.Namespace, config: ServerConfig, server: RunningServer, public: ClientPublicKey
+) -> bool:
     """Whether the entry that is to be added stands there already, disabled, since its key is revoked."""
     if public.raw not in read_revoked(config.state_dir).keys:
         # The running server may have been told what the disk would not take.
         request = {"command": "client", "name": args.name, "keys": key_texts([public.raw])}
-        if not (tell(args.config, config.state_dir, request, FOUND_BY_ITSELF) or {}).get("revoked"):
+        if not (server.tell(request, FOUND_BY_ITSELF) or {}).get("revoked"):
             return False
     if public.raw not in client_keys(args.config, args.name):
         return False
@@ -248,10 +251,10 @@ def _is_revoked_entry(args: argparse.Namespace, config: ServerConfig, public: Cl
     return True
 
 
-def _tell_of_client(args: argparse.Namespace, config: ServerConfig, *, stood_there: bool) -> None:
+def _tell_of_client(args: argparse.Namespace, server: RunningServer, *, stood_there: bool) -> None:
     """Have the running server read the file with the new entry; one that reads another file undoes the change."""
     try:
-        reply = tell(args.config, config.state_dir, {"command": "reload"}, "the change holds from the next knock on")
+        reply = server.tell({"command": "reload"}, "the change holds from the next knock on")
     except OpenmeError as error:
         if not stood_there:
             remove_client(args.config, args.name)
@@ -260,7 +263,7 @@ def _tell_of_client(args: argparse.Namespace, config: ServerConfig, *, stood_the
         note("the running server is reading its clients; the new one is known in a few seconds")
 
 
-def _lift(args: argparse.Namespace, config: ServerConfig, public: ClientPublicKey) -> None:
+def _lift(args: argparse.Namespace, config: ServerConfig, server: RunningServer, public: ClientPublicKey) -> None:
     """The file has the entry; only now, as the last step, is its key revoked no more."""
     try:
         was_revoked = lift_key(config.state_dir, public.raw)
@@ -270,7 +273,7 @@ def _lift(args: argparse.Namespace, config: ServerConfig, public: ClientPublicKe
             error.hint or f"mend that, then: {cure(args.name, public)}",
         ) from None
     request = {"command": "reload", "lifted": key_texts([public.raw])}
-    reply = tell(args.config, config.state_dir, request, FOUND_BY_ITSELF)
+    reply = server.tell(request, FOUND_BY_ITSELF)
     if was_revoked or (reply or {}).get("lifted"):
         note(f"the key of {args.name} is revoked no more")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from openme.cli.options import port_number
 from openme.cli.output import answer, hint, note, warn
-from openme.cli.running_server import refuse_before, set_and_tell
+from openme.cli.running_server import RunningServer
 from openme.config.locked import locked_directory, replace_file
 from openme.config.model import DEFAULT_UDP_PORT, FIREWALLS, ServerConfig
 from openme.config.server import load_server_config, parse_server_config
@@ -115,15 +115,15 @@ def _prepare_ratchet(config: ServerConfig, *, anew: bool) -> bool:
 def _upgrade(path: Path) -> int:
     """What version 2 needs beside an existing set-up: a ratchet, and the word in `protocols`."""
     config = load_server_config(path)
-    answers = refuse_before(path, config.state_dir)
+    server = RunningServer(path, config.state_dir)
+    server.refuse_another()
     ratchet, made = ensure_ratchet(config)
     ratchet.forget()
     note(
         f"{'made the epoch keys of wire version 2' if made else 'the epoch keys are there already'}: {config.state_dir}"
     )
     if "v2" not in config.protocols:
-        wanted = {"protocols": sorted({*config.protocols, "v2"})}
-        set_and_tell(path, config.state_dir, wanted, {"protocols": sorted(config.protocols)}, answers=answers)
+        server.set({"protocols": sorted({*config.protocols, "v2"})}, {"protocols": sorted(config.protocols)})
         note(f"{path}: protocols accepts v2 now, too")
     answer("version 2 is ready")
     hint("existing clients go on as they are; a version 2 file for one of them: openme renew NAME")

@@ -5,7 +5,7 @@ import secrets
 import time
 
 from openme.cli.output import answer, answer_json, hint, note, table, warn
-from openme.cli.running_server import refuse_before, set_and_tell
+from openme.cli.running_server import RunningServer
 from openme.config.model import ClientEntry, ServerConfig
 from openme.config.server import load_server_config
 from openme.durations import format_duration
@@ -106,7 +106,8 @@ def _rotate(args: argparse.Namespace) -> int:
     if args.now and args.finish:
         raise OpenmeError("--now and --finish exclude each other", exit_code=2)
     config = load_server_config(args.config)
-    answers = refuse_before(config.path, config.state_dir)
+    server = RunningServer(config.path, config.state_dir)
+    server.refuse_another()
     if args.what == "ratchet":
         replace_ratchet(config)
         note("there is a new ratchet: no knock with the former epoch keys is accepted any more")
@@ -116,14 +117,13 @@ def _rotate(args: argparse.Namespace) -> int:
         if config.previous_private_key is None:
             raise OpenmeError(f"{config.path}: there is no previous_private_key", "nothing was changed")
         previous = config.previous_private_key.to_base64()
-        before = {"previous_private_key": previous}
-        set_and_tell(config.path, config.state_dir, {"previous_private_key": None}, before, answers=answers)
+        server.set({"previous_private_key": None}, {"previous_private_key": previous})
         note("the former version 1 key is accepted no more")
         return 0
-    return _new_v1_key(config, keep=not args.now, answers=answers)
+    return _new_v1_key(config, server, keep=not args.now)
 
 
-def _new_v1_key(config: ServerConfig, *, keep: bool, answers: bool) -> int:
+def _new_v1_key(config: ServerConfig, server: RunningServer, *, keep: bool) -> int:
     if keep and config.previous_private_key is not None:
         raise OpenmeError(
             f"{config.path}: an earlier change of the key is not finished",
@@ -131,9 +131,7 @@ def _new_v1_key(config: ServerConfig, *, keep: bool, answers: bool) -> int:
         )
     key = ServerPrivateKey(secrets.token_bytes(32))
     previous = config.previous_private_key
-    set_and_tell(
-        config.path,
-        config.state_dir,
+    server.set(
         {
             "private_key": key.to_base64(),
             "public_key": encode_base64(key.public),
@@ -144,7 +142,6 @@ def _new_v1_key(config: ServerConfig, *, keep: bool, answers: bool) -> int:
             "public_key": encode_base64(config.public_key),
             "previous_private_key": None if previous is None else previous.to_base64(),
         },
-        answers=answers,
     )
     answer(encode_base64(key.public))
     if keep:

@@ -10,12 +10,13 @@ the name: the file may say another, or be one that it does not read.
 """
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from openme.cli.output import complain, note, warn
-from openme.cli.running_server import another_file, exchange
+from openme.cli.running_server import RunningServer, another_file
 from openme.config.client_keys import client_keys
 from openme.config.edit import NoClientError, remove_client, state_dir_of
 from openme.config.model import ConfigError
@@ -35,6 +36,7 @@ class _Revocation:
     def __init__(self, path: Path, name: str, *, cut: bool) -> None:
         self._path = path
         self._state_dir = state_dir_of(path)
+        self._server = RunningServer(path, self._state_dir)
         self._name = name
         self._cut = cut
         self._problems: list[OpenmeError] = []
@@ -46,7 +48,8 @@ class _Revocation:
         self._connections_cut = 0
 
     def run(self) -> int:
-        known = self._ask({"command": "client", "name": self._name})
+        name = self._name
+        known = self._ask({"command": "client", "name": name})
         keys = _keys_in(known)
         earlier = self._revoked_earlier()
         if keys:
@@ -54,14 +57,14 @@ class _Revocation:
         # What the server has in force is what stands in the file, unless it says otherwise.
         if not keys or not _is_in_force(known):
             try:
-                filed = client_keys(self._path, self._name) - keys
+                filed = client_keys(self._path, name) - keys
             except ConfigError:
                 filed = frozenset()  # the edit says why
             if filed or not keys:
                 self._out(filed or frozenset(earlier))
             keys |= filed
         try:
-            remove_client(self._path, self._name)
+            remove_client(self._path, name)
         except NoClientError as error:
             if not keys:
                 since = max(earlier.values(), default=None)
@@ -70,6 +73,14 @@ class _Revocation:
         except ConfigError as error:
             self._not_edited = error
         self._judge(self._ask({"command": "reload"}))
+        if not self._runs and _another_serves():
+            self._problems.append(
+                OpenmeError(
+                    f"a server is running on this machine, but not on {self._state_dir}: whether it lets {name} in is"
+                    " not known",
+                    "repeat it with that server's --config",
+                )
+            )
         if self._problems:
             for problem in self._problems[:-1]:
                 complain(problem)
@@ -82,7 +93,7 @@ class _Revocation:
         if self._silent is not None or not self._runs:
             return None
         try:
-            return exchange(self._path, self._state_dir, request)
+            return self._server.exchange(request)
         except control.NoServerError:
             self._runs = False
         except control.NoAnswerError as error:
@@ -167,6 +178,12 @@ class _Revocation:
             warn(f"the config has other faults, no server can start with it: {error.message}")
         if self._cut:
             warn("no server is running, so no connection was cut")
+
+
+def _another_serves() -> bool:
+    from openme.server.start import firewall_holder  # noqa: PLC0415  # only without a server on our state_dir
+
+    return firewall_holder() in {0, os.geteuid()}
 
 
 def _keys_in(reply: dict[str, Any] | None) -> frozenset[bytes]:

@@ -20,79 +20,82 @@ _LOOKS = 5  # at a file that somebody else is editing
 _RETRY = 0.1  # seconds between two of them
 
 
-def tell(path: Path, state_dir: Path, request: Mapping[str, Any], otherwise: str) -> dict[str, Any] | None:
-    """Tell the running server of a change that is made already; its answer, or None if there is none.
+class RunningServer:
+    """The server on a `state_dir`, as a command beside it sees it. One that did not answer is not asked again."""
 
-    A server that does not answer, or keeps its last good config, is a warning: the change stands all the same.
-    `otherwise` is when the server finds it without being told. OpenmeError if it reads another file than `path`.
-    """
-    try:
-        reply = exchange(path, state_dir, request)
-    except control.NoServerError:
-        return None
-    except OpenmeError as error:
-        warn(f"{error.message}: whether it knows of the change is not known; {otherwise}")
-        return None
-    refuse_another(path, reply)
-    if reply.get("fault"):
-        warn(f"the running server keeps its last good config: {reply['fault']}")
-    return reply
+    def __init__(self, path: Path, state_dir: Path) -> None:
+        """`path`: the config that the command reads and writes."""
+        self._path = path
+        self._state_dir = state_dir
+        self._may_answer = True
 
+    def exchange(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The server's answer to a request that carries the hash of our file. As `control.ask`.
 
-def set_and_tell(path: Path, state_dir: Path, values: Fields, before: Fields, *, answers: bool) -> None:
-    """Set keys of `server:` and have the running server read them, if it is one that `answers` (`refuse_before`).
+        Where somebody edits the file meanwhile, so that the two have not seen the same, it is compared again.
+        """
+        ours = content_hash(self._path)
+        reply = control.ask(self._state_dir, {**request, "sha256": ours})
+        for _ in range(_LOOKS):
+            if reply.get("same") is not False or (now := content_hash(self._path)) == ours:
+                break
+            ours = now
+            time.sleep(_RETRY)
+            reply |= control.ask(self._state_dir, {"command": "reload", "sha256": ours})
+        return reply
 
-    OpenmeError if it reads another file than `path`: the keys are then what `before` says, as they were.
-    """
-    set_server(path, values)
-    if not answers:
-        return
-    try:
-        tell(path, state_dir, {"command": "reload"}, FOUND_BY_ITSELF)
-    except OpenmeError as error:
-        set_server(path, before)
-        raise OpenmeError(f"{error.message}: the change was taken back", error.hint) from None
+    def tell(self, request: Mapping[str, Any], otherwise: str) -> dict[str, Any] | None:
+        """Tell the running server of a change that is made already; its answer, or None if there is none.
 
+        A server that does not answer, or keeps its last good config, is a warning: the change stands all the same.
+        `otherwise` is when the server finds it without being told. OpenmeError if it reads another file than ours.
+        """
+        reply = self._answer(request, f"whether it knows of the change is not known; {otherwise}")
+        if reply is not None and reply.get("fault"):
+            warn(f"the running server keeps its last good config: {reply['fault']}")
+        return reply
 
-def refuse_before(path: Path, state_dir: Path) -> bool:
-    """OpenmeError, before anything is changed, if a server runs and reads another file than `path`.
+    def refuse_another(self) -> None:
+        """OpenmeError, before anything is changed, if a server runs and reads another file than ours."""
+        try:
+            self._answer({"command": "reload"}, f"whether it reads {self._path} is not known; {FOUND_BY_ITSELF}")
+        except OpenmeError as error:
+            raise OpenmeError(f"{error.message}: nothing was changed", error.hint) from None
 
-    False, and a warning, if one may run and did not answer; else True.
-    """
-    try:
-        reply = exchange(path, state_dir, {"command": "reload"})
-    except control.NoServerError:
-        return True
-    except OpenmeError as error:
-        warn(f"{error.message}: whether it reads {path} is not known; {FOUND_BY_ITSELF} if it does")
-        return False
-    refuse_another(path, reply, "nothing was changed")
-    return True
+    def set(self, values: Fields, before: Fields) -> None:
+        """Set keys of `server:` in our file and have the server read them.
+
+        OpenmeError if it reads another file: the keys are then what `before` says, as they were.
+        """
+        set_server(self._path, values)
+        try:
+            self.tell({"command": "reload"}, FOUND_BY_ITSELF)
+        except OpenmeError as error:
+            set_server(self._path, before)
+            raise OpenmeError(f"{error.message}: the change was taken back", error.hint) from None
+
+    def _answer(self, request: Mapping[str, Any], unknown: str) -> dict[str, Any] | None:
+        if not self._may_answer:
+            return None
+        try:
+            reply = self.exchange(request)
+        except control.NoServerError:
+            return None
+        except OpenmeError as error:
+            self._may_answer = False
+            warn(f"{error.message}: {unknown}")
+            return None
+        refuse_another(self._path, reply)
+        return reply
 
 
 def ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """The server's answer. OpenmeError: what is wrong with the config if that explains why no server is found."""
     try:
-        return exchange(path, state_dir_of(path), request)
+        return RunningServer(path, state_dir_of(path)).exchange(request)
     except control.NoServerError:
         load_server_config(path)
         raise
-
-
-def exchange(path: Path, state_dir: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The server's answer to a request that carries the hash of the file at `path`. As `control.ask`.
-
-    Where somebody edits the file meanwhile, so that the two have not seen the same, it is compared again.
-    """
-    ours = content_hash(path)
-    reply = control.ask(state_dir, {**request, "sha256": ours})
-    for _ in range(_LOOKS):
-        if reply.get("same") is not False or (now := content_hash(path)) == ours:
-            break
-        ours = now
-        time.sleep(_RETRY)
-        reply |= control.ask(state_dir, {"command": "reload", "sha256": ours})
-    return reply
 
 
 def another_file(path: Path, reply: Mapping[str, Any]) -> OpenmeError | None:

@@ -109,7 +109,7 @@ def firewall_lock(firewall: str) -> Iterator[None]:
             held.bind(FIREWALL_LOCK)
             held.listen(socket.SOMAXCONN)  # whoever asks stays in the queue: nobody ever answers
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and _lock_holder() in {0, os.geteuid()}:
+            if error.errno == errno.EADDRINUSE and firewall_holder() in {0, os.geteuid()}:
                 raise OpenmeError(
                     "another server is running on this machine's firewall",
                     "stop it first; one server can hide all ports and serve all clients",
@@ -117,8 +117,8 @@ def firewall_lock(firewall: str) -> Iterator[None]:
         yield
 
 
-def _lock_holder() -> int | None:
-    """The user who holds the firewall's lock, as the kernel saw it; None: nobody who listens."""
+def firewall_holder() -> int | None:
+    """The user who serves on this network namespace's firewall, as the kernel saw it; None: nobody who listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
         asking.settimeout(0)
         try:
