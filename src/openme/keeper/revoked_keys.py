@@ -20,6 +20,7 @@ import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from openme.config.locked import locked_directory, replace_file
 from openme.config.model import ConfigFault, ServerConfig
@@ -36,8 +37,7 @@ _CHECK = "sha256 "
 _MAX_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Revocation:
+class Revocation(NamedTuple):
     """When a key was revoked (RFC 3339), and whose it was then."""
 
     name: str
@@ -66,16 +66,17 @@ def read_revoked(state_dir: Path) -> RevokedKeys:
     found: dict[bytes, Revocation] = {}
     faults = []
     missing = 0
+    before = None
     for name in (COPY_NAME, FILE_NAME):  # the second one's lines win
         try:
-            one = _read(state_dir / name)
+            content = _content(state_dir / name)
+            if content is not None and content != before:
+                found |= _parsed(content, state_dir / name)
         except _BadFile as bad:
             faults.append(str(bad))
             continue
-        if one is None:
-            missing += 1
-        else:
-            found |= one
+        missing += content is None
+        before = content
     good = 2 - missing - len(faults)
     if not good and faults:
         raise OpenmeError(
@@ -163,8 +164,8 @@ def _write(state_dir: Path, keys: Mapping[bytes, Revocation]) -> None:
         replace_file(state_dir / name, content, owner, state_dir / name)
 
 
-def _read(path: Path) -> dict[bytes, Revocation] | None:
-    """One file's revocations, None if it is not there; _BadFile."""
+def _content(path: Path) -> bytes | None:
+    """What stands in one of the files, None if it is not there; _BadFile."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
@@ -175,26 +176,28 @@ def _read(path: Path) -> dict[bytes, Revocation] | None:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise _BadFile(f"{path}: expected a regular file")
-            return _parsed(file.read(_MAX_BYTES))
+            return file.read(_MAX_BYTES)
     except OSError as error:
         raise _BadFile(f"{path}: cannot be read: {(error.strerror or 'failed').lower()}") from None
+
+
+def _parsed(content: bytes, path: Path) -> dict[bytes, Revocation]:
+    """_BadFile for anything that `_write` does not write."""
+    end = content.rfind(_CHECK.encode())
+    body, check = content[:end], content[end:]
+    try:
+        if check != f"{_CHECK}{hashlib.sha256(body).hexdigest()}\n".encode():
+            raise ValueError
+        head, *lines = body.decode("utf-8").removesuffix("\n").split("\n")
+        if head != _HEAD:
+            raise ValueError
+        found = {}
+        for line in lines:
+            text, at, name = line.split(" ", 2)
+            key = binascii.a2b_base64(text, strict_mode=True)
+            if len(key) != KEY_SIZE:
+                raise ValueError
+            found[key] = Revocation(name, at)
     except ValueError:
         raise _BadFile(f"{path}: not a list of revoked keys, or half of one") from None
-
-
-def _parsed(content: bytes) -> dict[bytes, Revocation]:
-    """ValueError for anything that `_write` does not write."""
-    body, check = content[: content.rfind(_CHECK.encode())], content[content.rfind(_CHECK.encode()) :]
-    if check != f"{_CHECK}{hashlib.sha256(body).hexdigest()}\n".encode():
-        raise ValueError
-    head, *lines = body.decode("utf-8").removesuffix("\n").split("\n")
-    if head != _HEAD:
-        raise ValueError
-    found = {}
-    for line in lines:
-        text, at, name = line.split(" ", 2)
-        key = binascii.a2b_base64(text, strict_mode=True)
-        if len(key) != KEY_SIZE:
-            raise ValueError
-        found[key] = Revocation(name, at)
     return found
