@@ -71,9 +71,12 @@ def read_revoked(state_dir: Path) -> RevokedKeys:
         try:
             content = _content(state_dir / name)
             if content is not None and content != before:
-                found |= _parsed(content, state_dir / name)
+                found |= _parsed(content)
         except _BadFile as bad:
             faults.append(str(bad))
+            continue
+        except ValueError:
+            faults.append(f"{state_dir / name}: not a list of revoked keys, or half of one")
             continue
         missing += content is None
         before = content
@@ -181,23 +184,20 @@ def _content(path: Path) -> bytes | None:
         raise _BadFile(f"{path}: cannot be read: {(error.strerror or 'failed').lower()}") from None
 
 
-def _parsed(content: bytes, path: Path) -> dict[bytes, Revocation]:
-    """_BadFile for anything that `_write` does not write."""
+def _parsed(content: bytes) -> dict[bytes, Revocation]:
+    """ValueError for anything that `_write` does not write."""
     end = content.rfind(_CHECK.encode())
     body, check = content[:end], content[end:]
-    try:
-        if check != f"{_CHECK}{hashlib.sha256(body).hexdigest()}\n".encode():
+    if check != f"{_CHECK}{hashlib.sha256(body).hexdigest()}\n".encode():
+        raise ValueError
+    head, *lines = body.decode("utf-8").removesuffix("\n").split("\n")
+    if head != _HEAD:
+        raise ValueError
+    found = {}
+    for line in lines:
+        text, at, name = line.split(" ", 2)
+        key = binascii.a2b_base64(text, strict_mode=True)
+        if len(key) != KEY_SIZE:
             raise ValueError
-        head, *lines = body.decode("utf-8").removesuffix("\n").split("\n")
-        if head != _HEAD:
-            raise ValueError
-        found = {}
-        for line in lines:
-            text, at, name = line.split(" ", 2)
-            key = binascii.a2b_base64(text, strict_mode=True)
-            if len(key) != KEY_SIZE:
-                raise ValueError
-            found[key] = Revocation(name, at)
-    except ValueError:
-        raise _BadFile(f"{path}: not a list of revoked keys, or half of one") from None
+        found[key] = Revocation(name, at)
     return found
