@@ -57,11 +57,12 @@ def run(name: str, args: argparse.Namespace) -> int:
 
 
 def _add(args: argparse.Namespace) -> int:
-    try:
-        validate_name(args.name)
-    except ValueError as error:
-        raise OpenmeError(f"NAME: {error}") from None
     config = load_server_config(args.config)
+    if args.name not in config.clients:  # a name that is there already, of whatever form, may be let in again
+        try:
+            validate_name(args.name)
+        except ValueError as error:
+            raise OpenmeError(f"NAME: {error}") from None
     private = None
     if args.pubkey is None:
         private = ClientPrivateKey(secrets.token_bytes(32))

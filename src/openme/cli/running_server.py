@@ -28,6 +28,7 @@ class RunningServer:
         self._path = path
         self._state_dir = state_dir
         self._may_answer = True
+        self._told_fault: str | None = None
 
     def exchange(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The server's answer to a request that carries the hash of our file. As `control.ask`.
@@ -51,7 +52,8 @@ class RunningServer:
         `otherwise` is when the server finds it without being told. OpenmeError if it reads another file than ours.
         """
         reply = self._answer(request, f"whether it knows of the change is not known; {otherwise}")
-        if reply is not None and reply.get("fault"):
+        if reply is not None and reply.get("fault") and reply["fault"] != self._told_fault:
+            self._told_fault = reply["fault"]
             warn(f"the running server keeps its last good config: {reply['fault']}")
         return reply
 

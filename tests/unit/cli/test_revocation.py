@@ -300,6 +300,9 @@ def test_list_shows_who_is_disabled(here: Place) -> None:
     by_name = {client["name"]: client["revoked"] for client in here.ok("list", "--json").json()}
     assert by_name["bob"] is None
     assert by_name["alice"].startswith("20")
+    checked = here.run("check-config")
+    assert checked.code == 1
+    assert "openme add alice --pubkey" in checked.error
     renewed = here.run("renew", "alice")
     assert renewed.code == 1
     assert "openme add alice --pubkey" in renewed.err
@@ -326,3 +329,15 @@ def test_a_removal_by_hand_lists_no_key(here: Place) -> None:
         edit.remove_client(here.config, "alice")
         assert control.ask(here.state, {"command": "client", "name": "alice"})["keys"] == []
     assert not os.path.lexists(here.state / FILE_NAME)
+
+
+def test_the_cure_works_for_a_name_that_add_would_not_give(here: Place) -> None:
+    here.write(here.config.read_text().replace("  alice:\n", "  alice and eve:\n"))
+    backup = here.config.read_text()
+    key = key_of(here, "alice and eve")
+    here.ok("revoke", "alice and eve")
+    here.write(backup)
+    (line,) = (line for line in here.ok("list").err.splitlines() if "openme add" in line)
+    done = here.shell(line[line.index("openme add") :])
+    assert done.code == 0, done.err
+    assert key not in read_revoked(here.state).keys
