@@ -15,6 +15,7 @@ import pytest
 
 from openme.cli import clients, revocation
 from openme.config import edit
+from openme.config.content_hash import content_hash
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.keeper.revoked_keys import FILE_NAME, read_revoked
@@ -341,3 +342,18 @@ def test_the_cure_works_for_a_name_that_add_would_not_give(here: Place) -> None:
     done = here.shell(line[line.index("openme add") :])
     assert done.code == 0, done.err
     assert key not in read_revoked(here.state).keys
+
+
+def test_a_file_that_is_edited_between_the_two_looks_is_compared_again(here: Place) -> None:
+    """The server has seen the new one, the command the old one: no other file."""
+
+    def answer(request: dict[str, Any]) -> bytes:
+        if request["command"] == "close":
+            here.write(here.config.read_text() + "# edited\n")
+        reply = {"file": str(here.config), "same": content_hash(here.config) == request["sha256"], "fault": None}
+        closed = {"closed": [], "known": True, "near": None, "not_closed": None}
+        return json.dumps({**reply, **closed, "reading": False}).encode()
+
+    with another_server(here, answer) as asked:
+        here.ok("close", "alice")
+    assert asked == ["close", "reload"]
