@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from openme.cli.output import answer, answer_json, hint, note, table, warn
 from openme.cli.revocation import revoke
@@ -337,9 +338,17 @@ def _client_row(client: ClientEntry, seen: Seen | None, revoked: Revocation | No
     ]
 
 
+def _asked(args: argparse.Namespace, request: dict[str, object]) -> dict[str, Any]:
+    """The answer of a server of our version; OpenmeError from an older one, which has perhaps done it all the same."""
+    reply = ask(args.config, request)
+    if "file" not in reply:
+        refuse_another(args.config, reply, f"{request['command']} may have been done all the same")
+    return reply
+
+
 def _close(args: argparse.Namespace) -> int:
     """End a client's grants now, also where the file no longer loads: the server still knows the client."""
-    reply = ask(args.config, {"command": "close", "name": args.name, "cut": args.cut})
+    reply = _asked(args, {"command": "close", "name": args.name, "cut": args.cut})
     if not reply["closed"] and not reply["known"]:
         refuse_another(args.config, reply)
         raise _no_client(args.name, reply["near"])
@@ -358,7 +367,7 @@ def _close(args: argparse.Namespace) -> int:
 
 def _reset(args: argparse.Namespace) -> int:
     """Begin a client's time anew, whose clock was far ahead, together with the server's, when it last knocked."""
-    reply = ask(args.config, {"command": "reset", "name": args.name})
+    reply = _asked(args, {"command": "reset", "name": args.name})
     if not reply["known"]:
         refuse_another(args.config, reply)
         raise _no_client(args.name, reply["near"])
