@@ -123,6 +123,7 @@ class KeeperProcess:
         self._given: dict[int, bytes] = {}
         self._next_erasing = float("-inf")
         self._next_repair = float("-inf")
+        self._left_open: tuple[float, str] | None = None
         self._state_written = float("-inf")
 
     # -- the loop
@@ -357,11 +358,8 @@ class KeeperProcess:
             self._use(config, now)
             _log.info("config in force: %d clients", len(config.clients))
 
-    def _use(self, config: ServerConfig, now: Now) -> str | None:
-        """Put a changed config in force: for the next knock, for open doors, in the firewall and in the listener.
-
-        Why doors that should have closed may still be open, or None.
-        """
+    def _use(self, config: ServerConfig, now: Now) -> None:
+        """Put a changed config in force: for the next knock, for open doors, in the firewall and in the listener."""
         config = self._keep_what_needs_a_restart(config)
         if ("v2" in config.protocols) != (self._keeper.epochs is not None):
             self._switch_v2(config, now)
@@ -370,7 +368,6 @@ class KeeperProcess:
             self._forget_receipts(grant)
             self._journal.closed(grant, why)
         before, self._rules = self._rules, outcome.rules
-        refused = None
         try:
             if outcome.rules != before:
                 self._firewall.apply(outcome.rules, outcome.change.open)
@@ -380,10 +377,9 @@ class KeeperProcess:
         except FirewallError as error:
             # One line for the operator; the doors that should have closed do so when their time is over.
             _log.error("the changed config is not in the firewall: %s", error.message)
-            refused = error.message
+            self._note_left_open(error, now)
         self._give_v1_keys()
         self._state_changed = True
-        return refused
 
     def _keep_what_needs_a_restart(self, config: ServerConfig) -> ServerConfig:
         current = self._keeper.config
@@ -490,8 +486,7 @@ class KeeperProcess:
 
     # -- ending grants
 
-    def _end(self, ended: list[tuple[Grant, str]], now: Now) -> str | None:
-        """End these grants, for a reason each; why their doors may still be open, or None."""
+    def _end(self, ended: list[tuple[Grant, str]], now: Now) -> None:
         change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
         for grant, why in ended:
             self._forget_receipts(grant)
@@ -500,8 +495,15 @@ class KeeperProcess:
             self._apply(change)
         except FirewallError as error:
             _log.error("doors could not be closed early: %s", error.message)  # one line for the operator
-            return error.message
-        return None
+            self._note_left_open(error, now)
+
+    def _note_left_open(self, error: FirewallError, now: Now) -> None:
+        """Doors that should be closed may be open until their time is over; no command is told otherwise till then."""
+        self._left_open = (now.monotonic + self._keeper.config.knock_timeout, error.message)
+
+    def _why_left_open(self, now: Now) -> str | None:
+        """Why a door that should be closed may be open, or None."""
+        return self._left_open[1] if self._left_open is not None and now.monotonic < self._left_open[0] else None
 
     def _apply(self, change: Change) -> None:
         """Make the firewall's doors agree with the grants; FirewallError if it cannot be made to."""
@@ -581,8 +583,9 @@ class KeeperProcess:
         """Nobody with the key in force under this name, nor with one of those given, gets in from now on."""
         outcome: dict[str, Any] = {"keys": key_texts(self._watch.keys_of(request.name) | request.keys)}
         if (config := self._watch.revoke(request.name, request.keys)) is not None:
-            outcome["not_closed"] = self._use(config, now)
+            self._use(config, now)
             self._write_state()
+        outcome["not_closed"] = self._why_left_open(now)
         if request.cut:
             outcome["cut"] = self._cut(request.name)
         return outcome
@@ -590,11 +593,11 @@ class KeeperProcess:
     def _close(self, request: Request, now: Now) -> dict[str, Any]:
         name = request.name
         grants = self._keeper.grants_of(name)
-        not_closed = self._end([(grant, "closed by the operator") for grant in grants], now)
+        self._end([(grant, "closed by the operator") for grant in grants], now)
         self._write_state()
         outcome: dict[str, Any] = {
             "closed": [str(grant.address) for grant in grants],
-            "not_closed": not_closed,
+            "not_closed": self._why_left_open(now),
             "known": name in self._keeper.config.clients,
             "near": nearest(name, self._keeper.config.clients),
         }

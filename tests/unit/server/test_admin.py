@@ -186,10 +186,21 @@ def test_a_door_that_the_firewall_keeps_open_is_not_said_to_be_closed(desk: Desk
     desk.firewall.stubborn = True
     assert desk.ask("close", name="bob")["not_closed"] is None  # alice holds it still
     assert desk.ask("revoke", name="alice")["not_closed"] == "no such table"
-    desk.firewall.stubborn = False
+    assert desk.ask("revoke", name="alice", keys=[str(desk.alice)])["not_closed"] == "no such table"  # still so
+
+
+def test_a_door_that_stays_open_on_close_is_not_said_to_be_closed(desk: Desk) -> None:
     desk.open("bob")
     desk.firewall.stubborn = True
     assert desk.ask("close", name="bob")["not_closed"] == "no such table"
+
+
+def test_a_door_that_stays_open_when_the_list_changes_is_not_said_to_be_closed(desk: Desk) -> None:
+    """The server has looked at the list by itself, just before it is asked."""
+    desk.open("alice")
+    desk.firewall.stubborn = True
+    revoke_keys(desk.state, [desk.alice.raw], "alice", 0)
+    assert desk.ask("revoke", name="alice", keys=[str(desk.alice)])["not_closed"] == "no such table"
 
 
 def test_the_same_file_is_told_by_its_content(desk: Desk) -> None:
