@@ -4,17 +4,23 @@ Real: everything. Established connections outlive their door unless `--cut` is a
 the firewall lets established connections pass, so that a door that closes on time does not end a session.
 """
 
+import itertools
+import re
 import secrets
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from openme.config.edit import remove_client
+from openme.config.edit import add_client, remove_client
+from openme.config.locked import locked_directory
+from openme.config.server import load_server_config
 from openme.keys.ed25519 import ClientPrivateKey
 from support.claims import SSH, ClaimsWorld, noted
 from support.netns import until
-from support.server import echoes
+from support.server import OPENME, echoes
 
 pytestmark = pytest.mark.root
 
@@ -302,3 +308,297 @@ def test_with_1500_clients_a_second_revocation_while_the_first_is_read(world: Cl
     until(lambda: world.ask("reload")["reading"] is False)
     for _ in range(3):
         world.assert_refuses(world.signed(world.alice), world.signed(world.bob))
+
+
+# -- what the server reads need not be what the command edits
+
+
+def _bound(world: ClaimsWorld, inside: Path) -> list[str]:
+    """A command that runs another one in a mount namespace where the config is mounted by itself, as in a container."""
+    script = 'mount --bind "$0" "$1" && shift && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, str(world.config), str(inside)]
+
+
+def _other_name(world: ClaimsWorld, how: str) -> Path:
+    """Start the server anew with another name of the config, or another file like it; that name."""
+    world.kill()
+    folder = world.folder / f"other-{how}-{secrets.token_hex(4)}"
+    folder.mkdir(mode=0o700)
+    other = folder / "server.yaml"
+    prefix: list[str] = []
+    if how == "bind mount":
+        other.touch(mode=0o600)
+        prefix = _bound(world, other)
+    elif how == "hard link":
+        other.hardlink_to(world.config)
+    elif how == "symbolic link":
+        other.symlink_to(world.config)
+    else:
+        other.touch(mode=0o600)
+        other.write_text(world.config.read_text())
+    mine, world.config = world.config, other
+    try:
+        world.start(prefix=prefix)
+    finally:
+        world.config = mine
+    return other
+
+
+def _fails(world: ClaimsWorld, *words: str) -> str:
+    """Run a command that must fail with one error; its stderr."""
+    done = world.openme(world.server, "--config", world.config, *words, code=1)
+    assert done.stderr.count("openme: error: ") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+another_name = pytest.mark.parametrize("how", ["bind mount", "hard link", "copy"])
+
+
+@another_name
+def test_revoke_where_the_server_reads_another_file(world: ClaimsWorld, how: str) -> None:
+    """It is out at once and for good, and the operator hears that the file that counts was not edited."""
+    other = _other_name(world, how)
+    world.assert_opens(world.alice)
+    said = _fails(world, "revoke", "alice")
+    assert world.tcp(world.client, SSH) == "filtered"
+    assert str(other) in said
+    assert str(world.config) in said
+    assert "no further knock opens, open doors are closed" not in said
+    world.assert_refuses(world.signed(world.alice))
+    world.assert_opens(world.bob, "bob")
+    assert not world.is_in("alice")
+
+
+@another_name
+def test_revoke_holds_over_a_restart_with_the_other_file(world: ClaimsWorld, how: str) -> None:
+    text = world.config.read_text()
+    _other_name(world, how)
+    _fails(world, "revoke", "alice")
+    world.kill()
+    world.write_config(text)
+    world.start()
+    world.assert_refuses(world.signed(world.alice))
+    world.says("openme add alice --pubkey")
+    world.assert_opens(world.bob, "bob")
+
+
+@another_name
+def test_other_commands_fail_where_the_server_reads_another_file(world: ClaimsWorld, how: str) -> None:
+    """And what they would have changed is as it was."""
+    other = _other_name(world, how)
+    before = load_server_config(world.config)
+    for words in (["add", "mallory"], ["rotate", "v1-key"]):
+        said = _fails(world, *words)
+        assert str(other) in said
+        assert str(world.config) in said
+    after = load_server_config(world.config)
+    assert set(after.clients) == set(before.clients)
+    assert after.private_key.raw == before.private_key.raw
+    assert after.previous_private_key is None
+    # From here on the two differ for certain.
+    world.write_config(world.config.read_text() + "# another file\n")
+    world.assert_opens(world.alice)
+    for words in (["close", "alice"], ["reset", "alice"], ["renew", "alice"], ["init", "--upgrade"]):
+        said = _fails(world, *words)
+        assert str(other) in said
+    assert world.tcp(world.client, SSH) == "filtered"  # closed all the same
+
+
+def test_commands_through_a_symbolic_link(world: ClaimsWorld) -> None:
+    """Two names of one file that edits do not part: nothing to complain of."""
+    _other_name(world, "symbolic link")
+    world.assert_opens(world.alice)
+    world.openme(world.server, "--config", world.config, "close", "alice", code=0)
+    world.add("carol")
+    world.revoke("alice")
+    world.assert_refuses(world.signed(world.alice))
+
+
+def test_a_file_that_somebody_edits_meanwhile_is_the_same_file(world: ClaimsWorld) -> None:
+    text = world.config.read_text()
+    stop = threading.Event()
+
+    def edit() -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            with locked_directory(world.config.parent, world.config):
+                world.write_config(f"{world.config.read_text().partition('#edit')[0]}#edit {number}\n")
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=edit)
+    thread.start()
+    try:
+        for name in ("alice", "bob"):
+            world.revoke(name)
+    finally:
+        stop.set()
+        thread.join()
+    assert text.count("\n") > world.config.read_text().count("\n")
+    world.assert_refuses(world.signed(world.alice), world.signed(world.bob))
+
+
+# -- for good
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
+def test_a_backup_of_the_config_brings_nobody_back(world: ClaimsWorld, *, running: bool) -> None:
+    backup = world.config.read_text()
+    world.assert_opens(world.alice)
+    if not running:
+        world.kill()
+    world.revoke("alice")
+    for _ in range(2):
+        world.write_config(backup)
+        if world.process is None or world.process.poll() is not None:
+            world.start()
+        world.assert_refuses(*[world.signed(world.alice) for _ in range(3)])
+        world.says("openme add alice --pubkey")
+        world.assert_opens(world.bob, "bob")
+        world.close("bob")
+        world.kill()
+    listed = world.openme(world.server, "--config", world.config, "list", code=0)
+    assert re.search(r"alice .* revoked 20", listed.stdout)
+    assert "openme add alice --pubkey" in listed.stderr
+
+
+def test_a_revoked_key_under_another_name(world: ClaimsWorld) -> None:
+    key = str(load_server_config(world.config).clients["alice"].public_key)
+    world.assert_opens(world.alice)
+    world.revoke("alice")
+    add_client(world.config, "eve", {"ed25519_pubkey": key})
+    world.assert_refuses(world.signed(world.alice))
+    world.says("openme add eve --pubkey")
+    world.restart()
+    world.assert_refuses(world.signed(world.alice))
+
+
+def test_revoke_of_an_entry_that_was_renamed_or_doubled_by_hand(world: ClaimsWorld) -> None:
+    """What the server has under the name goes, whatever the file calls it by now."""
+    world.write_config(_many(world.config.read_text(), 1100))  # so that a change is read by a process of its own
+    until(lambda: "1103 clients" in world.log())
+    world.assert_opens(world.alice)
+    text = world.config.read_text()
+    key = str(load_server_config(world.config).clients["alice"].public_key)
+    world.write_config(f"{text.replace('  alice:', '  alicia:')}  zoe:\n    ed25519_pubkey: {key}\n")
+    world.revoke("alice")
+    assert world.tcp(world.client, SSH) == "filtered"
+    until(lambda: world.ask("reload")["reading"] is False)
+    world.judged(*[world.signed(world.alice) for _ in range(3)])
+    assert not any(world.is_in(name) for name in ("alice", "alicia", "zoe"))
+    assert "alicia: opened" not in world.log()
+    assert "zoe: opened" not in world.log()
+
+
+def test_only_add_lifts_a_revoked_key(world: ClaimsWorld) -> None:
+    entry = load_server_config(world.config).clients["alice"]
+    protocols = {"protocols": [f"v{world.wire}"]}
+    world.revoke("alice")
+    # No entry, then one that was put back by hand.
+    for by_hand in (False, True):
+        if by_hand:
+            world.revoke("alice")
+            add_client(world.config, "alice", {"ed25519_pubkey": str(entry.public_key), **protocols})
+            world.assert_refuses(world.signed(world.alice))
+        words = ["add", "alice", "--pubkey", str(entry.public_key), *([] if world.wire == 2 else ["--v1"])]
+        done = world.openme(world.server, "--config", world.config, *words, code=0)
+        assert "revoked no more" in done.stderr
+        world.assert_opens(world.alice)
+        world.restart()
+        world.assert_opens(world.alice)
+        world.close("alice")
+
+
+# -- when the disk does not take it
+
+
+def _revoke_read_only(world: ClaimsWorld, *folders: Path) -> str:
+    """`revoke alice` where these folders can only be read; its stderr. It must fail."""
+    mounts = "".join(f"mount --bind {f} {f} && mount -o remount,bind,ro {f} && " for f in folders)
+    done = subprocess.run(
+        world.server.command(
+            "sh", "-c", f'{mounts}exec "$@"', "sh", OPENME, "--config", str(world.config), *("revoke", "alice")
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "no further knock opens, open" not in done.stderr
+    assert done.stderr.count("openme: error: ") == 1, done.stderr
+    return done.stderr
+
+
+def test_revoke_with_a_state_dir_that_takes_nothing(world: ClaimsWorld) -> None:
+    world.assert_opens(world.alice)
+    backup = world.config.read_text()
+    said = _revoke_read_only(world, world.state_dir)
+    assert "alice is out of the running server; a start with an older copy of" in said
+    assert world.tcp(world.client, SSH) == "filtered"
+    world.write_config(backup)  # the running server knows better
+    world.assert_refuses(world.signed(world.alice))
+    world.revoke("alice")
+    world.write_config(backup)
+    world.restart()
+    world.assert_refuses(world.signed(world.alice))
+
+
+def test_revoke_with_a_config_that_cannot_be_written(world: ClaimsWorld) -> None:
+    """Its folder is the state directory's too here, so that one is put back."""
+    world.assert_opens(world.alice)
+    said = _revoke_read_only(world, world.folder)
+    assert "alice is out of the running server; the next start of the server lets it in again" in said
+    assert world.tcp(world.client, SSH) == "filtered"
+    world.assert_refuses(world.signed(world.alice))
+    world.write_config(world.config.read_text() + "# read again\n")
+    world.assert_refuses(world.signed(world.alice))
+
+
+# -- the list of revoked keys itself
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "gone", "a folder", "empty"])
+def test_a_damaged_list_lets_nobody_back(world: ClaimsWorld, harm: str) -> None:
+    """Under a running server the last known one holds; at a start its copy does."""
+    backup = world.config.read_text()
+    world.revoke("alice")
+    world.write_config(backup)
+    path = world.state_dir / "revoked"
+    whole = path.read_bytes()
+    path.unlink()
+    if harm == "a folder":
+        path.mkdir()
+    elif harm != "gone":
+        path.touch(mode=0o600)
+        changed = {"cut": whole[:-20], "flipped": whole[:30] + b"z" + whole[31:], "empty": b""}
+        path.write_bytes(changed[harm])
+    world.assert_refuses(world.signed(world.alice))
+    world.says("the list of revoked keys is damaged")
+    world.restart()
+    world.assert_refuses(world.signed(world.alice))
+    world.says("the list of revoked keys is damaged")
+    world.assert_opens(world.bob, "bob")
+
+
+def test_a_start_without_a_list_that_can_be_read_is_refused(world: ClaimsWorld) -> None:
+    world.revoke("alice")
+    for name in ("revoked", "revoked.copy"):
+        (world.state_dir / name).write_bytes(b"nonsense")
+    world.assert_opens(world.bob, "bob")
+    world.stop()
+    assert world.begin().wait(30) == 1
+    assert "who was revoked is not known" in world.log()
+    assert "Traceback" not in world.log()
+
+
+def test_revoke_with_a_config_of_another_state_dir(world: ClaimsWorld) -> None:
+    """The command cannot reach the server that serves here, and does not say that there is none."""
+    other = world.folder / "elsewhere.yaml"
+    other.touch(mode=0o600)
+    other.write_text(world.config.read_text().replace(str(world.state_dir), str(world.folder / "elsewhere")))
+    done = world.openme(world.server, "--config", other, "revoke", "alice", code=1)
+    assert "a server is running on this machine, but not on" in done.stderr
+    assert "no server is running" not in done.stderr

@@ -31,7 +31,10 @@ ALLOWED = {
     "keeper": {*BASE, "config", "firewall.base", "refusals"},
     "client": {*BASE, "config.model"},
     "server": {*BASE, "config", "firewall", "keeper", "listener", "refusals"},
-    "cli": {*BASE, "config", "client", "server", "keeper.store", "keeper.provided", "keeper.ratchet_file"},
+    "cli": {
+        *(*BASE, "config", "client", "server"),
+        *("keeper.store", "keeper.provided", "keeper.ratchet_file", "keeper.revoked_keys"),
+    },
 }
 
 

@@ -8,6 +8,7 @@ from openme.config.model import ConfigError
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import DamagedRatchetError, read_ratchet
+from openme.keeper.revoked_keys import read_revoked, without_revoked
 from openme.server.epoch_keys import check_length
 from openme.server.interfaces import require_interface
 from openme.server.privileges import named_user, refuse_writable
@@ -26,6 +27,8 @@ def run(_name: str, args: argparse.Namespace) -> int:
     summary = ""
     try:
         config = load_server_config(args.config)
+        if os.access(config.state_dir, os.R_OK | os.X_OK):
+            config = without_revoked(config, read_revoked(config.state_dir).keys)
         faults += [(str(fault), fault.hint) for fault in config.client_faults]
         warnings = config.warnings + redirect_warnings(config)
         summary = f"{args.config}: {len(config.clients)} clients, {len(config.managed_ports)} managed port ranges"

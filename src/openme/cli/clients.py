@@ -6,26 +6,28 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from openme.cli.output import answer_json, answer_lines, hint, note, table, warn
-from openme.cli.running_server import ask, tell
-from openme.config.edit import add_client, remove_client, state_dir_of
-from openme.config.model import ClientEntry, ConfigError, EpochKeys, ServerConfig
+from openme.cli.revocation import revoke
+from openme.cli.running_server import FOUND_BY_ITSELF, RunningServer, ask, refuse_another
+from openme.config.client_keys import client_keys
+from openme.config.edit import add_client, remove_client
+from openme.config.model import ClientEntry, EpochKeys, ServerConfig
 from openme.config.profile import render_profile
 from openme.config.section import nearest
 from openme.config.server import load_server_config, parse_expiry, validate_name
 from openme.errors import OpenmeError
 from openme.keeper.provided import note_file
+from openme.keeper.revoked_keys import Revocation, cure, lift_key, read_revoked, without_revoked
 from openme.keeper.store import Seen, read_seen
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey, KeyTextError, parse_public_key
 from openme.keys.ratchet import epoch_at
 from openme.moments import rfc3339
-from openme.server import control
+from openme.server.admin import key_texts
 from openme.server.epoch_keys import ensure_ratchet
 
 
@@ -52,17 +54,16 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
 
 def run(name: str, args: argparse.Namespace) -> int:
     """Run one of the six."""
-    return {"add": _add, "renew": _renew, "list": _list, "revoke": _revoke, "close": _close, "reset": _reset}[name](
-        args
-    )
+    return {"add": _add, "renew": _renew, "list": _list, "revoke": revoke, "close": _close, "reset": _reset}[name](args)
 
 
 def _add(args: argparse.Namespace) -> int:
-    try:
-        validate_name(args.name)
-    except ValueError as error:
-        raise OpenmeError(f"NAME: {error}") from None
     config = load_server_config(args.config)
+    if args.name not in config.clients:  # a name that is there already, of whatever form, may be let in again
+        try:
+            validate_name(args.name)
+        except ValueError as error:
+            raise OpenmeError(f"NAME: {error}") from None
     private = None
     if args.pubkey is None:
         private = ClientPrivateKey(secrets.token_bytes(32))
@@ -98,7 +99,13 @@ def _add(args: argparse.Namespace) -> int:
     qr = _qr(args, config, profile_name, private)
     if private is not None:
         _keep_private(sys.stdout.fileno())
-    add_client(args.config, args.name, fields)
+    server = RunningServer(args.config, config.state_dir)
+    stood_there = private is None and _is_revoked_entry(args, config, server, public)
+    if not stood_there:
+        add_client(args.config, args.name, fields)
+    _tell_of_client(args, server, stood_there=stood_there)
+    if private is None:
+        _lift(args, config, server, public)
     if private is not None and qr is not None:
         try:
             _show_qr(args, qr)
@@ -112,9 +119,8 @@ def _add(args: argparse.Namespace) -> int:
         # A profile that nobody holds must not stay registered.
         remove_client(args.config, args.name)
         raise OpenmeError(f"the profile could not be written: {error.strerror}", "nothing was added") from None
-    _tell_server(config.state_dir, {"command": "reload"})
     _note_file(config, public, epoch_keys)
-    note(f"added {args.name} ({public.fingerprint})")
+    note(f"{'let in again' if stood_there else 'added'} {args.name} ({public.fingerprint})")
     entry = load_server_config(args.config).clients.get(args.name)
     if entry is not None and not entry.ports:
         warn(f"{args.name} opens nothing but the health port: there is no group 'default' and no --ports was given")
@@ -127,6 +133,11 @@ def _renew(args: argparse.Namespace) -> int:
     client = config.clients.get(args.name)
     if client is None:
         raise _no_client(args.name, nearest(args.name, config.clients))
+    if client.public_key.raw in _revoked(config):
+        raise OpenmeError(
+            f"the key of {args.name} is revoked", f"to let it in again: {cure(args.name, client.public_key)}"
+        )
+    RunningServer(args.config, config.state_dir).refuse_another()
     if args.v1 and "v1" not in client.protocols:
         raise OpenmeError(f"{args.name} may not speak version 1", "see protocols in its entry and under server")
     epoch_keys = _epoch_keys(config) if "v2" in client.protocols and not args.v1 else None
@@ -223,46 +234,101 @@ def _show_qr(args: argparse.Namespace, content: str) -> None:
         print_qr(content)
 
 
-def _tell_server(state_dir: Path, request: Mapping[str, object]) -> dict[str, Any] | None:
-    """Have the running server look at the config now; its answer, or None and perhaps a warning if there is none."""
-    reply = tell(state_dir, request, "the change holds from the next knock on")
-    if reply is not None and reply.get("reading"):
+def _is_revoked_entry(
+    args: argparse.Namespace, config: ServerConfig, server: RunningServer, public: ClientPublicKey
+) -> bool:
+    """Whether the entry that is to be added stands there already, disabled, since its key is revoked."""
+    if public.raw not in read_revoked(config.state_dir).keys:
+        # The running server may have been told what the disk would not take.
+        request = {"command": "client", "name": args.name, "keys": key_texts([public.raw])}
+        if not (server.tell(request, FOUND_BY_ITSELF) or {}).get("revoked"):
+            return False
+    if public.raw not in client_keys(args.config, args.name):
+        return False
+    if args.ports is not None or args.expires is not None:
+        raise OpenmeError(
+            f"{args.name} stands in {args.config} already, with its ports and expiry",
+            "change those in the file; to let it in again leave --ports and --expires away",
+        )
+    return True
+
+
+def _tell_of_client(args: argparse.Namespace, server: RunningServer, *, stood_there: bool) -> None:
+    """Have the running server read the file with the new entry; one that reads another file undoes the change."""
+    try:
+        reply = server.tell({"command": "reload"}, "the change holds from the next knock on")
+    except OpenmeError as error:
+        if not stood_there:
+            remove_client(args.config, args.name)
+        raise OpenmeError(f"{error.message}: nothing was added", error.hint) from None
+    if reply is not None and reply["reading"]:
         note("the running server is reading its clients; the new one is known in a few seconds")
-    return reply
+
+
+def _lift(args: argparse.Namespace, config: ServerConfig, server: RunningServer, public: ClientPublicKey) -> None:
+    """The file has the entry; only now, as the last step, is its key revoked no more."""
+    try:
+        was_revoked = lift_key(config.state_dir, public.raw)
+    except OpenmeError as error:
+        raise OpenmeError(
+            f"{error.message}: {args.name} is in {args.config}, but stays disabled, as its key is revoked",
+            error.hint or f"mend that, then: {cure(args.name, public)}",
+        ) from None
+    request = {"command": "reload", "lifted": key_texts([public.raw])}
+    reply = server.tell(request, FOUND_BY_ITSELF)
+    if was_revoked or (reply or {}).get("lifted"):
+        note(f"the key of {args.name} is revoked no more")
+
+
+def _revoked(config: ServerConfig) -> dict[bytes, Revocation]:
+    """The revoked keys; none, and a warning, where that is not known."""
+    try:
+        known = read_revoked(config.state_dir)
+    except OpenmeError as error:
+        warn(error.message)
+        return {}
+    if known.damage is not None:
+        warn(known.damage)
+    return dict(known.keys)
 
 
 def _list(args: argparse.Namespace) -> int:
     config = load_server_config(args.config)
     seen = read_seen(config.state_dir)
+    revoked = _revoked(config)
+    known = [(c, seen.get(c.public_key.raw), revoked.get(c.public_key.raw)) for c in config.clients.values()]
     if args.json:
-        answer_json([_client_value(client, seen.get(client.public_key.raw)) for client in config.clients.values()])
-    elif config.clients:
-        rows = [_client_row(client, seen.get(client.public_key.raw)) for client in config.clients.values()]
+        answer_json([_client_value(*one) for one in known])
+    elif known:
+        rows = [_client_row(*one) for one in known]
         answer_lines(table(["NAME", "FINGERPRINT", "PORTS", "EXPIRES", "LAST KNOCK"], rows))
     else:
         hint("no clients yet: openme add NAME > NAME.yaml")
-    for fault in config.client_faults:
+    for fault in without_revoked(config, revoked).client_faults:
         warn(f"disabled: {fault}")
     return 0
 
 
-def _client_value(client: ClientEntry, seen: Seen | None) -> dict[str, object]:
+def _client_value(client: ClientEntry, seen: Seen | None, revoked: Revocation | None) -> dict[str, object]:
     return {
         "name": client.name,
         "fingerprint": client.public_key.fingerprint,
         "ports": [str(p) for p in client.ports],
         "expires": None if client.expires is None else rfc3339(client.expires.timestamp()),
+        "revoked": None if revoked is None else revoked.at,
         "last_knock": None if seen is None else rfc3339(seen.at),
         "last_source": None if seen is None else str(seen.source),
     }
 
 
-def _client_row(client: ClientEntry, seen: Seen | None) -> list[str]:
+def _client_row(client: ClientEntry, seen: Seen | None, revoked: Revocation | None) -> list[str]:
     expires = "never"
     if client.expires is not None:
         expires = rfc3339(client.expires.timestamp())
         if client.expires <= datetime.now(UTC):
             expires += " (expired)"
+    if revoked is not None:
+        expires = f"revoked {revoked.at}"
     return [
         client.name,
         client.public_key.fingerprint,
@@ -272,56 +338,40 @@ def _client_row(client: ClientEntry, seen: Seen | None) -> list[str]:
     ]
 
 
-def _revoke(args: argparse.Namespace) -> int:
-    try:
-        remove_client(args.config, args.name)
-    except ConfigError as error:
-        _revoke_in_memory(args)
-        raise error from None
-    # A file with faults elsewhere does not load; the running server then takes this client from its last good one.
-    reply = _tell_server(state_dir_of(args.config), {"command": "revoke", "name": args.name, "cut": args.cut})
-    if reply is None:
-        note(f"revoked {args.name}: no further knock opens")
-        try:
-            load_server_config(args.config)
-        except OpenmeError as error:
-            warn(f"the config has other faults, no server can start with it: {error.message}")
-        if args.cut:
-            warn("no server is running, so no connection was cut")
-        return 0
-    note(f"revoked {args.name}: no further knock opens, open doors are closed")
-    if args.cut:
-        note(f"connections cut: {reply.get('cut', 0)}")
-    return 0
-
-
-def _revoke_in_memory(args: argparse.Namespace) -> None:
-    """A file that cannot be edited must not keep a client in: the running server, which knows it, lets it go."""
-    try:
-        reply = control.ask(state_dir_of(args.config), {"command": "revoke", "name": args.name, "cut": args.cut})
-    except OpenmeError:
-        return
-    if reply.get("fault"):
-        warn(f"{args.name} is out of the running server, but not of the file: take it out before a restart")
+def _asked(args: argparse.Namespace, request: dict[str, object]) -> dict[str, Any]:
+    """The answer of a server of our version; OpenmeError from an older one, which has perhaps done it all the same."""
+    reply = ask(args.config, request)
+    if "file" not in reply:
+        refuse_another(args.config, reply, f"{request['command']} may have been done all the same")
+    return reply
 
 
 def _close(args: argparse.Namespace) -> int:
     """End a client's grants now, also where the file no longer loads: the server still knows the client."""
-    reply = ask(args.config, {"command": "close", "name": args.name, "cut": args.cut})
+    reply = _asked(args, {"command": "close", "name": args.name, "cut": args.cut})
     if not reply["closed"] and not reply["known"]:
+        refuse_another(args.config, reply)
         raise _no_client(args.name, reply["near"])
+    if reply.get("not_closed"):
+        raise OpenmeError(
+            f"the firewall refused to close the doors of {args.name}: {reply['not_closed']}",
+            "a door closes when its time is over; see the server's log",
+        )
     doors = ", ".join(reply["closed"]) or "nothing was open"
     note(f"closed {args.name}: {doors}")
     if args.cut:
         note(f"connections cut: {reply['cut']}")
+    refuse_another(args.config, reply, f"{args.name} was closed in it")
     return 0
 
 
 def _reset(args: argparse.Namespace) -> int:
     """Begin a client's time anew, whose clock was far ahead, together with the server's, when it last knocked."""
-    reply = ask(args.config, {"command": "reset", "name": args.name})
+    reply = _asked(args, {"command": "reset", "name": args.name})
     if not reply["known"]:
+        refuse_another(args.config, reply)
         raise _no_client(args.name, reply["near"])
+    refuse_another(args.config, reply, f"what it knows of {args.name} was reset, if that was needed")
     if reply["was_ahead"]:
         note(f"{args.name}: knocks made from now on are accepted, none from before")
     else:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from openme.cli.options import port_number
 from openme.cli.output import answer, hint, note, warn
-from openme.cli.running_server import FOUND_BY_ITSELF, tell
-from openme.config.edit import set_server
+from openme.cli.running_server import RunningServer
 from openme.config.locked import locked_directory, replace_file
 from openme.config.model import DEFAULT_UDP_PORT, FIREWALLS, ServerConfig
 from openme.config.server import load_server_config, parse_server_config
@@ -116,15 +115,16 @@ def _prepare_ratchet(config: ServerConfig, *, anew: bool) -> bool:
 def _upgrade(path: Path) -> int:
     """What version 2 needs beside an existing set-up: a ratchet, and the word in `protocols`."""
     config = load_server_config(path)
+    server = RunningServer(path, config.state_dir)
+    server.refuse_another()
     ratchet, made = ensure_ratchet(config)
     ratchet.forget()
     note(
         f"{'made the epoch keys of wire version 2' if made else 'the epoch keys are there already'}: {config.state_dir}"
     )
     if "v2" not in config.protocols:
-        set_server(path, {"protocols": sorted({*config.protocols, "v2"})})
+        server.set({"protocols": sorted({*config.protocols, "v2"})}, {"protocols": sorted(config.protocols)})
         note(f"{path}: protocols accepts v2 now, too")
-    tell(config.state_dir, {"command": "reload"}, FOUND_BY_ITSELF)
     answer("version 2 is ready")
     hint("existing clients go on as they are; a version 2 file for one of them: openme renew NAME")
     return 0

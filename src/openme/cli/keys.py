@@ -5,8 +5,7 @@ import secrets
 import time
 
 from openme.cli.output import answer, answer_json, answer_lines, hint, note, table, warn
-from openme.cli.running_server import FOUND_BY_ITSELF, tell
-from openme.config.edit import set_server
+from openme.cli.running_server import RunningServer
 from openme.config.model import ClientEntry, ServerConfig
 from openme.config.server import load_server_config
 from openme.durations import format_duration
@@ -107,6 +106,8 @@ def _rotate(args: argparse.Namespace) -> int:
     if args.now and args.finish:
         raise OpenmeError("--now and --finish exclude each other", exit_code=2)
     config = load_server_config(args.config)
+    server = RunningServer(config.path, config.state_dir)
+    server.refuse_another()
     if args.what == "ratchet":
         replace_ratchet(config)
         note("there is a new ratchet: no knock with the former epoch keys is accepted any more")
@@ -115,29 +116,33 @@ def _rotate(args: argparse.Namespace) -> int:
     if args.finish:
         if config.previous_private_key is None:
             raise OpenmeError(f"{config.path}: there is no previous_private_key", "nothing was changed")
-        set_server(config.path, {"previous_private_key": None})
-        tell(config.state_dir, {"command": "reload"}, FOUND_BY_ITSELF)
+        previous = config.previous_private_key.to_base64()
+        server.set({"previous_private_key": None}, {"previous_private_key": previous})
         note("the former version 1 key is accepted no more")
         return 0
-    return _new_v1_key(config, keep=not args.now)
+    return _new_v1_key(config, server, keep=not args.now)
 
 
-def _new_v1_key(config: ServerConfig, *, keep: bool) -> int:
+def _new_v1_key(config: ServerConfig, server: RunningServer, *, keep: bool) -> int:
     if keep and config.previous_private_key is not None:
         raise OpenmeError(
             f"{config.path}: an earlier change of the key is not finished",
             "finish it first: openme rotate v1-key --finish",
         )
     key = ServerPrivateKey(secrets.token_bytes(32))
-    set_server(
-        config.path,
+    previous = config.previous_private_key
+    server.set(
         {
             "private_key": key.to_base64(),
             "public_key": encode_base64(key.public),
             "previous_private_key": config.private_key.to_base64() if keep else None,
         },
+        {
+            "private_key": config.private_key.to_base64(),
+            "public_key": encode_base64(config.public_key),
+            "previous_private_key": None if previous is None else previous.to_base64(),
+        },
     )
-    tell(config.state_dir, {"command": "reload"}, FOUND_BY_ITSELF)
     answer(encode_base64(key.public))
     if keep:
         note("both version 1 keys are accepted; files made from now on carry the new one (openme renew NAME --v1)")

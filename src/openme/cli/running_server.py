@@ -1,40 +1,130 @@
-"""Asking the running server, also when its config no longer loads."""
+"""Asking the running server, also when its config no longer loads, and whether it reads the file that we mean."""
 
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from openme.cli.output import warn
-from openme.config.edit import state_dir_of
+from openme.config.content_hash import content_hash
+from openme.config.edit import set_server, state_dir_of
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.server import control
 
 FOUND_BY_ITSELF = "the running server finds the change by itself, or at its restart"
+Fields = Mapping[str, str | Sequence[str] | None]
+
+_LOOKS = 5  # at a file that somebody else is editing
+_RETRY = 0.1  # seconds between two of them
 
 
-def tell(state_dir: Path, request: Mapping[str, Any], otherwise: str) -> dict[str, Any] | None:
-    """Tell the running server of a change that is made already; its answer, or None if there is none.
+class RunningServer:
+    """The server on a `state_dir`, as a command beside it sees it. One that did not answer is not asked again."""
 
-    A server that cannot be reached, or keeps its last good config, is a warning: the change stands all the same.
-    `otherwise` is when the server finds it without being told.
-    """
-    try:
-        reply = control.ask(state_dir, request)
-    except control.NoServerError:
-        return None
-    except OpenmeError as error:
-        warn(f"{error.message}: {otherwise}")
-        return None
-    if reply.get("fault"):
-        warn(f"the running server keeps its last good config: {reply['fault']}")
-    return reply
+    def __init__(self, path: Path, state_dir: Path) -> None:
+        """`path`: the config that the command reads and writes."""
+        self._path = path
+        self._state_dir = state_dir
+        self._may_answer = True
+        self._told_fault: str | None = None
+
+    def exchange(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The server's answer to a request that carries the hash of our file. As `control.ask`.
+
+        Where somebody edits the file meanwhile, so that the two have not seen the same, it is compared again.
+        """
+        ours = content_hash(self._path)
+        reply = control.ask(self._state_dir, {**request, "sha256": ours})
+        for _ in range(_LOOKS):
+            if reply.get("same") is not False or (now := content_hash(self._path)) == ours:
+                break
+            ours = now
+            time.sleep(_RETRY)
+            reply |= control.ask(self._state_dir, {"command": "reload", "sha256": ours})
+        return reply
+
+    def tell(self, request: Mapping[str, Any], otherwise: str) -> dict[str, Any] | None:
+        """Tell the running server of a change that is made already; its answer, or None if there is none.
+
+        A server that does not answer, or keeps its last good config, is a warning: the change stands all the same.
+        `otherwise` is when the server finds it without being told. OpenmeError if it reads another file than ours.
+        """
+        reply = self._answer(request, f"whether it knows of the change is not known; {otherwise}")
+        if reply is not None and reply.get("fault") and reply["fault"] != self._told_fault:
+            self._told_fault = reply["fault"]
+            warn(f"the running server keeps its last good config: {reply['fault']}")
+        return reply
+
+    def refuse_another(self) -> None:
+        """OpenmeError, before anything is changed, if a server runs and reads another file than ours."""
+        try:
+            self._answer({"command": "reload"}, f"whether it reads {self._path} is not known; {FOUND_BY_ITSELF}")
+        except OpenmeError as error:
+            raise OpenmeError(f"{error.message}: nothing was changed", error.hint) from None
+
+    def set(self, values: Fields, before: Fields) -> None:
+        """Set keys of `server:` in our file and have the server read them.
+
+        OpenmeError if it reads another file: the keys are then what `before` says, as they were.
+        """
+        set_server(self._path, values)
+        try:
+            self.tell({"command": "reload"}, FOUND_BY_ITSELF)
+        except OpenmeError as error:
+            set_server(self._path, before)
+            raise OpenmeError(f"{error.message}: the change was taken back", error.hint) from None
+
+    def _answer(self, request: Mapping[str, Any], unknown: str) -> dict[str, Any] | None:
+        if not self._may_answer:
+            return None
+        try:
+            reply = self.exchange(request)
+        except control.NoServerError:
+            return None
+        except OpenmeError as error:
+            self._may_answer = False
+            warn(f"{error.message}: {unknown}")
+            return None
+        refuse_another(self._path, reply)
+        return reply
 
 
-def ask(config: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+def ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """The server's answer. OpenmeError: what is wrong with the config if that explains why no server is found."""
     try:
-        return control.ask(state_dir_of(config), request)
+        return RunningServer(path, state_dir_of(path)).exchange(request)
     except control.NoServerError:
-        load_server_config(config)
+        load_server_config(path)
         raise
+
+
+def another_file(path: Path, reply: Mapping[str, Any]) -> OpenmeError | None:
+    """What to say if the server that gave this answer reads another file than `path`, or does not tell; else None."""
+    if "file" not in reply:
+        return OpenmeError(
+            "the running server is of an older version and does not say which file it reads", "restart it, then repeat"
+        )
+    if reply.get("same") is not False:
+        return None
+    ours = Path(os.path.abspath(path))  # noqa: PTH100  # the name as the user gave it
+    theirs = Path(str(reply["file"]))
+    if ours == theirs:
+        return OpenmeError(
+            f"the running server reads another file by the name {theirs} than {ours} here",
+            "a file that is mounted by itself, as into a container, stays the old one when it is edited: mount its"
+            " directory instead, restart the server, then repeat",
+        )
+    return OpenmeError(
+        f"the running server reads {theirs}, and {ours} is another file",
+        f"repeat it with --config {theirs}; if that is this file mounted by itself, as into a container, mount its"
+        " directory instead and restart the server",
+    )
+
+
+def refuse_another(path: Path, reply: Mapping[str, Any], done: str | None = None) -> None:
+    """OpenmeError as `another_file` has it; `done`: what has happened all the same."""
+    other = another_file(path, reply)
+    if other is not None:
+        raise OpenmeError(f"{other.message}: {done}" if done else other.message, other.hint)

@@ -40,6 +40,10 @@ _BY_HAND = "edit the file by hand, then run: openme check-config"
 _BOM = "\ufeff"
 
 
+class NoClientError(ConfigError):
+    """There is no client of that name to be removed."""
+
+
 def add_client(path: Path, name: str, fields: Fields) -> None:
     """Add client `name` with `fields` (key → text, or a list of texts) behind the last one; ConfigError if refused.
 
@@ -54,7 +58,7 @@ def add_client(path: Path, name: str, fields: Fields) -> None:
 
 
 def remove_client(path: Path, name: str) -> None:
-    """Remove client `name`; ConfigError, with the nearest name as a hint, if there is none. Otherwise as add_client.
+    """Remove client `name`; NoClientError, with the nearest name as a hint, if there is none. Otherwise as add_client.
 
     It also works on a file with faults elsewhere, as long as it is YAML: taking a right away must not wait for those.
     """
@@ -129,7 +133,7 @@ def delete_client(text: str, path: Path, name: str) -> str:
     clients = _clients(root, path)
     names = [key.text for key, _ in clients.pairs] if isinstance(clients, Mapping) else []
     if not isinstance(clients, Mapping) or name not in names:
-        raise _fault(path, 0, "clients", f"no client {shown(name)}", nearest(name, names))
+        raise NoClientError(ConfigFault(path, 0, "clients", f"no client {shown(name)}", nearest(name, names)))
     if names.count(name) > 1:
         raise _by_hand(path, clients.line)
     edited = _deleted(body, root, clients, names.index(name), path)

@@ -4,7 +4,7 @@ import logging
 import os
 import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 from openme.config.model import ConfigError, ServerConfig
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
+from openme.keeper.revoked_keys import revoked_names, without_revoked
 from openme.server.privileges import die_with_parent
+from openme.server.revoked_watch import RevokedWatch
 
 LARGE = 1000
 """Clients up to which a knock waits for a changed file (0.1 s); above, a process of its own reads it meanwhile."""
@@ -24,20 +26,28 @@ _Outcome = ServerConfig | OpenmeError
 
 
 class ConfigWatch:
-    """Holds the last good config. A stat is enough to see a change; a file that no longer loads changes nothing."""
+    """Holds the last good config, less what is revoked.
+
+    A stat is enough to see a change; a file that no longer loads changes nothing. An entry whose key is revoked is
+    disabled in whatever comes into force, however it was read.
+    """
 
     def __init__(self, path: Path, overrides: Mapping[str, Any] | None = None, *, tighten: bool = False) -> None:
-        """Load the config for the first time; OpenmeError if it does not load.
+        """Load the config, and the revoked keys of its `state_dir`, for the first time; OpenmeError if that fails.
 
         `overrides`, fields of `ServerConfig` from the command line, stand above the file's own, now and after every
         change. `tighten`: see `load_server_config`.
         """
         self._path = path
+        self.path = Path(os.path.abspath(path))  # noqa: PTH100  # not resolved: a link may come to point elsewhere
+        """The name under which the file is read."""
         self._overrides = dict(overrides or {})
         self._signature = self._look()
         self._reader: _Reader | None = None
-        self._revoked: set[str] = set()
-        self.config = self._load(tighten=tighten)
+        self._last_good = self._load(tighten=tighten)
+        self._revoked = RevokedWatch(self._last_good.state_dir)
+        self._disabled: frozenset[str] = frozenset()
+        self.config = self._less_revoked()
         self.fault: str | None = None
         """Why the file on disk is not in force; None when it is."""
         self._last_said = float("-inf")
@@ -48,57 +58,88 @@ class ConfigWatch:
         return self._reader is not None
 
     def refresh(self) -> ServerConfig | None:
-        """The new config if the file has changed and loads, else None. Waits only up to `LARGE` clients."""
+        """The new config if the file or the revoked keys have changed and load, else None.
+
+        Waits for a file of up to `LARGE` clients, and always for the revoked keys.
+        """
+        revoked = self._revoked.refresh()
+        if self._follow_file():
+            return self.config
+        return self._follow_revoked() if revoked else None
+
+    def _follow_file(self) -> bool:
+        """Look at the file; whether another config has come into force."""
         if self._reader is not None:
             return self._take_over()
         signature = self._look()
         if signature == self._signature:
             self._remind()
-            return None
+            return False
         # Taken before reading: a change while reading is seen at the next look.
         self._signature = signature
-        if len(self.config.clients) > LARGE:
-            _log.info("the config has changed; reading its %d clients meanwhile", len(self.config.clients))
-            self._revoked.clear()
+        if len(self._last_good.clients) > LARGE:
+            _log.info("the config has changed; reading its %d clients meanwhile", len(self._last_good.clients))
             self._reader = _Reader(self._load)
-            return None
+            return False
         try:
             outcome: _Outcome = self._load()
         except OpenmeError as error:
             outcome = error
         return self._settle(outcome)
 
-    def revoke(self, name: str) -> ServerConfig | None:
-        """The last good config less a client that was just removed from a file which is not in force.
+    def keys_of(self, name: str) -> frozenset[bytes]:
+        """The public key that the last good config has for this client, revoked or not; empty if it has none."""
+        client = self._last_good.clients.get(name)
+        return frozenset() if client is None else frozenset({client.public_key.raw})
 
-        None where the file is in force, so that the client is gone already.
+    def is_revoked(self, keys: Iterable[bytes]) -> bool:
+        """Whether one of these keys is revoked, on the disk or by word."""
+        return any(key in self._revoked.keys for key in keys)
+
+    def revoke(self, name: str, keys: Iterable[bytes] = ()) -> ServerConfig | None:
+        """Have the client of this name, and these keys, out of every config from now on; the new one if one changes.
+
+        By key: what is renamed or doubled meanwhile, or still stands in a file that is being read, does not come back.
         """
-        if self._reader is None and self.fault is None:
-            return None
-        self._revoked.add(name)
-        self.config = _without(self.config, {name})
-        return self.config
+        return self._follow_revoked() if self._revoked.revoke({*self.keys_of(name), *keys}, name) else None
 
-    def _take_over(self) -> ServerConfig | None:
-        if self._reader is None or (outcome := self._reader.poll()) is None:
+    def lift(self, keys: Iterable[bytes]) -> ServerConfig | None:
+        """Forget what `revoke` was told of these keys; the new config if one changes."""
+        return self._follow_revoked() if self._revoked.lift(keys) else None
+
+    def _follow_revoked(self) -> ServerConfig | None:
+        """Other keys are revoked than before; the new config if one of them stands in it."""
+        before = self._disabled
+        config = self._less_revoked()
+        if self._disabled == before:
             return None
+        for name in self._disabled - before:
+            _log.info("%s: revoked", name)
+        self.config = config
+        return config
+
+    def _less_revoked(self) -> ServerConfig:
+        self._disabled = frozenset(revoked_names(self._last_good, self._revoked.keys))
+        return without_revoked(self._last_good, self._revoked.keys)
+
+    def _take_over(self) -> bool:
+        if self._reader is None or (outcome := self._reader.poll()) is None:
+            return False
         _log.info("read the changed config in %.1f s", self._reader.seconds)
         self._reader = None
-        if isinstance(outcome, ServerConfig):
-            # What was revoked after the reading began may still stand in what was read.
-            outcome = _without(outcome, self._revoked)
         return self._settle(outcome)
 
-    def _settle(self, outcome: _Outcome) -> ServerConfig | None:
+    def _settle(self, outcome: _Outcome) -> bool:
         if isinstance(outcome, OpenmeError):
             self.fault = outcome.message
             self._last_said = float("-inf")
             self._remind()
-            return None
+            return False
         self.fault = None
-        self.config = outcome
-        say_warnings(outcome)
-        return outcome
+        self._last_good = outcome
+        self.config = self._less_revoked()
+        say_warnings(self.config)
+        return True
 
     def _load(self, *, tighten: bool = False) -> ServerConfig:
         try:
@@ -123,11 +164,6 @@ class ConfigWatch:
         if self.fault is not None and now - self._last_said >= _REMIND:
             self._last_said = now
             _log.error("the config on disk is NOT in force, the last good one is: %s", self.fault)
-
-
-def _without(config: ServerConfig, names: set[str]) -> ServerConfig:
-    clients = {name: client for name, client in config.clients.items() if name not in names}
-    return config if len(clients) == len(config.clients) else replace(config, clients=clients)
 
 
 class _Reader:

@@ -4,10 +4,12 @@ A Unix socket `control` in `state_dir` (0700) for the server's own user and root
 one answer of any length, JSON, each ended by the end of its stream.
 """
 
+import fcntl
 import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,12 +21,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOCKET_NAME = "control"
+LOCK_NAME = "lock"
 MAX_REQUEST = 1 << 16
 _PEER_CREDENTIALS = struct.Struct("=iII")  # pid, uid, gid; unix(7) SO_PEERCRED
 
 
+_STARTING = 5.0  # seconds within which a server that holds the lock must listen
+_RETRY = 0.02  # seconds
+
+
 class NoServerError(OpenmeError):
-    """No server runs on this state directory."""
+    """No server runs on this state directory: nobody listens there, and nobody holds its lock."""
+
+
+class NoAnswerError(OpenmeError):
+    """A server runs, or may run, and has not answered: what it does is not known."""
 
 
 @contextmanager
@@ -67,26 +78,76 @@ def is_allowed(peer: socket.socket) -> bool:
 def ask(state_dir: Path, request: Mapping[str, Any], timeout: float = 30.0) -> dict[str, Any]:
     """Send a request to the running server and return its answer.
 
-    NoServerError if none runs on this `state_dir`; OpenmeError with the server's own words if it refuses.
+    NoServerError if none runs on this `state_dir`; NoAnswerError if one may, but gave no answer; OpenmeError with the
+    server's own words if it refuses.
     """
-    nobody = NoServerError(f"no server is running on {state_dir}", "start it with: openme serve")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as control:
-        control.settimeout(timeout)
-        try:
-            with _short_path(state_dir) as path:
-                control.connect(path)
-            control.sendall(json.dumps(request).encode())
-            control.shutdown(socket.SHUT_WR)
-            raw = b"".join(iter(lambda: control.recv(1 << 16), b""))
-        except PermissionError:
-            raise OpenmeError(f"{state_dir}: permission denied", "run it as root: sudo openme …") from None
-        except TimeoutError:
-            raise OpenmeError("the server does not answer") from None
-        except OSError:
-            raise nobody from None
-    if not raw:
-        raise nobody
-    answer: dict[str, Any] = json.loads(raw)
+    raw = _exchange(state_dir, json.dumps(request).encode(), timeout)
+    try:
+        answer = json.loads(raw)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise NoAnswerError("the server did not answer: " + ("what it sent is no answer" if raw else "it hung up"))
     if "error" in answer:
-        raise OpenmeError(answer["error"])
+        raise OpenmeError(str(answer["error"]))
     return answer
+
+
+def _exchange(state_dir: Path, request: bytes, timeout: float) -> bytes:
+    deadline = time.monotonic() + timeout
+    starting = time.monotonic() + min(timeout, _STARTING)
+    while True:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as control:
+            control.settimeout(max(deadline - time.monotonic(), _RETRY))
+            try:
+                with _short_path(state_dir) as path:
+                    control.connect(path)
+            except PermissionError:
+                raise OpenmeError(f"{state_dir}: permission denied", "run it as root: sudo openme …") from None
+            except (ConnectionRefusedError, FileNotFoundError, NotADirectoryError):
+                if not _is_locked(state_dir):
+                    raise NoServerError(f"no server is running on {state_dir}", "start it with: openme serve") from None
+                if time.monotonic() >= starting:
+                    raise NoAnswerError(
+                        f"the server did not answer: one holds {state_dir / LOCK_NAME}, but nobody listens"
+                    ) from None
+            except BlockingIOError:  # EAGAIN: its queue is full
+                if time.monotonic() >= deadline:
+                    raise NoAnswerError("the server did not answer: too many are waiting for it") from None
+            except OSError as error:
+                raise _no_answer(error, timeout) from None
+            else:
+                return _sent(control, request, timeout)
+        time.sleep(_RETRY)
+
+
+def _sent(control: socket.socket, request: bytes, timeout: float) -> bytes:
+    try:
+        control.sendall(request)
+        control.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: control.recv(1 << 16), b""))
+    except OSError as error:
+        raise _no_answer(error, timeout) from None
+
+
+def _no_answer(error: OSError, timeout: float) -> NoAnswerError:
+    if isinstance(error, TimeoutError):
+        return NoAnswerError(f"the server did not answer within {timeout:g} s")
+    return NoAnswerError(f"the server did not answer: {(error.strerror or 'the connection failed').lower()}")
+
+
+def _is_locked(state_dir: Path) -> bool:
+    """Whether a server holds the lock of `state_dir`: one that is starting, or whose socket somebody has removed."""
+    try:
+        descriptor = os.open(state_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False

@@ -30,6 +30,7 @@ from openme.keeper.rules import rules_for
 from openme.keeper.store import Accepted, Holder, Store
 from openme.keys.erasing import wipe
 from openme.server import control, logs
+from openme.server.admin import Request, RequestError, about_file, key_texts, parse_request
 from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.server.config_watch import ConfigWatch
 from openme.server.epoch_keys import erase_before, open_epochs, write_new
@@ -125,6 +126,7 @@ class KeeperProcess:
         self._given: dict[int, bytes] = {}
         self._next_erasing = float("-inf")
         self._next_repair = float("-inf")
+        self._left_open: tuple[float, str] | None = None
         self._state_written = float("-inf")
 
     # -- the loop
@@ -388,6 +390,7 @@ class KeeperProcess:
         except FirewallError as error:
             # One line for the operator; the doors that should have closed do so when their time is over.
             _log.error("the changed config is not in the firewall: %s", error.message)
+            self._note_left_open(error, now)
         self._give_v1_keys()
         self._state_changed = True
 
@@ -505,6 +508,15 @@ class KeeperProcess:
             self._apply(change)
         except FirewallError as error:
             _log.error("doors could not be closed early: %s", error.message)  # one line for the operator
+            self._note_left_open(error, now)
+
+    def _note_left_open(self, error: FirewallError, now: Now) -> None:
+        """Doors that should be closed may be open until their time is over; no command is told otherwise till then."""
+        self._left_open = (now.monotonic + self._keeper.config.knock_timeout, error.message)
+
+    def _why_left_open(self, now: Now) -> str | None:
+        """Why a door that should be closed may be open, or None."""
+        return self._left_open[1] if self._left_open is not None and now.monotonic < self._left_open[0] else None
 
     def _apply(self, change: Change) -> None:
         """Make the firewall's doors agree with the grants; FirewallError if it cannot be made to."""
@@ -550,52 +562,66 @@ class KeeperProcess:
 
     def _answer(self, raw: bytes) -> dict[str, Any]:
         try:
-            request = json.loads(raw)
-            command = request["command"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return {"error": "the server did not understand the request"}
+            request = parse_request(raw)
+        except RequestError as refused:
+            return {"error": str(refused)}
         self._tick()
         now = self._clocks()
-        if command == "sessions":
+        if request.command == "sessions":
             return self._sessions(now)
-        name = str(request.get("name"))
-        if command == "reload":
-            return {"fault": self._watch.fault, "reading": self._watch.is_reading}
-        if command == "revoke":
-            return self._revoke(name, now, cut=bool(request.get("cut")))
-        if command == "close":
-            return self._close(name, now, cut=bool(request.get("cut")))
-        if command == "reset":
-            return self._reset(name, now)
-        if command == "ratchet":
+        if request.command == "ratchet":
             return self._save_ratchet(now)
-        if command == "new_ratchet":
-            return self._new_ratchet(request.get("epoch_length"), now)
-        return {"error": "the server is of another version than this command: restart it"}
+        if request.command == "new_ratchet":
+            return self._new_ratchet(request.epoch_length, now)
+        answers = {
+            "reload": self._reload,
+            "client": self._client,
+            "revoke": self._revoke,
+            "close": self._close,
+            "reset": self._reset,
+        }
+        outcome = answers[request.command](request, now)
+        return {**about_file(self._watch, request.sha256), **outcome}
 
-    def _revoke(self, name: str, now: Now, *, cut: bool) -> dict[str, Any]:
-        """The client is out of the file; end what it has, also while that file is still being read."""
-        if (config := self._watch.revoke(name)) is not None:
+    def _reload(self, request: Request, now: Now) -> dict[str, Any]:
+        """The tick before this has looked at the files; `add` may also lift what no file names."""
+        config = self._watch.lift(request.lifted)
+        if config is not None:
             self._use(config, now)
-        outcome: dict[str, Any] = {"fault": self._watch.fault}
-        if cut:
-            outcome["cut"] = self._cut(name)
+        return {"lifted": config is not None}
+
+    def _client(self, request: Request, _now: Now) -> dict[str, Any]:
+        keys = self._watch.keys_of(request.name)
+        return {"keys": key_texts(keys), "revoked": self._watch.is_revoked(keys | request.keys)}
+
+    def _revoke(self, request: Request, now: Now) -> dict[str, Any]:
+        """Nobody with the key in force under this name, nor with one of those given, gets in from now on."""
+        outcome: dict[str, Any] = {"keys": key_texts(self._watch.keys_of(request.name) | request.keys)}
+        if (config := self._watch.revoke(request.name, request.keys)) is not None:
+            self._use(config, now)
+            self._write_state()
+        outcome["not_closed"] = self._why_left_open(now)
+        if request.cut:
+            outcome["cut"] = self._cut(request.name)
         return outcome
 
-    def _close(self, name: str, now: Now, *, cut: bool) -> dict[str, Any]:
+    def _close(self, request: Request, now: Now) -> dict[str, Any]:
+        name = request.name
         grants = self._keeper.grants_of(name)
         self._end([(grant, "closed by the operator") for grant in grants], now)
         self._write_state()
         outcome: dict[str, Any] = {
             "closed": [str(grant.address) for grant in grants],
+            "not_closed": self._why_left_open(now),
             "known": name in self._keeper.config.clients,
             "near": nearest(name, self._keeper.config.clients),
         }
-        if cut:
+        if request.cut:
             outcome["cut"] = self._cut(name)
         return outcome
 
-    def _reset(self, name: str, now: Now) -> dict[str, Any]:
+    def _reset(self, request: Request, now: Now) -> dict[str, Any]:
+        name = request.name
         client = self._keeper.config.clients.get(name)
         if client is None:
             return {"known": False, "near": nearest(name, self._keeper.config.clients)}

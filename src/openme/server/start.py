@@ -62,9 +62,9 @@ from openme.server.sockets import bind_health, bind_knock
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR
 from openme.wire.frame import REPORT_SIZE
 
-LOCK_NAME = "lock"
-_LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
 FIREWALL_LOCK = b"\0openme-firewall"
+_LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
+_GLANCE = 0.2  # seconds
 
 _log = logging.getLogger("openme.server")
 
@@ -74,14 +74,14 @@ def state_lock(state_dir: Path) -> Iterator[None]:
     """Make `state_dir` (0700) if it is missing and hold it: one server at a time. OpenmeError if it is taken."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(state_dir / control.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise OpenmeError(
             f"state_dir {state_dir}: {error.strerror}", "run it as root, or name another state_dir in the config"
         ) from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError:
             raise OpenmeError(
                 f"another server is running on {state_dir}", "stop it first, or give this one a state_dir of its own"
@@ -89,6 +89,20 @@ def state_lock(state_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock; BlockingIOError if another server has it. A command that looks at it holds it for microseconds."""
+    deadline = time.monotonic() + _GLANCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 @contextmanager
@@ -106,7 +120,7 @@ def firewall_lock(firewall: str) -> Iterator[None]:
             held.bind(FIREWALL_LOCK)
             held.listen(socket.SOMAXCONN)  # whoever asks stays in the queue: nobody ever answers
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and _lock_holder() in {0, os.geteuid()}:
+            if error.errno == errno.EADDRINUSE and firewall_holder() in {0, os.geteuid()}:
                 raise OpenmeError(
                     "another server is running on this machine's firewall",
                     "stop it first; one server can hide all ports and serve all clients",
@@ -114,8 +128,8 @@ def firewall_lock(firewall: str) -> Iterator[None]:
         yield
 
 
-def _lock_holder() -> int | None:
-    """The user who holds the firewall's lock, as the kernel saw it; None: nobody who listens."""
+def firewall_holder() -> int | None:
+    """The user who serves on this network namespace's firewall, as the kernel saw it; None: nobody who listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
         asking.settimeout(0)
         try:
