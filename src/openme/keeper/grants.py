@@ -54,6 +54,15 @@ class Grants:
     def __iter__(self) -> Iterator[Grant]:
         return iter([grant for beside in self._by_address.values() for grant in beside.values()])
 
+    def is_open(self, address: IPAddress, service: PortRange) -> bool:
+        """Whether anybody has an open door for this address to this one port."""
+        return any(
+            item.proto == service.proto and item.first <= service.first <= item.last
+            for grant in self._by_address.get(address, {}).values()
+            for port_list in grant.port_lists
+            for item in port_list.ports
+        )
+
     def next_deadline(self) -> float | None:
         """Monotonic seconds at which the next grant ends."""
         return min((grant.deadline for grant in self), default=None)

@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -19,11 +19,12 @@ from openme.config.model import ServerConfig
 from openme.config.section import nearest
 from openme.durations import format_duration
 from openme.errors import OpenmeError
-from openme.firewall.base import Door, Firewall, FirewallError
+from openme.firewall.base import CutTarget, Door, Firewall, FirewallError, Steps
 from openme.keeper.epochs import Epochs
 from openme.keeper.grants import Change, DoorKey, Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Judgement, Keeper, Now, Stranger
+from openme.keeper.lost_rights import Expiries, lost_by_change, lost_by_keys
 from openme.keeper.policy import client_lists
 from openme.keeper.ratchet_file import write_ratchet
 from openme.keeper.rules import rules_for
@@ -32,8 +33,11 @@ from openme.keys.erasing import wipe
 from openme.server import control
 from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.server.config_watch import ConfigWatch
+from openme.server.cutting import Cutting
 from openme.server.epoch_keys import erase_before, open_epochs, write_new
-from openme.server.state_file import sessions_value, write_state_file
+from openme.server.replies import Replies
+from openme.server.slices import Slices
+from openme.server.state_file import json_text, sessions_value, write_state_file
 from openme.wire import v2
 from openme.wire.frame import KEY_SIZE, Order, OrderKind, accepted, known_source
 
@@ -110,6 +114,10 @@ class KeeperProcess:
         self._rules = rules_for(parts.keeper.config)
         self._seen = {key: (seen.name, seen.at) for key, seen in parts.store.seen().items()}
         self._selector = selectors.DefaultSelector()
+        self._slices = Slices()
+        self._replies = Replies(self._selector)
+        self._cutting = Cutting(parts.firewall, self._slices, self._keeper.grants.is_open)
+        self._expiries = Expiries(clocks().utc)
         self._strangers: deque[tuple[float, Stranger]] = deque()
         self._searched: Stranger | None = None
         self._stop: Ending | None = None
@@ -118,6 +126,7 @@ class KeeperProcess:
         self._disk_fault: str | None = None
         self._state_file_fault = False
         self._state_changed = False
+        self._state_being_written = False
         self._ruleset_changed = False
         self._given: dict[int, bytes] = {}
         self._next_erasing = float("-inf")
@@ -149,7 +158,9 @@ class KeeperProcess:
         self._give_v1_keys()
         self._follow_epochs(self._clocks())
         self._outbox.put([Order(OrderKind.SERVE)])
-        self._write_state()
+        for _ in self._write_state():  # before anybody is told that we serve
+            pass
+        self._end_what_was_lost_before()
         ready()
         try:
             while self._stop is None:
@@ -157,12 +168,15 @@ class KeeperProcess:
                     key.data()
                 self._outbox.flush()
                 self._serve_strangers()
+                self._slices.advance()
                 self._tick()
         except ChannelClosedError as error:
             _log.error("the listener is gone (%s)", error)  # the operator needs the fact, not a trace
             return Ending.LISTENER_GONE
         finally:
             signal.set_wakeup_fd(previous)
+            self._slices.close()
+            self._replies.close()
         return self._stop
 
     @property
@@ -171,7 +185,7 @@ class KeeperProcess:
         return self._trial_until is not None
 
     def _timeout(self) -> float:
-        if self._strangers or self._searched:
+        if self._strangers or self._searched or self._slices:
             return 0
         return _BUSY_LISTENER if self._outbox else _TICK
 
@@ -191,15 +205,20 @@ class KeeperProcess:
         for grant in over:
             self._receipts.pop((grant.client_key, grant.address), None)
             self._journal.closed(grant, "its time is over")
-        early = self._keeper.overdue(now)
-        if early:
+        early: list[tuple[Grant, str]] = []
+        if expired := self._expiries.passed(now.utc):  # a right ends by that alone, or by a config
+            early = self._keeper.overdue(now)
             self._end(early, now)
+            self._end_exchanges(lost_by_keys(expired, self._keeper.client, self._store.holders_of, now.utc), early)
         if over or early:
             self._state_changed = True
-        if self._state_changed and now.monotonic - self._state_written >= _STATE_INTERVAL:
-            self._state_written = now.monotonic
+        if (
+            self._state_changed
+            and not self._state_being_written
+            and now.monotonic - self._state_written >= _STATE_INTERVAL
+        ):
             self._state_changed = False
-            self._write_state()
+            self._slices.add(self._write_state())
         self._journal.report(now.monotonic)
         if self._trial_until is not None and now.monotonic >= self._trial_until:
             _log.error("nobody has knocked in time: undoing it, the ports are as they were before")
@@ -361,6 +380,7 @@ class KeeperProcess:
         config = self._keep_what_needs_a_restart(config)
         if ("v2" in config.protocols) != (self._keeper.epochs is not None):
             self._switch_v2(config, now)
+        clients = self._keeper.config.clients
         outcome = self._keeper.reconfigure(config, now)
         for grant, why in outcome.ended:
             self._forget_receipts(grant)
@@ -375,6 +395,9 @@ class KeeperProcess:
         except FirewallError as error:
             # One line for the operator; the doors that should have closed do so when their time is over.
             _log.error("the changed config is not in the firewall: %s", error.message)
+        self._expiries.follow(config.clients.values())
+        lost = lost_by_change(clients, self._keeper.client, self._store.holders_of, now.utc)
+        self._end_exchanges(lost, outcome.ended)
         self._give_v1_keys()
         self._state_changed = True
 
@@ -493,6 +516,24 @@ class KeeperProcess:
         except FirewallError as error:
             _log.error("doors could not be closed early: %s", error.message)  # one line for the operator
 
+    def _end_exchanges(self, lost: Steps[list[CutTarget]], ended: Iterable[tuple[Grant, str]] = ()) -> None:
+        """End the UDP exchanges, and the TCP handshakes under way, that clients have lost the right to.
+
+        Their open doors count too, whether or not the disk knows of them.
+        """
+        grants = [CutTarget(grant.address, grant.ports) for grant, _ in ended]
+
+        def find() -> Steps[list[CutTarget]]:
+            return grants + (yield from lost)
+
+        self._cutting.add(find())
+
+    def _end_what_was_lost_before(self) -> None:
+        """What clients lost while no server ran."""
+        now = self._clocks().utc
+        self._expiries.follow(self._keeper.config.clients.values())
+        self._end_exchanges(lost_by_keys(self._store.holder_keys(), self._keeper.client, self._store.holders_of, now))
+
     def _apply(self, change: Change) -> None:
         """Make the firewall's doors agree with the grants; FirewallError if it cannot be made to."""
         try:
@@ -522,18 +563,37 @@ class KeeperProcess:
 
     def _on_request(self, peer: socket.socket) -> None:
         self._selector.unregister(peer)
-        with peer, suppress(OSError):
+        try:
             peer.setblocking(False)  # noqa: FBT003  # the standard library's signature
             raw = peer.recv(control.MAX_REQUEST)
-            if raw:
-                peer.settimeout(1.0)
-                try:
-                    answer = self._answer(raw)
-                except FirewallError as error:
-                    answer = {"error": error.message}
-                peer.sendall(json.dumps(answer).encode())
+        except OSError:
+            raw = b""
+        if not raw:
+            peer.close()
+            return
+        answer: dict[str, Any] | Steps[dict[str, Any]]
+        try:
+            answer = self._answer(raw)
+        except FirewallError as error:
+            answer = {"error": error.message}
+        if isinstance(answer, dict):
+            self._replies.send(peer, json.dumps(answer).encode())
+        else:
+            self._slices.add(self._answer_later(peer, answer))
 
-    def _answer(self, raw: bytes) -> dict[str, Any]:
+    def _answer_later(self, peer: socket.socket, steps: Steps[dict[str, Any]]) -> Steps[None]:
+        """Send what comes of it in the end, also when that is our own."""
+        text = json.dumps({"error": "the server was stopped before this was done"})
+        try:
+            try:
+                answer = yield from steps
+            except FirewallError as error:
+                answer = {"error": error.message}
+            text = yield from json_text(answer)
+        finally:
+            self._replies.send(peer, text.encode())
+
+    def _answer(self, raw: bytes) -> dict[str, Any] | Steps[dict[str, Any]]:
         try:
             request = json.loads(raw)
             command = request["command"]
@@ -558,27 +618,24 @@ class KeeperProcess:
             return self._new_ratchet(request.get("epoch_length"), now)
         return {"error": "the server is of another version than this command: restart it"}
 
-    def _revoke(self, name: str, now: Now, *, cut: bool) -> dict[str, Any]:
+    def _revoke(self, name: str, now: Now, *, cut: bool) -> Steps[dict[str, Any]]:
         """The client is out of the file; end what it has, also while that file is still being read."""
+        targets = self._targets(name, established=cut)
         if (config := self._watch.revoke(name)) is not None:
             self._use(config, now)
-        outcome: dict[str, Any] = {"fault": self._watch.fault}
-        if cut:
-            outcome["cut"] = self._cut(name)
-        return outcome
+        return self._when_cut(name, targets, {"fault": self._watch.fault}, cut=cut)
 
-    def _close(self, name: str, now: Now, *, cut: bool) -> dict[str, Any]:
+    def _close(self, name: str, now: Now, *, cut: bool) -> Steps[dict[str, Any]]:
+        targets = self._targets(name, established=cut)
         grants = self._keeper.grants_of(name)
         self._end([(grant, "closed by the operator") for grant in grants], now)
-        self._write_state()
+        self._state_changed = True
         outcome: dict[str, Any] = {
             "closed": [str(grant.address) for grant in grants],
             "known": name in self._keeper.config.clients,
             "near": nearest(name, self._keeper.config.clients),
         }
-        if cut:
-            outcome["cut"] = self._cut(name)
-        return outcome
+        return self._when_cut(name, targets, outcome, cut=cut)
 
     def _reset(self, name: str, now: Now) -> dict[str, Any]:
         client = self._keeper.config.clients.get(name)
@@ -594,32 +651,59 @@ class KeeperProcess:
             _log.info("%s: its time begins anew, on the operator's word", name)
         return {"known": True, "was_ahead": was_ahead}
 
-    def _cut(self, name: str) -> int:
-        """End the connections of every address that this client has opened lately, also of doors closed long since."""
-        count = 0
-        for holder in self._store.holders():
-            if holder.client_name == name and holder.ports:
-                count += self._firewall.cut(holder.address, holder.ports)
-        _log.info("%s: cut %d connections", name, count)
-        return count
+    def _targets(self, name: str, *, established: bool) -> Steps[list[CutTarget]]:
+        """Every address that this client has opened lately, also by doors closed long since, and the doors open now."""
+        keys = {key for key, (known_as, _) in self._seen.items() if known_as == name}
+        if (client := self._keeper.config.clients.get(name)) is not None:
+            keys.add(client.public_key.raw)
+        # Taken now: in a moment they are ended.
+        targets = [CutTarget(g.address, g.ports, established) for g in self._keeper.grants_of(name)]
+
+        def find() -> Steps[list[CutTarget]]:
+            for key in keys:
+                targets.extend(CutTarget(h.address, h.ports, established) for h in self._store.holders_of(key))
+                yield
+            return targets
+
+        return find()
+
+    def _when_cut(
+        self, name: str, targets: Steps[list[CutTarget]], answer: dict[str, Any], *, cut: bool
+    ) -> Steps[dict[str, Any]]:
+        """The answer, once the client's exchanges and, where `cut` asks for it, connections have ended."""
+        asked = self._cutting.add(targets)
+
+        def wait() -> Steps[dict[str, Any]]:
+            ended = yield from asked.outcome()
+            if not cut:
+                return answer
+            _log.info("%s: cut %d connections", name, ended)
+            return answer | {"cut": ended}
+
+        return wait()
 
     # -- what others see
 
-    def _sessions(self, now: Now) -> dict[str, Any]:
+    def _sessions(self, now: Now) -> Steps[dict[str, Any]]:
         names = {client.public_key.raw: name for name, client in self._keeper.config.clients.items()}
         last_seen = {names[key]: at for key, (_, at) in self._seen.items() if key in names}
         return sessions_value(self._keeper.grants, last_seen, now.unix)
 
-    def _write_state(self) -> None:
+    def _write_state(self) -> Steps[None]:
         if self._state_file is None:
             return
+        self._state_being_written = True
         try:
-            write_state_file(self._state_file, self._sessions(self._clocks()))
+            text = yield from json_text((yield from self._sessions(self._clocks())))
+            write_state_file(self._state_file, text)
             self._state_file_fault = False
         except OSError as error:
             if not self._state_file_fault:
                 _log.warning("%s: cannot be written: %s", self._state_file, error.strerror)
             self._state_file_fault = True
+        finally:
+            self._state_being_written = False
+            self._state_written = self._clocks().monotonic
 
     def _say_disk(self) -> None:
         if self._store.failing != self._disk_fault:
