@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -309,6 +310,96 @@ def test_a_handshake_under_way(net: Net) -> None:
     client.sendall(b"data")
     with pytest.raises(TimeoutError):
         service.accept()
+
+
+@both_versions
+def test_without_established_ones_udp_and_handshakes_end(net: Net, version: int) -> None:
+    ssh, vpn = net.listen(22, version), net.receive(51820, version)
+    net.firewall.start(RULES)
+    net.firewall.open([Door(item, ALICE[version], 30) for item in (SSH, VPN)])
+    session = net.pair(ssh, ALICE[version])
+    client, peer = net.flow(vpn, ALICE[version], 51820)
+    net.firewall.close([(item, ALICE[version]) for item in (SSH, VPN)])
+    assert net.cut(ALICE[version], SSH.ports + VPN.ports, established=False) == 1
+    assert talks(*session)
+    client.send(b"datagram")
+    assert fate(vpn) == "silent"
+    assert refused(lambda: vpn.sendto(b"keepalive", peer))
+    assert fate(client) == "silent"
+
+
+def test_a_handshake_that_the_table_takes_for_established(net: Net) -> None:
+    """The client has acknowledged, which the table knows; to TCP it is under way, here until the client has spoken."""
+    service = net.listen(22)
+    net.firewall.start(RULES)
+    net.firewall.open([Door(SSH, ALICE[4], 30)])
+    session = net.pair(service, ALICE[4])
+    service.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+    late = net.client_socket(ALICE[4], socket.SOCK_STREAM, 22)
+    assert "SYN-RECV" in sockets(net)
+    wanted = connections_module.Wanted([CutTarget(ALICE[4], SSH.ports)])
+    # The table alone does not tell.
+    until(lambda: done(net.firewall._connections.let_in(wanted, frozenset())) == ([], True))
+    net.firewall.close([(SSH, ALICE[4])])
+    assert net.cut(ALICE[4], SSH.ports, established=False) == 1
+    assert "SYN-RECV" not in sockets(net)
+    late.sendall(b"data")
+    with pytest.raises(TimeoutError):
+        service.accept()
+    assert talks(*session)
+
+
+def test_where_a_door_is_open_what_comes_in_meanwhile_is_left_alone(net: Net) -> None:
+    vpn = net.receive(51820)
+    net.firewall.start(RULES)
+    net.firewall.open([Door(VPN, ALICE[4], 30)])
+    old, _ = net.flow(vpn, ALICE[4], 51820)
+    asked = []
+
+    def is_open(address: IPAddress, service: PortRange) -> bool:
+        asked.append((address, str(service)))
+        return True
+
+    steps = net.firewall.cut([CutTarget(ALICE[4], VPN.ports)], is_open)
+    for _ in steps:
+        # The client who is still allowed to goes on all the time.
+        old.send(b"datagram")
+    assert set(asked) == {(ALICE[4], "51820/udp")}
+    assert net.conntrack() == 1
+    assert vpn.recv(100) == b"datagram"
+
+
+def test_all_addresses_in_one_look(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: two looks, the second of which finds nothing left."""
+    service = net.listen(22)
+    net.firewall.start(RULES)
+    net.firewall.open([Door(SSH, item, 30) for item in (ALICE[4], BOB[4])])
+    pairs = [net.pair(service, item) for item in (ALICE[4], BOB[4])]
+    net.firewall.close([(SSH, item) for item in (ALICE[4], BOB[4])])
+    looks = []
+    let_in = net.firewall._connections.let_in
+
+    def look(*arguments: Any) -> Any:
+        looks.append(arguments)
+        return let_in(*arguments)
+
+    monkeypatch.setattr(net.firewall._connections, "let_in", look)
+    others = [ip_address(f"2001:db8:0:9::{number:x}") for number in range(1, 500)]
+    targets = [CutTarget(item, SSH.ports, established=True) for item in (ALICE[4], *others, BOB[4])]
+    assert done(net.firewall.cut(targets)) == {ALICE[4]: 1, BOB[4]: 1}
+    assert len(looks) == 2
+    assert [fate(end) for end in pairs[0] + pairs[1]] == ["reset", "aborted"] * 2
+
+
+def test_a_large_table_is_read_in_small_parts(net: Net) -> None:
+    net.listen(22)
+    net.firewall.start(RULES)
+    net.firewall.open([Door(VPN, BOB[4], 30)])
+    for _ in range(600):
+        net.client_socket(BOB[4], socket.SOCK_DGRAM, 51820).send(b"datagram")
+    assert net.conntrack() == 600
+    assert len(list(net.firewall.cut([CutTarget(ALICE[4], SSH.ports)]))) > 4
+    assert net.conntrack() == 600
 
 
 @both_versions
