@@ -67,6 +67,13 @@ class Grants:
         """Monotonic seconds at which the next grant ends."""
         return min((grant.deadline for grant in self), default=None)
 
+    def door(self, key: DoorKey, now: float) -> Door | None:
+        """The door with this key for the longest time that somebody's grant asks for; None where nobody's does."""
+        port_list, address = key
+        deadlines = [g.deadline for g in self._by_address.get(address, {}).values() if key in g.doors]
+        remaining = max(deadlines, default=now) - now
+        return Door(port_list, address, remaining) if remaining > 0 else None
+
     def doors_for(self, grant: Grant, now: float) -> tuple[Door, ...]:
         """The doors to open for a new grant: each for the longest time that it or another client's grant asks for."""
         beside = [g for key, g in self._by_address.get(grant.address, {}).items() if key != grant.client_key]

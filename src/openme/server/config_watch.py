@@ -14,8 +14,8 @@ from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.server.privileges import die_with_parent
 
-LARGE = 1000
-"""Clients up to which a knock waits for a changed file (0.1 s); above, a process of its own reads it meanwhile."""
+LARGE = 200
+"""Clients up to which a knock waits for a changed file (0.02 s); above, a process of its own reads it meanwhile."""
 _REMIND = 60.0  # seconds between two lines about a file that is still broken
 
 _log = logging.getLogger("openme.config")

@@ -1,6 +1,7 @@
 """Ends connections while knocks are served: what is asked for meanwhile goes into the next look, all of it together."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -37,11 +38,14 @@ class Cut:
 class Cutting:
     """The requests to end connections, in the order in which they came; one look at the table at a time."""
 
-    def __init__(self, firewall: Firewall, slices: Slices, is_open: IsOpen) -> None:
-        """`is_open`: see `Firewall.cut`."""
+    def __init__(
+        self, firewall: Firewall, slices: Slices, is_open: IsOpen, must_wait: Callable[[], object] = lambda: False
+    ) -> None:
+        """`is_open`: see `Firewall.cut`. `must_wait`: whether doors are still on their way to being closed."""
         self._firewall = firewall
         self._slices = slices
         self._is_open = is_open
+        self._must_wait = must_wait
         self._waiting: list[Cut] = []
         self._at_work = False
 
@@ -62,6 +66,8 @@ class Cutting:
             error = None
             for cut in cuts:
                 cut.targets = yield from cut.find
+            while self._must_wait():
+                yield
             targets = [target for cut in cuts for target in cut.targets]
             if targets:
                 try:

@@ -1,5 +1,6 @@
 """The keeper's shell: frames in, doors out; the only process that touches the firewall and the disk."""
 
+import gc
 import json
 import logging
 import secrets
@@ -8,7 +9,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -34,6 +35,7 @@ from openme.server import control
 from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.server.config_watch import ConfigWatch
 from openme.server.cutting import Cutting
+from openme.server.door_steps import AT_ONCE, DoorSteps
 from openme.server.epoch_keys import erase_before, open_epochs, write_new
 from openme.server.replies import Replies
 from openme.server.slices import Slices
@@ -53,6 +55,7 @@ _STATE_INTERVAL = 0.2  # seconds; a thousand people who knock at once must not m
 _BUSY_LISTENER = 0.01  # seconds until orders are offered again to a listener that would not take them
 _ERASING_INTERVAL = 60.0  # seconds between two tries to erase an epoch's key from a disk that refuses
 _MAX_RECEIPTS = 256  # of one client and address that are remembered, to be forgotten when the opening ends early
+_SAID_AT_ONCE = 100  # openings that end, each with a line in the log
 _TICK = 0.5  # seconds between two looks at expiry and config, so that what ends is closed within a second
 
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -116,7 +119,8 @@ class KeeperProcess:
         self._selector = selectors.DefaultSelector()
         self._slices = Slices()
         self._replies = Replies(self._selector)
-        self._cutting = Cutting(parts.firewall, self._slices, self._keeper.grants.is_open)
+        self._doors = DoorSteps(parts.firewall, self._keeper.grants, self._slices, lambda: self._clocks().monotonic)
+        self._cutting = Cutting(parts.firewall, self._slices, self._keeper.grants.is_open, lambda: self._doors)
         self._expiries = Expiries(clocks().utc)
         self._strangers: deque[tuple[float, Stranger]] = deque()
         self._searched: Stranger | None = None
@@ -161,6 +165,7 @@ class KeeperProcess:
         for _ in self._write_state():  # before anybody is told that we serve
             pass
         self._end_what_was_lost_before()
+        gc.freeze()  # or the garbage collector would look through every client again and again: 50 ms for 20,000
         ready()
         try:
             while self._stop is None:
@@ -242,7 +247,7 @@ class KeeperProcess:
             if self._firewall.intact():
                 return
             _log.warning("openme's rules were removed from the firewall: putting them back")
-            self._firewall.apply(self._rules, self._doors_to_restore(now).values())
+            self._doors.apply(self._rules, self._doors_to_restore(now).values())
         except FirewallError as error:
             _log.error("the rules could not be put back: %s", error.message)  # one line for the operator
             self._ruleset_changed = True
@@ -344,10 +349,6 @@ class KeeperProcess:
         tags.append(judgement.tag)
         del tags[:-_MAX_RECEIPTS]
 
-    def _forget_receipts(self, grant: Grant) -> None:
-        tags = self._receipts.pop((grant.client_key, grant.address), [])
-        self._outbox.put([Order(OrderKind.FORGET_RECEIPT, key=tag) for tag in tags])
-
     def _open(self, grants: list[Grant], now: Now) -> set[int]:
         """Open the doors of these grants in one transaction; which of them (by `id`) are open now."""
         earlier = [self._keeper.grants.add(grant) for grant in grants]
@@ -382,22 +383,21 @@ class KeeperProcess:
             self._switch_v2(config, now)
         clients = self._keeper.config.clients
         outcome = self._keeper.reconfigure(config, now)
-        for grant, why in outcome.ended:
-            self._forget_receipts(grant)
-            self._journal.closed(grant, why)
+        self._slices.add(self._say_ended(outcome.ended))
         before, self._rules = self._rules, outcome.rules
         try:
             if outcome.rules != before:
-                self._firewall.apply(outcome.rules, outcome.change.open)
+                self._doors.apply(outcome.rules, outcome.change.open)
                 self._apply(Change(close=outcome.change.close))
             else:
-                self._apply(outcome.change)
+                self._apply_large(outcome.change)
         except FirewallError as error:
             # One line for the operator; the doors that should have closed do so when their time is over.
             _log.error("the changed config is not in the firewall: %s", error.message)
         self._expiries.follow(config.clients.values())
         lost = lost_by_change(clients, self._keeper.client, self._store.holders_of, now.utc)
         self._end_exchanges(lost, outcome.ended)
+        gc.freeze()
         self._give_v1_keys()
         self._state_changed = True
 
@@ -508,13 +508,21 @@ class KeeperProcess:
 
     def _end(self, ended: list[tuple[Grant, str]], now: Now) -> None:
         change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
-        for grant, why in ended:
-            self._forget_receipts(grant)
-            self._journal.closed(grant, why)
+        self._slices.add(self._say_ended(ended))
         try:
-            self._apply(change)
+            self._apply_large(change)
         except FirewallError as error:
             _log.error("doors could not be closed early: %s", error.message)  # one line for the operator
+
+    def _say_ended(self, ended: Sequence[tuple[Grant, str]]) -> Steps[None]:
+        """A line in the log for each, and nothing more for the listener to answer with."""
+        # Whoever is let in anew meanwhile keeps what that gives him.
+        receipts = [self._receipts.pop((grant.client_key, grant.address), []) for grant, _ in ended]
+        for number, ((grant, why), tags) in enumerate(zip(ended, receipts, strict=True), 1):
+            self._outbox.put([Order(OrderKind.FORGET_RECEIPT, key=tag) for tag in tags])
+            self._journal.closed(grant, why)
+            if number % _SAID_AT_ONCE == 0:
+                yield
 
     def _end_exchanges(self, lost: Steps[list[CutTarget]], ended: Iterable[tuple[Grant, str]] = ()) -> None:
         """End the UDP exchanges, and the TCP handshakes under way, that clients have lost the right to.
@@ -542,12 +550,18 @@ class KeeperProcess:
             # Most likely somebody has flushed the host's ruleset. Put ours back, then try once more.
             _log.warning("the firewall refused (%s): putting the rules in force again", error.message)
             doors = self._doors_to_restore(self._clocks())
-            self._firewall.apply(self._rules, [door for key, door in doors.items() if key not in change.close])
+            closing = set(change.close)
+            self._doors.apply(self._rules, [door for key, door in doors.items() if key not in closing])
             self._apply_once(change)
+
+    def _apply_large(self, change: Change) -> None:
+        """The same for doors of which the last may wait for their turn: not for those that a knock has asked for."""
+        self._apply(Change(change.open[:AT_ONCE], change.close))
+        self._doors.open(change.open[AT_ONCE:])
 
     def _apply_once(self, change: Change) -> None:
         if change.close:
-            self._firewall.close(change.close)
+            self._doors.close(change.close)
         if change.open:
             self._firewall.open(change.open)
 
