@@ -114,3 +114,16 @@ def test_a_refusal_is_for_those_who_asked_and_for_the_log(caplog: pytest.LogCapt
     again = subject.cut(ALICE)
     subject.turns()
     assert ended(again) == 2
+
+
+def test_it_waits_for_doors_that_are_on_their_way_to_being_closed() -> None:
+    subject = Subject()
+    doors = [1, 2, 3]
+    subject.cutting = Cutting(subject.firewall, subject.slices, nowhere, lambda: doors)
+    cut = subject.cut(ALICE)
+    while doors:
+        subject.slices.advance()
+        assert subject.firewall.looks == []
+        doors.pop()
+    subject.turns()
+    assert ended(cut) == 2
