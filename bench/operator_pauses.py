@@ -33,7 +33,7 @@ from openme.keeper.keeper import Keeper
 from openme.keeper.policy import client_lists
 from openme.keeper.replay import Remembered, ReplayMemory
 from openme.keeper.rules import rules_for
-from openme.keeper.store import Accepted, Holder, Store
+from openme.keeper.store import MOST_HOLDERS, Accepted, Holder, Store
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.server import control, earlier_sessions
@@ -196,6 +196,8 @@ class World:
                 key, client.name, address, client.ports, lists, now.unix, now.unix + LONG, now.monotonic + LONG
             )
             grants.append(grant)
+            if number >= self.count + MOST_HOLDERS:
+                continue  # as many as one client's doors are remembered
             holder = Holder(key, address, client.name, client.ports, now.unix, now.unix + LONG)
             remembered = Remembered(key, now.unix_ns + number, number.to_bytes(16, "big"), address, 0)
             accepted.append(Accepted(remembered, client.name, now.unix, holder))

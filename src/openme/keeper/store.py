@@ -285,9 +285,11 @@ class Store:
                     holder.expires_at,
                 ),
             )
+            # The plus keeps the sorted list from being made where nothing has closed.
             execute(
-                "DELETE FROM holder WHERE client = ?1 AND expires_at < ?2 AND address IN (SELECT address FROM holder"
-                " WHERE client = ?1 ORDER BY expires_at DESC LIMIT -1 OFFSET ?3)",
+                "DELETE FROM holder WHERE client = ?1 AND expires_at < ?2"
+                " AND (SELECT count(*) FROM holder WHERE client = ?1) > ?3 AND +address IN"
+                " (SELECT address FROM holder WHERE client = ?1 ORDER BY expires_at DESC LIMIT -1 OFFSET ?3)",
                 (holder.client_key, knock.at, MOST_HOLDERS),
             )
 

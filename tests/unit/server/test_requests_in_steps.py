@@ -245,6 +245,7 @@ def test_the_state_file_is_written_in_steps_and_not_twice_at_once(made: Process)
     assert not made.state_file.exists()
     made.process._state_changed = True
     made.process._tick()
+    assert len(made.process._slices._jobs) == 1
     made.all_turns()
     assert len(json.loads(made.state_file.read_text())["active_sessions"]) == 500
 
