@@ -8,11 +8,12 @@ from ipaddress import ip_address
 
 import pytest
 
-from openme.firewall.base import MAX_SECONDS, Door, Firewall, FirewallError, PortList, Rules
+from openme.firewall.base import MAX_SECONDS, CutTarget, Door, Firewall, FirewallError, PortList, Rules
 from openme.firewall.memory import MemoryFirewall
 from openme.firewall.nft import NftFirewall
 from openme.ports import merged, parse_port_spec
 from support.netns import namespace, until
+from support.steps import done
 
 SSH = PortList(parse_port_spec("22/tcp"))
 WEB = PortList(merged((*parse_port_spec("80"), *parse_port_spec("8080-8090/tcp"))))
@@ -199,12 +200,22 @@ def test_apply_with_a_door_that_cannot_be_opened_changes_nothing(firewall: Firew
 
 def test_cutting_where_there_are_no_connections(firewall: Firewall, subject: Subject) -> None:
     firewall.open([Door(SSH, ALICE, 30)])
-    assert firewall.cut(ALICE, SSH.ports) == 0
-    assert firewall.cut(ALICE6, WEB.ports) == 0
-    assert firewall.cut(BOB, ()) == 0
+    targets = [CutTarget(ALICE, SSH.ports, established=True), CutTarget(ALICE6, WEB.ports), CutTarget(BOB, ())]
+    assert done(firewall.cut(targets)) == {}
+    assert done(firewall.cut([])) == {}
     assert remaining(firewall).keys() == {(SSH, "192.0.2.2")}
     firewall.stop()
-    assert subject.another().cut(ALICE, SSH.ports) == 0
+    assert done(subject.another().cut(targets)) == {}
+
+
+def test_a_cut_that_was_given_up_is_done_anew(firewall: Firewall) -> None:
+    targets = [CutTarget(ALICE, SSH.ports, established=True), CutTarget(ALICE6, WEB.ports)]
+    for steps in range(4):
+        given_up = firewall.cut(targets)
+        for _ in range(steps):
+            next(given_up, None)
+        given_up.close()
+        assert done(firewall.cut(targets)) == {}
 
 
 def test_the_next_run_takes_doors_over_with_their_remaining_time(subject: Subject) -> None:

@@ -17,15 +17,18 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from openme.firewall import connections as connections_module
-from openme.firewall.base import Door, FirewallError, IPAddress, PortList, Rules
+from openme.firewall import cutting as cutting_module
+from openme.firewall.base import CutTarget, Door, FirewallError, IPAddress, PortList, Rules, Steps
 from openme.firewall.nfnetlink import Request
 from openme.firewall.nft import NftFirewall
-from openme.ports import merged, parse_port_spec
+from openme.ports import PortRange, merged, parse_port_spec
 from support.netns import Namespace, add_addresses, connect, namespace, until, v4, v6
+from support.steps import done
 
 pytestmark = pytest.mark.root
 
@@ -109,6 +112,10 @@ class Net:
         assert client.recv(100) == b"answer"
         return client, peer
 
+    def cut(self, address: IPAddress, ports: tuple[PortRange, ...], *, established: bool = True) -> int:
+        """End what came from there by a door; how many that was."""
+        return sum(done(self.firewall.cut([CutTarget(address, ports, established)])).values())
+
     def conntrack(self) -> int:
         """How many entries there are."""
         return int(self.server.run("sysctl", "-n", "net.netfilter.nf_conntrack_count"))
@@ -168,10 +175,10 @@ def test_tcp_is_cut_at_both_ends(net: Net, version: int, host: str) -> None:
     pairs = [net.pair(service, ALICE[version]) for _ in range(3)]
     assert talks(*pairs[0])
     net.firewall.close([(SSH, ALICE[version])])
-    assert net.firewall.cut(ALICE[version], SSH.ports) == 3
+    assert net.cut(ALICE[version], SSH.ports) == 3
     assert [(fate(client), fate(server)) for client, server in pairs] == [("reset", "aborted")] * 3
     assert sockets(net) == ""
-    assert net.firewall.cut(ALICE[version], SSH.ports) == 0
+    assert net.cut(ALICE[version], SSH.ports) == 0
     # The service itself goes on.
     net.firewall.open([Door(SSH, ALICE[version], 30)])
     assert talks(*net.pair(service, ALICE[version]))
@@ -182,10 +189,10 @@ def test_the_peer_of_a_socket_for_both_versions(net: Net) -> None:
     net.firewall.start(RULES)
     net.firewall.open([Door(SSH, ALICE[4], 30), Door(SSH, ALICE[6], 30)])
     four, six = net.pair(service, ALICE[4]), net.pair(service, ALICE[6])
-    assert net.firewall.cut(ip_address("::ffff:192.0.2.2"), SSH.ports) == 1
+    assert net.cut(ip_address("::ffff:192.0.2.2"), SSH.ports) == 1
     assert (fate(four[0]), fate(four[1])) == ("reset", "aborted")
     assert talks(*six)
-    assert net.firewall.cut(ALICE[6], SSH.ports) == 1
+    assert net.cut(ALICE[6], SSH.ports) == 1
     assert (fate(six[0]), fate(six[1])) == ("reset", "aborted")
 
 
@@ -209,7 +216,7 @@ def test_all_others_stay(net: Net, version: int) -> None:
     outside = net.stack.enter_context(closing(outwards.accept()[0]))
     outside.settimeout(WAIT)
     net.firewall.close([(item, ALICE[version]) for item in (SSH, WEB, VPN)])
-    assert net.firewall.cut(ALICE[version], parse_port_spec("22")) == 1
+    assert net.cut(ALICE[version], parse_port_spec("22")) == 1
     assert (fate(cut[0]), fate(cut[1])) == ("reset", "aborted")
     assert talks(*before)
     assert talks(*of_bob)
@@ -230,7 +237,7 @@ def test_udp_is_cut_and_the_service_cannot_revive_it(net: Net, version: int) -> 
     net.firewall.close([(VPN, ALICE[version]), (VPN, BOB[version])])
     client.send(b"datagram")
     assert vpn.recv(100) == b"datagram"
-    assert net.firewall.cut(ALICE[version], VPN.ports) == 1
+    assert net.cut(ALICE[version], VPN.ports) == 1
     for _ in range(2):
         client.send(b"datagram")
         assert fate(vpn) == "silent"
@@ -263,7 +270,7 @@ def test_a_kernel_that_destroys_no_sockets(net: Net, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(net.firewall._connections._sockets, "request", refuse)
     net.firewall.close([(SSH, ALICE[4])])
-    assert net.firewall.cut(ALICE[4], SSH.ports) == 1
+    assert net.cut(ALICE[4], SSH.ports) == 1
     assert [item.kind for item in asked] == [21, 21]
     server.sendall(b"the service speaks first")
     client.sendall(b"and the client answers")
@@ -280,7 +287,7 @@ def test_a_connection_whose_socket_is_gone_does_not_take_the_service_along(net: 
     server.close()  # and the reset gets lost
     closed_by_both = net.conntrack()
     assert closed_by_both == 1
-    assert net.firewall.cut(ALICE[4], SSH.ports) == 0  # none that was alive
+    assert net.cut(ALICE[4], SSH.ports) == 0  # none that was alive
     assert net.conntrack() == 0
     net.client.nft("flush ruleset")
     client.close()
@@ -297,12 +304,102 @@ def test_a_handshake_under_way(net: Net) -> None:
     )
     client = net.client_socket(ALICE[4], socket.SOCK_STREAM, 22)
     net.firewall.close([(SSH, ALICE[4])])
-    assert net.firewall.cut(ALICE[4], SSH.ports) == 1
+    assert net.cut(ALICE[4], SSH.ports) == 1
     assert sockets(net) == ""
     net.client.nft("flush ruleset")
     client.sendall(b"data")
     with pytest.raises(TimeoutError):
         service.accept()
+
+
+@both_versions
+def test_without_established_ones_udp_and_handshakes_end(net: Net, version: int) -> None:
+    ssh, vpn = net.listen(22, version), net.receive(51820, version)
+    net.firewall.start(RULES)
+    net.firewall.open([Door(item, ALICE[version], 30) for item in (SSH, VPN)])
+    session = net.pair(ssh, ALICE[version])
+    client, peer = net.flow(vpn, ALICE[version], 51820)
+    net.firewall.close([(item, ALICE[version]) for item in (SSH, VPN)])
+    assert net.cut(ALICE[version], SSH.ports + VPN.ports, established=False) == 1
+    assert talks(*session)
+    client.send(b"datagram")
+    assert fate(vpn) == "silent"
+    assert refused(lambda: vpn.sendto(b"keepalive", peer))
+    assert fate(client) == "silent"
+
+
+def test_a_handshake_that_the_table_takes_for_established(net: Net) -> None:
+    """The client has acknowledged, which the table knows; to TCP it is under way, here until the client has spoken."""
+    service = net.listen(22)
+    net.firewall.start(RULES)
+    net.firewall.open([Door(SSH, ALICE[4], 30)])
+    session = net.pair(service, ALICE[4])
+    service.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+    late = net.client_socket(ALICE[4], socket.SOCK_STREAM, 22)
+    assert "SYN-RECV" in sockets(net)
+    wanted = connections_module.Wanted([CutTarget(ALICE[4], SSH.ports)])
+    # The table alone does not tell.
+    until(lambda: done(net.firewall._connections.let_in(wanted, frozenset())) == ([], True))
+    net.firewall.close([(SSH, ALICE[4])])
+    assert net.cut(ALICE[4], SSH.ports, established=False) == 1
+    assert "SYN-RECV" not in sockets(net)
+    late.sendall(b"data")
+    with pytest.raises(TimeoutError):
+        service.accept()
+    assert talks(*session)
+
+
+def test_where_a_door_is_open_what_comes_in_meanwhile_is_left_alone(net: Net) -> None:
+    vpn = net.receive(51820)
+    net.firewall.start(RULES)
+    net.firewall.open([Door(VPN, ALICE[4], 30)])
+    old, _ = net.flow(vpn, ALICE[4], 51820)
+    asked = []
+
+    def is_open(address: IPAddress, service: PortRange) -> bool:
+        asked.append((address, str(service)))
+        return True
+
+    steps = net.firewall.cut([CutTarget(ALICE[4], VPN.ports)], is_open)
+    for _ in steps:
+        # The client who is still allowed to goes on all the time.
+        old.send(b"datagram")
+    assert set(asked) == {(ALICE[4], "51820/udp")}
+    assert net.conntrack() == 1
+    assert vpn.recv(100) == b"datagram"
+
+
+def test_all_addresses_in_one_look(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: two looks, the second of which finds nothing left."""
+    service = net.listen(22)
+    net.firewall.start(RULES)
+    net.firewall.open([Door(SSH, item, 30) for item in (ALICE[4], BOB[4])])
+    pairs = [net.pair(service, item) for item in (ALICE[4], BOB[4])]
+    net.firewall.close([(SSH, item) for item in (ALICE[4], BOB[4])])
+    looks = []
+    let_in = net.firewall._connections.let_in
+
+    def look(*arguments: Any) -> Any:
+        looks.append(arguments)
+        return let_in(*arguments)
+
+    monkeypatch.setattr(net.firewall._connections, "let_in", look)
+    others = [ip_address(f"2001:db8:0:9::{number:x}") for number in range(1, 500)]
+    targets = [CutTarget(item, SSH.ports, established=True) for item in (ALICE[4], *others, BOB[4])]
+    assert done(net.firewall.cut(targets)) == {ALICE[4]: 1, BOB[4]: 1}
+    assert len(looks) == 2
+    assert [fate(end) for end in pairs[0] + pairs[1]] == ["reset", "aborted"] * 2
+
+
+def test_a_large_table_is_read_in_small_parts(net: Net) -> None:
+    net.listen(22)
+    net.firewall.start(RULES)
+    net.firewall.open([Door(VPN, BOB[4], 30)])
+    for _ in range(600):
+        net.client_socket(BOB[4], socket.SOCK_DGRAM, 51820).send(b"datagram")
+    assert net.conntrack() == 600
+    assert len(list(net.firewall.cut([CutTarget(ALICE[4], SSH.ports)]))) > 4
+    assert net.conntrack() == 600
 
 
 @both_versions
@@ -316,7 +413,7 @@ def test_what_counts_is_the_port_before_nat(net: Net, version: int) -> None:
     net.firewall.start(RULES)
     net.firewall.open([Door(SSH, ALICE[version], 30)])
     redirected, plain = net.pair(service, ALICE[version], 2200), net.pair(service, ALICE[version])
-    assert net.firewall.cut(ALICE[version], parse_port_spec("2200/tcp")) == 1
+    assert net.cut(ALICE[version], parse_port_spec("2200/tcp")) == 1
     assert (fate(redirected[0]), fate(redirected[1])) == ("reset", "aborted")
     assert talks(*plain)
 
@@ -327,13 +424,14 @@ def test_a_single_use_door_stays_used(net: Net) -> None:
     for _ in range(5):  # the kernel often gives the next connection the cut one's id
         net.firewall.open([Door(ONCE, ALICE[4], 30)])
         client, _ = net.flow(service, ALICE[4], 2222)
-        assert net.firewall.cut(ALICE[4], ONCE.ports) == 1
+        assert net.cut(ALICE[4], ONCE.ports) == 1
         client.send(b"datagram")
         assert fate(service) == "silent"
 
 
 def test_more_connections_than_are_ended_at_once(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections_module, "MOST_AT_ONCE", 70)
+    for module in (connections_module, cutting_module):
+        monkeypatch.setattr(module, "MOST_AT_ONCE", 70)
     vpn = net.receive(51820)
     net.firewall.start(RULES)
     net.firewall.open([Door(VPN, ALICE[4], 30), Door(VPN, BOB[4], 30)])
@@ -342,7 +440,7 @@ def test_more_connections_than_are_ended_at_once(net: Net, monkeypatch: pytest.M
     net.client_socket(BOB[4], socket.SOCK_DGRAM, 51820).send(b"datagram")
     net.firewall.close([(VPN, ALICE[4])])
     assert net.conntrack() == 301
-    assert net.firewall.cut(ALICE[4], VPN.ports) == 300
+    assert net.cut(ALICE[4], VPN.ports) == 300
     assert net.conntrack() == 1
     assert vpn.recv(100) == b"datagram"
 
@@ -353,20 +451,20 @@ def test_an_open_door_is_said_to_be_the_reason(net: Net, monkeypatch: pytest.Mon
     net.firewall.open([Door(VPN, ALICE[4], 30)])
     end = net.firewall._connections.end
 
-    def end_and_come_back(found: Sequence[connections_module.Connection]) -> None:
-        end(found)
+    def end_and_come_back(found: Sequence[connections_module.Connection]) -> Steps[None]:
+        yield from end(found)
         net.client_socket(ALICE[4], socket.SOCK_DGRAM, 51820).send(b"datagram")
 
     monkeypatch.setattr(net.firewall._connections, "end", end_and_come_back)
-    end_and_come_back([])
+    done(end_and_come_back([]))
     with pytest.raises(FirewallError, match="faster than they can be cut"):
-        net.firewall.cut(ALICE[4], VPN.ports)
+        net.cut(ALICE[4], VPN.ports)
 
 
 PROGRAM = """
 import sys
 from ipaddress import ip_address
-from openme.firewall.base import Door, FirewallError, PortList, Rules
+from openme.firewall.base import CutTarget, FirewallError, PortList, Rules
 from openme.firewall.nft import NftFirewall
 from openme.ports import parse_port_spec
 ssh = PortList(parse_port_spec("22/tcp"))
@@ -378,8 +476,12 @@ def watch(event, details):
         if event not in {"socket.sendto", "socket.recvmsg", "socket.sendmsg"}:
             print("touched", event, details)
 sys.addaudithook(watch)
+steps = firewall.cut([CutTarget(ip_address("192.0.2.2"), ssh.ports, established=True)])
 try:
-    print("cut", firewall.cut(ip_address("192.0.2.2"), ssh.ports))
+    while True:
+        next(steps)
+except StopIteration as end:
+    print("cut", sum(end.value.values()))
 except FirewallError as error:
     print(f"error: {error.message}, hint: {error.hint}")
 """
@@ -462,6 +564,6 @@ def test_until_the_table_is_lost(net: Net) -> None:
     net.firewall.open([Door(SSH, ALICE[4], 30)])
     client, server = net.pair(service, ALICE[4])
     net.firewall.stop()
-    assert net.firewall.cut(ALICE[4], SSH.ports) == 1
+    assert net.cut(ALICE[4], SSH.ports) == 1
     assert (fate(client), fate(server)) == ("reset", "aborted")
     until(lambda: net.conntrack() == 0)

@@ -13,13 +13,13 @@ listener lies in `world.orders()`. What the keeper would do by itself in its loo
 import json
 import os
 import socket
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openme.firewall.base import Door, FirewallError, PortList, Rules
+from openme.firewall.base import CutTarget, Door, FirewallError, IsOpen, PortList, Rules, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
 from openme.keeper.keeper import Now
 from openme.keeper.rules import rules_for
@@ -89,10 +89,12 @@ class ScriptedFirewall(MemoryFirewall):
         self._note("close")
         super().close(doors)
 
-    def cut(self, address: IPAddress, ports: Iterable[Any]) -> int:
+    def cut(self, targets: Iterable[CutTarget], is_open: IsOpen = nowhere) -> Steps[Mapping[IPAddress, int]]:  # noqa: ARG002
         self._note("cut")
-        self.cuts.append((address, tuple(ports)))
-        return 1
+        targets = list(targets)
+        yield
+        self.cuts += [(target.address, tuple(target.ports)) for target in targets]
+        return {target.address: 1 for target in targets}
 
     def has_changed(self) -> bool:
         touched, self.touched = self.touched, False

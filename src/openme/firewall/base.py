@@ -1,10 +1,10 @@
 """What the keeper asks of a firewall: a protocol that nft and memory fulfil alike (tests/contract)."""
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from openme.errors import OpenmeError
 from openme.ports import PortRange
@@ -12,6 +12,9 @@ from openme.ports import PortRange
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 HiddenAs = Literal["drop", "reject"]
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""Work in steps of about a millisecond, between which others may have their turn; its outcome is what it returns."""
 MAX_SECONDS = 366 * 24 * 3600
 
 
@@ -60,6 +63,25 @@ class Door:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class CutTarget:
+    """What a door has let in from `address` to `ports` is to end: UDP exchanges and TCP handshakes under way, and the
+    established TCP connections too where `established` says so.
+    """
+
+    address: IPAddress
+    ports: tuple[PortRange, ...]
+    established: bool = False
+
+
+IsOpen = Callable[[IPAddress, PortRange], bool]
+
+
+def nowhere(_address: IPAddress, _service: PortRange) -> bool:
+    """Nobody has an open door for this address to this port."""
+    return False
+
+
 def check_door(door: Door) -> None:
     """FirewallError unless the door's time is one that a firewall can count."""
     if not 0 < door.seconds <= MAX_SECONDS:
@@ -93,11 +115,13 @@ class Firewall(Protocol):
     def close(self, doors: Iterable[tuple[PortList, IPAddress]]) -> None:
         """Close doors now; ones that are already shut are no error."""
 
-    def cut(self, address: IPAddress, ports: Iterable[PortRange]) -> int:
-        """End the established connections from this address to these ports that a door has let in; how many.
+    def cut(self, targets: Iterable[CutTarget], is_open: IsOpen = nowhere) -> Steps[Mapping[IPAddress, int]]:
+        """End what doors have let in, for all targets at once; returns how many connections ended, by address.
 
-        Close the door first, or the client comes straight back. Not one transaction: after a FirewallError some may
-        be ended, and cutting again is safe.
+        Close the doors first, or the clients come straight back. `is_open` tells the addresses and ports for which
+        somebody has an open door all the same: what comes in there while this is under way is left alone. One cut at a
+        time; not one transaction: after a FirewallError, or where it is given up between two steps, some may be ended,
+        and cutting again is safe.
         """
 
     def doors(self) -> list[Door]:

@@ -1,10 +1,20 @@
 """The firewall `memory`: decides and remembers, touches nothing. For dry runs and tests."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from openme.firewall.base import Door, IPAddress, PortList, Rules, check_door, unknown_port_list
-from openme.ports import PortRange
+from openme.firewall.base import (
+    CutTarget,
+    Door,
+    IPAddress,
+    IsOpen,
+    PortList,
+    Rules,
+    Steps,
+    check_door,
+    nowhere,
+    unknown_port_list,
+)
 
 
 class MemoryFirewall:
@@ -41,9 +51,14 @@ class MemoryFirewall:
         for door in doors:
             self._until.pop(door, None)
 
-    def cut(self, address: IPAddress, ports: Iterable[PortRange]) -> int:  # noqa: ARG002
+    def cut(
+        self,
+        targets: Iterable[CutTarget],  # noqa: ARG002
+        is_open: IsOpen = nowhere,  # noqa: ARG002
+    ) -> Steps[Mapping[IPAddress, int]]:
         """See `Firewall.cut`. It sees no connections."""
-        return 0
+        yield from ()
+        return {}
 
     def doors(self) -> list[Door]:
         """See `Firewall.doors`."""

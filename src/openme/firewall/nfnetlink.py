@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from openme.firewall.base import FirewallError
+from openme.firewall.base import FirewallError, Steps
 
 NLMSGHDR = struct.Struct("=IHHII")  # length with this header, type, flags, sequence number, port id
 NFGENMSG = struct.Struct(">BBH")  # address family, version (0), resource id
@@ -220,6 +220,40 @@ class Netlink:
                 return kept
         raise self._error(errno.EINTR, f"what {self._peer} holds changes too fast to be read")
 
+    def walk(self, kind: int, payload: bytes, keep: Callable[[bytes], object]) -> Steps[bool]:
+        """Show `keep` all objects of a kind, one receive (32 KiB of them) a step; returns whether they were all.
+
+        They may not be where a change has overtaken the walk. Nothing waits here: the kernel makes the first part while
+        it is asked, and each further part while one is received. One walk at a time on one socket; what an earlier one,
+        given up on the way, has left is read first. `keep` raises ValueError or struct.error for what it cannot read.
+        """
+        self._sequence += 1
+        whole = True
+        try:
+            while self._has_read_something():
+                yield
+            self._send(framed(kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, payload))
+            while True:
+                for item in self._receive(socket.MSG_DONTWAIT):
+                    if item.sequence != self._sequence:
+                        continue
+                    whole = whole and not item.flags & NLM_F_DUMP_INTR
+                    if item.kind == NLMSG_ERROR:
+                        raise self._error(_error_code(item.payload) or errno.EBADMSG, f"{self._peer} cannot be read")
+                    if item.kind == NLMSG_DONE:
+                        return whole
+                    if item.kind != NLMSG_NOOP:
+                        keep(item.payload)
+                yield
+        except BlockingIOError as error:
+            raise self._error(errno.ETIMEDOUT, f"{self._peer} does not answer") from error
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise self._error(error.errno or errno.EIO, f"{self._peer} cannot be reached") from error
+            return False
+        except (ValueError, struct.error) as error:
+            raise self._error(errno.EBADMSG, "the kernel's answer makes no sense") from error
+
     def _error(self, code: int, doing: str) -> NetlinkError:
         return NetlinkError(code, doing, self._needs)
 
@@ -244,14 +278,18 @@ class Netlink:
 
     def _drain(self) -> None:
         """Throw away answers to what was given up."""
-        while True:
-            try:
-                self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        while self._has_read_something():
+            pass
+
+    def _has_read_something(self) -> bool:
+        try:
+            self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+        return True
 
     def _send(self, data: bytes) -> None:
         if self._socket.sendto(data, (0, 0)) != len(data):

@@ -11,13 +11,26 @@ import math
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from openme.firewall import nft_listing
-from openme.firewall.base import Door, FirewallError, IPAddress, PortList, Rules, check_door, unknown_port_list
+from openme.firewall.base import (
+    CutTarget,
+    Door,
+    FirewallError,
+    IPAddress,
+    IsOpen,
+    PortList,
+    Rules,
+    Steps,
+    check_door,
+    nowhere,
+    unknown_port_list,
+)
 from openme.firewall.connections import Connection, Connections, cut_key
+from openme.firewall.cutting import cut_in_steps
 from openme.firewall.nfnetlink import NFPROTO_INET, Message, NetlinkError, NfNetlink
 from openme.firewall.nft_elements import (
     NFT_MSG_GETSETELEM,
@@ -50,7 +63,6 @@ from openme.firewall.nftables_rules import (
 from openme.firewall.redirects import redirects
 from openme.firewall.ruleset_changes import RulesetChanges
 from openme.firewall.virtual_services import VirtualServices
-from openme.ports import PortRange
 
 if TYPE_CHECKING:
     from openme.firewall.nftables_rules import SetNames
@@ -65,8 +77,6 @@ LIBRARY = "libnftables.so.1"
 EXPIRES_SINCE = (6, 12)
 """The first Linux release on which an add that carries the expiration refreshes an element."""
 ATTEMPTS = 5
-CUT_PASSES = 100
-"""Looks at the connections until none is left; each ends at most `connections.MOST_AT_ONCE`."""
 
 _SOCKET_PROBE = """\
 add table inet openme-probe
@@ -156,18 +166,9 @@ class NftFirewall:
         messages = [message for name, people in keys.items() for message in removed(TABLE, name, list(people))]
         self._transact(messages + (self._forget_syns() if doors else []))
 
-    def cut(self, address: IPAddress, ports: Iterable[PortRange]) -> int:
+    def cut(self, targets: Iterable[CutTarget], is_open: IsOpen = nowhere) -> Steps[Mapping[IPAddress, int]]:
         """See `Firewall.cut`."""
-        ports = tuple(ports)
-        count = 0
-        for _ in range(CUT_PASSES):
-            found = self._connections.let_in(address, ports)
-            if not found:
-                return count
-            self._silence(found)
-            self._connections.end(found)
-            count += sum(connection.alive for connection in found)
-        raise FirewallError("connections come faster than they can be cut", "close the door first")
+        return cut_in_steps(self._connections, self._silence, targets, is_open)
 
     def doors(self) -> list[Door]:
         """See `Firewall.doors`. An element that somebody else put there without a timeout has infinite `seconds`."""

@@ -54,9 +54,25 @@ class Grants:
     def __iter__(self) -> Iterator[Grant]:
         return iter([grant for beside in self._by_address.values() for grant in beside.values()])
 
+    def is_open(self, address: IPAddress, service: PortRange) -> bool:
+        """Whether anybody has an open door for this address to this one port."""
+        return any(
+            item.proto == service.proto and item.first <= service.first <= item.last
+            for grant in self._by_address.get(address, {}).values()
+            for port_list in grant.port_lists
+            for item in port_list.ports
+        )
+
     def next_deadline(self) -> float | None:
         """Monotonic seconds at which the next grant ends."""
         return min((grant.deadline for grant in self), default=None)
+
+    def door(self, key: DoorKey, now: float) -> Door | None:
+        """The door with this key for the longest time that somebody's grant asks for; None where nobody's does."""
+        port_list, address = key
+        deadlines = [g.deadline for g in self._by_address.get(address, {}).values() if key in g.doors]
+        remaining = max(deadlines, default=now) - now
+        return Door(port_list, address, remaining) if remaining > 0 else None
 
     def doors_for(self, grant: Grant, now: float) -> tuple[Door, ...]:
         """The doors to open for a new grant: each for the longest time that it or another client's grant asks for."""

@@ -300,6 +300,10 @@ class Keeper:
             return "allowed_from"
         return None
 
+    def client(self, key: bytes) -> ClientEntry | None:
+        """The client with this 32-byte public key, as it is in force."""
+        return self._registry.by_key(key)
+
     def grants_of(self, name: str) -> list[Grant]:
         """The open doors of the client with this name."""
         return [grant for grant in self.grants if grant.client_name == name]

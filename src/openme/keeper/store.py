@@ -30,6 +30,10 @@ _SCHEMA_VERSION = 1
 _PRIMARY_CODE = 0xFF  # sqlite.org/rescode.html: the low byte of an extended result code
 _NEWEST_DIGITS = 20
 _KEEP_HOLDERS = 30 * 86400.0  # seconds
+MOST_HOLDERS = 1024
+"""Addresses of one client that are remembered, for 30 days after their doors have closed: those that closed last.
+What is open now is remembered however much it is.
+"""
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE mark (client BLOB PRIMARY KEY, high_ns INTEGER NOT NULL, low_ns INTEGER NOT NULL) WITHOUT ROWID;
@@ -281,6 +285,13 @@ class Store:
                     holder.expires_at,
                 ),
             )
+            # The plus keeps the sorted list from being made where nothing has closed.
+            execute(
+                "DELETE FROM holder WHERE client = ?1 AND expires_at < ?2"
+                " AND (SELECT count(*) FROM holder WHERE client = ?1) > ?3 AND +address IN"
+                " (SELECT address FROM holder WHERE client = ?1 ORDER BY expires_at DESC LIMIT -1 OFFSET ?3)",
+                (holder.client_key, knock.at, MOST_HOLDERS),
+            )
 
     def forget_renewals(self) -> None:
         """There is a new ratchet: what clients carry belongs to the old one."""
@@ -298,8 +309,23 @@ class Store:
             self._connection.execute("INSERT OR REPLACE INTO ratchet VALUES (1, ?, ?)", (epoch, public))
 
     def holders(self) -> list[Holder]:
-        """Everybody who was given a door in the last 30 days."""
-        rows = self._connection.execute("SELECT client, address, name, ports, opened_at, expires_at FROM holder")
+        """Everybody who was given a door in the last 30 days: of each client the last `MOST_HOLDERS` addresses."""
+        return self._holders("")
+
+    def holders_of(self, client_key: bytes) -> list[Holder]:
+        """The addresses that one client was given a door for, as `holders` has them, and what waits for the disk."""
+        waiting = [knock.holder for knock in self._waiting if knock.holder is not None]
+        return self._holders(" WHERE client = ?", client_key) + [h for h in waiting if h.client_key == client_key]
+
+    def holder_keys(self) -> list[bytes]:
+        """The public keys of those whom `holders` names."""
+        return [client for (client,) in self._connection.execute("SELECT DISTINCT client FROM holder")]
+
+    def _holders(self, which: str, *values: bytes) -> list[Holder]:
+        rows = self._connection.execute(
+            f"SELECT client, address, name, ports, opened_at, expires_at FROM holder{which}",  # noqa: S608  # ours
+            values,
+        )
         return [
             Holder(client, unpack_address(address), name, _ports(ports), opened_at, expires_at)
             for client, address, name, ports, opened_at, expires_at in rows

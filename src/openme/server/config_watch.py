@@ -16,8 +16,8 @@ from openme.keeper.revoked_keys import revoked_names, without_revoked
 from openme.server.privileges import die_with_parent
 from openme.server.revoked_watch import RevokedWatch
 
-LARGE = 1000
-"""Clients up to which a knock waits for a changed file (0.1 s); above, a process of its own reads it meanwhile."""
+LARGE = 200
+"""Clients up to which a knock waits for a changed file (0.02 s); above, a process of its own reads it meanwhile."""
 _REMIND = 60.0  # seconds between two lines about a file that is still broken
 
 _log = logging.getLogger("openme.config")

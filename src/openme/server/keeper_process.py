@@ -1,5 +1,6 @@
 """The keeper's shell: frames in, doors out; the only process that touches the firewall and the disk."""
 
+import gc
 import json
 import logging
 import secrets
@@ -8,7 +9,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -19,11 +20,12 @@ from openme.config.model import ServerConfig
 from openme.config.section import nearest
 from openme.durations import format_duration
 from openme.errors import OpenmeError
-from openme.firewall.base import Door, Firewall, FirewallError
+from openme.firewall.base import CutTarget, Door, Firewall, FirewallError, Steps
 from openme.keeper.epochs import Epochs
 from openme.keeper.grants import Change, DoorKey, Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Judgement, Keeper, Now, Stranger
+from openme.keeper.lost_rights import Expiries, lost_by_change, lost_by_keys
 from openme.keeper.policy import client_lists
 from openme.keeper.ratchet_file import write_ratchet
 from openme.keeper.rules import rules_for
@@ -33,9 +35,13 @@ from openme.server import control, logs
 from openme.server.admin import Request, RequestError, about_file, key_texts, parse_request
 from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.server.config_watch import ConfigWatch
+from openme.server.cutting import Cutting
+from openme.server.door_steps import AT_ONCE, DoorSteps
 from openme.server.epoch_keys import erase_before, open_epochs, write_new
 from openme.server.listener_reports import Reports
-from openme.server.state_file import sessions_value, write_state_file
+from openme.server.replies import Replies
+from openme.server.slices import Slices
+from openme.server.state_file import json_text, sessions_value, write_state_file
 from openme.wire import v2
 from openme.wire.frame import KEY_SIZE, REPORT_SIZE, Order, OrderKind, accepted, known_source
 
@@ -51,6 +57,7 @@ _STATE_INTERVAL = 0.2  # seconds; a thousand people who knock at once must not m
 _BUSY_LISTENER = 0.01  # seconds until orders are offered again to a listener that would not take them
 _ERASING_INTERVAL = 60.0  # seconds between two tries to erase an epoch's key from a disk that refuses
 _MAX_RECEIPTS = 256  # of one client and address that are remembered, to be forgotten when the opening ends early
+_SAID_AT_ONCE = 100  # openings that end, each with a line in the log
 _TICK = 0.5  # seconds between two looks at expiry and config, so that what ends is closed within a second
 
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -114,6 +121,11 @@ class KeeperProcess:
         self._rules = rules_for(parts.keeper.config)
         self._seen = {key: (seen.name, seen.at) for key, seen in parts.store.seen().items()}
         self._selector = selectors.DefaultSelector()
+        self._slices = Slices()
+        self._replies = Replies(self._selector)
+        self._doors = DoorSteps(parts.firewall, self._keeper.grants, self._slices, lambda: self._clocks().monotonic)
+        self._cutting = Cutting(parts.firewall, self._slices, self._keeper.grants.is_open, lambda: self._doors)
+        self._expiries = Expiries(clocks().utc)
         self._strangers: deque[tuple[float, Stranger]] = deque()
         self._searched: Stranger | None = None
         self._stop: Ending | None = None
@@ -122,6 +134,7 @@ class KeeperProcess:
         self._disk_fault: str | None = None
         self._state_file_fault = False
         self._state_changed = False
+        self._state_being_written = False
         self._ruleset_changed = False
         self._given: dict[int, bytes] = {}
         self._next_erasing = float("-inf")
@@ -154,7 +167,10 @@ class KeeperProcess:
         self._give_v1_keys()
         self._follow_epochs(self._clocks())
         self._outbox.put([Order(OrderKind.SERVE)])
-        self._write_state()
+        for _ in self._write_state():  # before anybody is told that we serve
+            pass
+        self._end_what_was_lost_before()
+        gc.freeze()  # or the garbage collector would look through every client again and again: 50 ms for 20,000
         ready()
         try:
             while self._stop is None:
@@ -162,6 +178,7 @@ class KeeperProcess:
                     key.data()
                 self._outbox.flush()
                 self._serve_strangers()
+                self._slices.advance()
                 self._tick()
         except ChannelClosedError as error:
             _log.error("the listener is gone (%s)", error)  # the operator needs the fact, not a trace
@@ -170,6 +187,8 @@ class KeeperProcess:
             signal.set_wakeup_fd(previous)
             wake_reader.close()
             wake_writer.close()
+            self._slices.close()
+            self._replies.close()
         return self._stop
 
     @property
@@ -178,7 +197,7 @@ class KeeperProcess:
         return self._trial_until is not None
 
     def _timeout(self) -> float:
-        if self._strangers or self._searched:
+        if self._strangers or self._searched or self._slices:
             return 0
         return _BUSY_LISTENER if self._outbox else _TICK
 
@@ -199,15 +218,20 @@ class KeeperProcess:
         for grant in over:
             self._receipts.pop((grant.client_key, grant.address), None)
             self._journal.closed(grant, "its time is over")
-        early = self._keeper.overdue(now)
-        if early:
+        early: list[tuple[Grant, str]] = []
+        if expired := self._expiries.passed(now.utc):  # a right ends by that alone, or by a config
+            early = self._keeper.overdue(now)
             self._end(early, now)
+            self._end_exchanges(lost_by_keys(expired, self._keeper.client, self._store.holders_of, now.utc), early)
         if over or early:
             self._state_changed = True
-        if self._state_changed and now.monotonic - self._state_written >= _STATE_INTERVAL:
-            self._state_written = now.monotonic
+        if (
+            self._state_changed
+            and not self._state_being_written
+            and now.monotonic - self._state_written >= _STATE_INTERVAL
+        ):
             self._state_changed = False
-            self._write_state()
+            self._slices.add(self._write_state())
         self._journal.report(now.monotonic)
         self._reports.tick(now.monotonic)
         logs.write_late()
@@ -233,7 +257,7 @@ class KeeperProcess:
             if self._firewall.intact():
                 return
             _log.warning("openme's rules were removed from the firewall: putting them back")
-            self._firewall.apply(self._rules, self._doors_to_restore(now).values())
+            self._doors.apply(self._rules, self._doors_to_restore(now).values())
         except FirewallError as error:
             _log.error("the rules could not be put back: %s", error.message)  # one line for the operator
             self._ruleset_changed = True
@@ -340,10 +364,6 @@ class KeeperProcess:
         tags.append(judgement.tag)
         del tags[:-_MAX_RECEIPTS]
 
-    def _forget_receipts(self, grant: Grant) -> None:
-        tags = self._receipts.pop((grant.client_key, grant.address), [])
-        self._outbox.put([Order(OrderKind.FORGET_RECEIPT, key=tag) for tag in tags])
-
     def _open(self, grants: list[Grant], now: Now) -> set[int]:
         """Open the doors of these grants in one transaction; which of them (by `id`) are open now."""
         earlier = [self._keeper.grants.add(grant) for grant in grants]
@@ -376,21 +396,24 @@ class KeeperProcess:
         config = self._keep_what_needs_a_restart(config)
         if ("v2" in config.protocols) != (self._keeper.epochs is not None):
             self._switch_v2(config, now)
+        clients = self._keeper.config.clients
         outcome = self._keeper.reconfigure(config, now)
-        for grant, why in outcome.ended:
-            self._forget_receipts(grant)
-            self._journal.closed(grant, why)
+        self._slices.add(self._say_ended(outcome.ended))
         before, self._rules = self._rules, outcome.rules
         try:
             if outcome.rules != before:
-                self._firewall.apply(outcome.rules, outcome.change.open)
+                self._doors.apply(outcome.rules, outcome.change.open)
                 self._apply(Change(close=outcome.change.close))
             else:
-                self._apply(outcome.change)
+                self._apply_large(outcome.change)
         except FirewallError as error:
             # One line for the operator; the doors that should have closed do so when their time is over.
             _log.error("the changed config is not in the firewall: %s", error.message)
             self._note_left_open(error, now)
+        self._expiries.follow(config.clients.values())
+        lost = lost_by_change(clients, self._keeper.client, self._store.holders_of, now.utc)
+        self._end_exchanges(lost, outcome.ended)
+        gc.freeze()
         self._give_v1_keys()
         self._state_changed = True
 
@@ -501,11 +524,9 @@ class KeeperProcess:
 
     def _end(self, ended: list[tuple[Grant, str]], now: Now) -> None:
         change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
-        for grant, why in ended:
-            self._forget_receipts(grant)
-            self._journal.closed(grant, why)
+        self._slices.add(self._say_ended(ended))
         try:
-            self._apply(change)
+            self._apply_large(change)
         except FirewallError as error:
             _log.error("doors could not be closed early: %s", error.message)  # one line for the operator
             self._note_left_open(error, now)
@@ -518,6 +539,34 @@ class KeeperProcess:
         """Why a door that should be closed may be open, or None."""
         return self._left_open[1] if self._left_open is not None and now.monotonic < self._left_open[0] else None
 
+    def _say_ended(self, ended: Sequence[tuple[Grant, str]]) -> Steps[None]:
+        """A line in the log for each, and nothing more for the listener to answer with."""
+        # Whoever is let in anew meanwhile keeps what that gives him.
+        receipts = [self._receipts.pop((grant.client_key, grant.address), []) for grant, _ in ended]
+        for number, ((grant, why), tags) in enumerate(zip(ended, receipts, strict=True), 1):
+            self._outbox.put([Order(OrderKind.FORGET_RECEIPT, key=tag) for tag in tags])
+            self._journal.closed(grant, why)
+            if number % _SAID_AT_ONCE == 0:
+                yield
+
+    def _end_exchanges(self, lost: Steps[list[CutTarget]], ended: Iterable[tuple[Grant, str]] = ()) -> None:
+        """End the UDP exchanges, and the TCP handshakes under way, that clients have lost the right to.
+
+        Their open doors count too, whether or not the disk knows of them.
+        """
+        grants = [CutTarget(grant.address, grant.ports) for grant, _ in ended]
+
+        def find() -> Steps[list[CutTarget]]:
+            return grants + (yield from lost)
+
+        self._cutting.add(find())
+
+    def _end_what_was_lost_before(self) -> None:
+        """What clients lost while no server ran."""
+        now = self._clocks().utc
+        self._expiries.follow(self._keeper.config.clients.values())
+        self._end_exchanges(lost_by_keys(self._store.holder_keys(), self._keeper.client, self._store.holders_of, now))
+
     def _apply(self, change: Change) -> None:
         """Make the firewall's doors agree with the grants; FirewallError if it cannot be made to."""
         try:
@@ -527,13 +576,20 @@ class KeeperProcess:
             # one transaction: were it two, the second could fail after the first has opened what is then taken back.
             _log.warning("the firewall refused (%s): putting the rules in force again", error.message)
             doors = self._doors_to_restore(self._clocks())
-            doors |= {(door.port_list, door.address): door for door in change.open}
-            self._firewall.apply(self._rules, [door for key, door in doors.items() if key not in change.close])
+            # Those asked for now come first: of a great many the last wait for their turn.
+            doors = {(door.port_list, door.address): door for door in change.open} | doors
+            closing = set(change.close)
+            self._doors.apply(self._rules, [door for key, door in doors.items() if key not in closing])
             self._apply_once(Change(close=change.close))
+
+    def _apply_large(self, change: Change) -> None:
+        """The same for doors of which the last may wait for their turn: not for those that a knock has asked for."""
+        self._apply(Change(change.open[:AT_ONCE], change.close))
+        self._doors.open(change.open[AT_ONCE:])
 
     def _apply_once(self, change: Change) -> None:
         if change.close:
-            self._firewall.close(change.close)
+            self._doors.close(change.close)
         if change.open:
             self._firewall.open(change.open)
 
@@ -549,18 +605,37 @@ class KeeperProcess:
 
     def _on_request(self, peer: socket.socket) -> None:
         self._selector.unregister(peer)
-        with peer, suppress(OSError):
+        try:
             peer.setblocking(False)  # noqa: FBT003  # the standard library's signature
             raw = peer.recv(control.MAX_REQUEST)
-            if raw:
-                peer.settimeout(1.0)
-                try:
-                    answer = self._answer(raw)
-                except FirewallError as error:
-                    answer = {"error": error.message}
-                peer.sendall(json.dumps(answer).encode())
+        except OSError:
+            raw = b""
+        if not raw:
+            peer.close()
+            return
+        answer: dict[str, Any] | Steps[dict[str, Any]]
+        try:
+            answer = self._answer(raw)
+        except FirewallError as error:
+            answer = {"error": error.message}
+        if isinstance(answer, dict):
+            self._replies.send(peer, json.dumps(answer).encode())
+        else:
+            self._slices.add(self._answer_later(peer, answer))
 
-    def _answer(self, raw: bytes) -> dict[str, Any]:
+    def _answer_later(self, peer: socket.socket, steps: Steps[dict[str, Any]]) -> Steps[None]:
+        """Send what comes of it in the end, also when that is our own."""
+        text = json.dumps({"error": "the server was stopped before this was done"})
+        try:
+            try:
+                answer = yield from steps
+            except FirewallError as error:
+                answer = {"error": error.message}
+            text = yield from json_text(answer)
+        finally:
+            self._replies.send(peer, text.encode())
+
+    def _answer(self, raw: bytes) -> dict[str, Any] | Steps[dict[str, Any]]:
         try:
             request = parse_request(raw)
         except RequestError as refused:
@@ -573,7 +648,7 @@ class KeeperProcess:
             return self._save_ratchet(now)
         if request.command == "new_ratchet":
             return self._new_ratchet(request.epoch_length, now)
-        answers = {
+        answers: dict[str, Callable[[Request, Now], dict[str, Any] | Steps[dict[str, Any]]]] = {
             "reload": self._reload,
             "client": self._client,
             "revoke": self._revoke,
@@ -581,7 +656,8 @@ class KeeperProcess:
             "reset": self._reset,
         }
         outcome = answers[request.command](request, now)
-        return {**about_file(self._watch, request.sha256), **outcome}
+        file = about_file(self._watch, request.sha256)
+        return file | outcome if isinstance(outcome, dict) else _with(file, outcome)
 
     def _reload(self, request: Request, now: Now) -> dict[str, Any]:
         """The tick before this has looked at the files; `add` may also lift what no file names."""
@@ -594,31 +670,28 @@ class KeeperProcess:
         keys = self._watch.keys_of(request.name)
         return {"keys": key_texts(keys), "revoked": self._watch.is_revoked(keys | request.keys)}
 
-    def _revoke(self, request: Request, now: Now) -> dict[str, Any]:
+    def _revoke(self, request: Request, now: Now) -> Steps[dict[str, Any]]:
         """Nobody with the key in force under this name, nor with one of those given, gets in from now on."""
-        outcome: dict[str, Any] = {"keys": key_texts(self._watch.keys_of(request.name) | request.keys)}
+        keys = self._watch.keys_of(request.name) | request.keys
+        targets = self._targets(request.name, keys, established=request.cut)
         if (config := self._watch.revoke(request.name, request.keys)) is not None:
             self._use(config, now)
-            self._write_state()
-        outcome["not_closed"] = self._why_left_open(now)
-        if request.cut:
-            outcome["cut"] = self._cut(request.name)
-        return outcome
+        outcome = {"keys": key_texts(keys), "not_closed": self._why_left_open(now)}
+        return self._when_cut(request.name, targets, outcome, cut=request.cut)
 
-    def _close(self, request: Request, now: Now) -> dict[str, Any]:
+    def _close(self, request: Request, now: Now) -> Steps[dict[str, Any]]:
         name = request.name
+        targets = self._targets(name, self._watch.keys_of(name), established=request.cut)
         grants = self._keeper.grants_of(name)
         self._end([(grant, "closed by the operator") for grant in grants], now)
-        self._write_state()
+        self._state_changed = True
         outcome: dict[str, Any] = {
             "closed": [str(grant.address) for grant in grants],
             "not_closed": self._why_left_open(now),
             "known": name in self._keeper.config.clients,
             "near": nearest(name, self._keeper.config.clients),
         }
-        if request.cut:
-            outcome["cut"] = self._cut(name)
-        return outcome
+        return self._when_cut(name, targets, outcome, cut=request.cut)
 
     def _reset(self, request: Request, now: Now) -> dict[str, Any]:
         name = request.name
@@ -635,32 +708,57 @@ class KeeperProcess:
             _log.info("%s: its time begins anew, on the operator's word", name)
         return {"known": True, "was_ahead": was_ahead}
 
-    def _cut(self, name: str) -> int:
-        """End the connections of every address that this client has opened lately, also of doors closed long since."""
-        count = 0
-        for holder in self._store.holders():
-            if holder.client_name == name and holder.ports:
-                count += self._firewall.cut(holder.address, holder.ports)
-        _log.info("%s: cut %d connections", name, count)
-        return count
+    def _targets(self, name: str, keys: Iterable[bytes], *, established: bool) -> Steps[list[CutTarget]]:
+        """Every address that this client has opened lately, also by doors closed long since, and the doors open now."""
+        keys = {*keys, *(key for key, (known_as, _) in self._seen.items() if known_as == name)}
+        # Taken now: in a moment they are ended.
+        targets = [CutTarget(g.address, g.ports, established) for g in self._keeper.grants_of(name)]
+
+        def find() -> Steps[list[CutTarget]]:
+            for key in keys:
+                targets.extend(CutTarget(h.address, h.ports, established) for h in self._store.holders_of(key))
+                yield
+            return targets
+
+        return find()
+
+    def _when_cut(
+        self, name: str, targets: Steps[list[CutTarget]], answer: dict[str, Any], *, cut: bool
+    ) -> Steps[dict[str, Any]]:
+        """The answer, once the client's exchanges and, where `cut` asks for it, connections have ended."""
+        asked = self._cutting.add(targets)
+
+        def wait() -> Steps[dict[str, Any]]:
+            ended = yield from asked.outcome()
+            if not cut:
+                return answer
+            _log.info("%s: cut %d connections", name, ended)
+            return answer | {"cut": ended}
+
+        return wait()
 
     # -- what others see
 
-    def _sessions(self, now: Now) -> dict[str, Any]:
+    def _sessions(self, now: Now) -> Steps[dict[str, Any]]:
         names = {client.public_key.raw: name for name, client in self._keeper.config.clients.items()}
         last_seen = {names[key]: at for key, (_, at) in self._seen.items() if key in names}
         return sessions_value(self._keeper.grants, last_seen, now.unix)
 
-    def _write_state(self) -> None:
+    def _write_state(self) -> Steps[None]:
         if self._state_file is None:
             return
+        self._state_being_written = True
         try:
-            write_state_file(self._state_file, self._sessions(self._clocks()))
+            text = yield from json_text((yield from self._sessions(self._clocks())))
+            write_state_file(self._state_file, text)
             self._state_file_fault = False
         except OSError as error:
             if not self._state_file_fault:
                 _log.warning("%s: cannot be written: %s", self._state_file, error.strerror)
             self._state_file_fault = True
+        finally:
+            self._state_being_written = False
+            self._state_written = self._clocks().monotonic
 
     def _say_disk(self) -> None:
         if self._store.failing != self._disk_fault:
@@ -673,6 +771,11 @@ class KeeperProcess:
                 )
             else:
                 _log.info("the replay memory is on the disk again")
+
+
+def _with(file: dict[str, Any], outcome: Steps[dict[str, Any]]) -> Steps[dict[str, Any]]:
+    """The outcome, in the end, and what is known of the file now."""
+    return file | (yield from outcome)
 
 
 def adopted_grants(

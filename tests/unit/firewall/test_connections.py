@@ -7,17 +7,22 @@ from ipaddress import ip_address
 
 import pytest
 
+from openme.firewall.base import CutTarget, IPAddress
 from openme.firewall.connections import (
+    HALF_OPEN_STATES,
+    STATES,
     Connection,
+    Ends,
+    Wanted,
     _parsed,
     cut_key,
     deletion,
     socket_ends,
     sockets_request,
-    table_request,
+    source_of,
 )
 from openme.firewall.nfnetlink import attribute, framed, nested
-from openme.ports import parse_port_spec
+from openme.ports import parse_port_spec, port
 
 pytestmark = pytest.mark.skipif(
     sys.byteorder != "little", reason="the bytes are written out for little-endian machines"
@@ -32,8 +37,9 @@ ORIGINAL = bytes.fromhex(
 REPLY = bytes.fromhex(
     "14000180 08000100 c0000201 08000200 c00002021c000280 05000100 06000000 06000200 08ae0000 06000300 9c400000"
 )
+UDP_ORIGINAL = ORIGINAL[:28] + b"\x11" + ORIGINAL[29:]
 FOUND = Connection(
-    4, 6, ORIGINAL, None, b"\1\2\3\4", (SERVER, b"\x08\xae", ALICE.packed, b"\x9c\x40"), alive=True
+    ALICE, port("tcp", 22), ORIGINAL, None, b"\1\2\3\4", (SERVER, b"\x08\xae", ALICE.packed, b"\x9c\x40"), alive=True
 )  # to port 22, which NAT has turned into 2222
 
 
@@ -49,18 +55,20 @@ def row(*, labels: bytes = LABELS, original: bytes = ORIGINAL, state: int = 3, m
     )
 
 
+def parsed(
+    payload: bytes,
+    address: IPAddress,
+    ports: str,
+    *,
+    established: bool = True,
+    half_open: frozenset[Ends] = frozenset(),
+) -> Connection | None:
+    """What is to end by this row, where this address and these ports are the target."""
+    return _parsed(payload, Wanted([CutTarget(address, parse_port_spec(ports), established)]), half_open)
+
+
 def test_a_message_is_framed() -> None:
     assert framed(0x102, 5, 7, b"\2\0\0\0") == bytes.fromhex("14000000 0201 0500 07000000 00000000 02000000")
-
-
-def test_the_table_is_asked_for_one_source() -> None:
-    assert table_request(ALICE) == bytes.fromhex(
-        "02000000 10000180 0c000180 08000100 c0000202 14001980 08000100 01000000 08000200 00000000"
-    )
-
-
-def test_the_table_is_asked_for_all_of_ipv6() -> None:
-    assert table_request(ip_address("2001:db8::2")) == bytes.fromhex("0a000000")
 
 
 def test_a_connection_is_deleted_by_its_tuple_id_and_zone() -> None:
@@ -70,53 +78,90 @@ def test_a_connection_is_deleted_by_its_tuple_id_and_zone() -> None:
 
 
 def test_a_connection_that_a_door_has_let_in() -> None:
-    assert _parsed(row(), ALICE, parse_port_spec("22/tcp")) == FOUND
-    assert _parsed(row(more=attribute(18, b"\0\7")), ALICE, parse_port_spec("20-22")) == FOUND._replace(zone=b"\0\7")
+    assert parsed(row(), ALICE, "22/tcp") == FOUND
+    assert parsed(row(more=attribute(18, b"\0\7")), ALICE, "20-22") == FOUND._replace(zone=b"\0\7")
 
 
 @pytest.mark.parametrize(("state", "alive"), [(3, True), (5, True), (7, False), (8, False)])
 def test_a_connection_that_is_over_does_not_count(state: int, alive: bool) -> None:  # noqa: FBT001
-    found = _parsed(row(state=state), ALICE, parse_port_spec("22/tcp"))
+    found = parsed(row(state=state), ALICE, "22/tcp")
     assert found is not None
     assert found.alive is alive
 
 
 @pytest.mark.parametrize("ports", ["22/udp", "2222/tcp", "23-24", "1-21"])
 def test_other_ports_are_left_alone(ports: str) -> None:
-    assert _parsed(row(), ALICE, parse_port_spec(ports)) is None
+    assert parsed(row(), ALICE, ports) is None
 
 
 @pytest.mark.parametrize("labels", [b"", bytes(16), b"\x80" + bytes(15), bytes(15) + b"\x7f"])
 def test_without_the_label_it_is_none_of_ours(labels: bytes) -> None:
-    assert _parsed(row(labels=labels), ALICE, parse_port_spec("22/tcp")) is None
+    assert parsed(row(labels=labels), ALICE, "22/tcp") is None
 
 
 def test_the_address_must_be_the_source() -> None:
-    assert _parsed(row(original=REPLY), ALICE, parse_port_spec("40000/tcp")) is None
-    assert _parsed(row(original=REPLY), ip_address("192.0.2.1"), parse_port_spec("40000/tcp")) is not None
+    assert parsed(row(original=REPLY), ALICE, "40000/tcp") is None
+    assert parsed(row(original=REPLY), ip_address("192.0.2.1"), "40000/tcp") is not None
 
 
 def test_protocols_without_ports_are_none_of_ours() -> None:
     ping = ORIGINAL[:20] + nested(2, attribute(1, b"\1") + attribute(5, b"\x08"))
-    assert _parsed(row(original=ping), ALICE, parse_port_spec("1-65535")) is None
+    assert parsed(row(original=ping), ALICE, "1-65535") is None
 
 
 @pytest.mark.parametrize("payload", [row()[:-1], row(original=ORIGINAL[:-4] + b"\x05\0\x03\0\1\0\0\0")])
 def test_rows_that_make_no_sense(payload: bytes) -> None:
     with pytest.raises((ValueError, struct.error)):
-        _parsed(payload, ALICE, parse_port_spec("22/tcp"))
+        parsed(payload, ALICE, "22/tcp")
 
 
-def test_sockets_are_asked_for_by_their_peer() -> None:
-    states = "bf1b0000"  # all but TCP_TIME_WAIT (6) and TCP_LISTEN (10)
-    assert sockets_request(socket.AF_INET6, ALICE.packed) == (
-        bytes.fromhex("0a060000" + states) + bytes(48) + bytes.fromhex(
-            "14000100 08101400 02200000 ffffffff c0000202"
-        )
-    )  # fmt: skip
-    assert sockets_request(socket.AF_INET6, bytes(16))[56:] == (
-        bytes.fromhex("20000100 081c2000 0a800000 ffffffff") + bytes(16)
-    )
+@pytest.mark.parametrize(("states", "bits"), [(STATES, "bf1b0000"), (HALF_OPEN_STATES, "08100000")])
+def test_sockets_are_asked_for_by_their_state(states: int, bits: str) -> None:
+    # All but TCP_TIME_WAIT (6) and TCP_LISTEN (10); TCP_SYN_RECV (3) and TCP_NEW_SYN_RECV (12) alone.
+    assert sockets_request(socket.AF_INET6, states) == bytes.fromhex("0a060000" + bits) + bytes(48)
+
+
+@pytest.mark.parametrize(("state", "begins"), [(1, True), (2, True), (9, True), (3, False), (4, False), (7, False)])
+def test_without_established_ones_only_handshakes_under_way_end(state: int, begins: bool) -> None:  # noqa: FBT001
+    assert (parsed(row(state=state), ALICE, "22", established=False) is not None) is begins
+
+
+def test_a_handshake_is_under_way_as_long_as_its_socket_says_so() -> None:
+    assert parsed(row(), ALICE, "22", established=False, half_open=frozenset({FOUND.ends})) == FOUND
+
+
+def test_udp_ends_also_without_established_ones() -> None:
+    assert parsed(row(original=UDP_ORIGINAL), ALICE, "22/udp", established=False) is not None
+    assert parsed(row(original=UDP_ORIGINAL), ALICE, "22/tcp", established=False) is None
+
+
+def test_targets_for_one_address_keep_their_ports_apart() -> None:
+    wanted = Wanted([CutTarget(ALICE, parse_port_spec("22/tcp")), CutTarget(ALICE, parse_port_spec("23/tcp"), True)])  # noqa: FBT003
+    both = port("tcp", 22), port("tcp", 23)
+    assert [wanted.has(ALICE.packed, service, begins=False) for service in both] == [False, True]
+    assert [wanted.has(ALICE.packed, service, begins=True) for service in both] == [True, True]
+    assert not wanted.has(ALICE.packed, port("udp", 23), begins=True)
+    assert not wanted.has(SERVER, both[1], begins=True)
+
+
+def test_nothing_is_wanted_of_targets_without_ports() -> None:
+    assert not Wanted([CutTarget(ALICE, (), established=True)])
+    assert Wanted([CutTarget(ALICE, parse_port_spec("22/udp"))]).has_tcp is False
+
+
+def test_mapped_targets_are_ipv4_targets() -> None:
+    wanted = Wanted([CutTarget(ip_address("::ffff:192.0.2.2"), parse_port_spec("22/tcp"))])
+    assert list(wanted.addresses()) == [ALICE.packed]
+
+
+def test_the_source_is_found_without_parsing_and_by_parsing() -> None:
+    assert source_of(row()) == ALICE.packed
+    six = ip_address("2001:db8::2").packed
+    tuple_six = nested(1, attribute(3, six) + attribute(4, six)) + nested(2, attribute(1, b"\x06"))
+    assert source_of(bytes.fromhex("0a000000") + nested(1, tuple_six)) == six
+    # The kernel may put another attribute first some day.
+    assert source_of(bytes.fromhex("02000000") + attribute(12, b"\1\2\3\4") + nested(1, ORIGINAL)) == ALICE.packed
+    assert source_of(bytes.fromhex("07000000") + attribute(12, b"\1\2\3\4")) == b""
 
 
 @pytest.mark.parametrize(

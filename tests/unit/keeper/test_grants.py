@@ -2,7 +2,7 @@
 
 from openme.firewall.base import Door, PortList
 from openme.keeper.grants import Change, Grant, Grants
-from openme.ports import parse_port_spec
+from openme.ports import parse_port_spec, port
 from openme.wire.knock import IPAddress
 from support.knocks import ELSEWHERE, HOME
 
@@ -99,3 +99,25 @@ def test_somebody_elses_single_use_door_is_not_opened_again_when_another_ends() 
     grants.add(ends)
     grants.add(grant("bob", 30.0, once))
     assert grants.remove([ends], 0.0) == Change()
+
+
+def test_what_is_open_for_an_address_is_told_port_by_port() -> None:
+    grants, alice = Grants(), grant("alice", 100.0, SSH, PortList(parse_port_spec("8080-8090/udp")))
+    grants.add(alice)
+    assert grants.is_open(HOME, port("tcp", 22))
+    assert grants.is_open(HOME, port("udp", 8085))
+    assert not grants.is_open(HOME, port("udp", 22))
+    assert not grants.is_open(HOME, port("udp", 8091))
+    assert not grants.is_open(ELSEWHERE, port("tcp", 22))
+    grants.remove([alice], 0.0)
+    assert not grants.is_open(HOME, port("tcp", 22))
+
+
+def test_one_door_for_the_longest_time_that_somebody_asks_for() -> None:
+    grants = Grants()
+    grants.add(grant("alice", 100.0))
+    grants.add(grant("bob", 30.0, SSH, WEB))
+    assert grants.door((SSH, HOME), 10.0) == Door(SSH, HOME, 90.0)
+    assert grants.door((WEB, HOME), 10.0) == Door(WEB, HOME, 20.0)
+    assert grants.door((WEB, HOME), 30.0) is None
+    assert grants.door((WEB, ELSEWHERE), 10.0) is None

@@ -18,7 +18,7 @@ from openme.keeper import store as store_module
 from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal
 from openme.keeper.store import COMPLETE, DATABASE, Accepted, Holder, Seen, Store, StoreError, read_seen
 from openme.ports import parse_port_spec
-from openme.wire.knock import Knock
+from openme.wire.knock import IPAddress, Knock
 from support.knocks import ELSEWHERE, HOME, NS, START, nonce
 
 RUN = Path(tempfile.mkdtemp())
@@ -94,6 +94,46 @@ def test_who_was_in_and_who_was_seen_come_back(tmp_path: Path) -> None:
     store = made_store(tmp_path)
     assert store.holders() == [Holder(KEY, ELSEWHERE, "alice", PORTS, START / NS, START / NS + 30)]
     assert store.seen() == read_seen(tmp_path) == {KEY: Seen("alice", START / NS, HOME)}
+    store.close()
+
+
+def given(store: Store, address: IPAddress, ends: float, key: bytes = KEY) -> None:
+    """A door for an address that closes so many seconds after the start."""
+    holder = Holder(key, address, "alice", PORTS, START / NS, START / NS + ends)
+    store.commit([Accepted(Remembered(key, START, nonce(address), HOME, 0), "alice", START / NS, holder)])
+
+
+def test_of_one_client_the_addresses_whose_doors_closed_last_are_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "MOST_HOLDERS", 3)
+    store = made_store(tmp_path)
+    bob = b"B" * 32
+    given(store, HOME, -100, bob)
+    for number, ends in enumerate([-50, -10, -40, -20, -30]):
+        given(store, ELSEWHERE + number, ends)
+    assert [holder.address for holder in store.holders_of(KEY)] == [ELSEWHERE + number for number in (1, 3, 4)]
+    assert [holder.address for holder in store.holders_of(bob)] == [HOME]
+    assert sorted(store.holder_keys()) == sorted([KEY, bob])
+    store.close()
+
+
+def test_what_is_open_now_is_remembered_however_much_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MOST_HOLDERS", 3)
+    store = made_store(tmp_path)
+    for number, ends in enumerate([30, 31, 32, 33, 34, -1]):
+        given(store, ELSEWHERE + number, ends)
+    assert [holder.address for holder in store.holders_of(KEY)] == [ELSEWHERE + number for number in range(5)]
+    store.close()
+
+
+def test_holders_that_wait_for_the_disk_are_named_too(tmp_path: Path) -> None:
+    store = made_store(tmp_path)
+    store._connection = FailingConnection(store._connection)  # type: ignore[assignment]  # the three methods in use
+    given(store, ELSEWHERE, 30)
+    given(store, HOME, 30, b"B" * 32)
+    assert store.failing is not None
+    assert [holder.address for holder in store.holders_of(KEY)] == [ELSEWHERE]
     store.close()
 
 

@@ -84,8 +84,16 @@ class Desk:
 
     def ask(self, command: str, **fields: object) -> dict[str, Any]:
         """The answer to a request."""
-        answer: dict[str, Any] = self.process._answer(json.dumps({"command": command, **fields}).encode())
-        return answer
+        answer = self.process._answer(json.dumps({"command": command, **fields}).encode())
+        if isinstance(answer, dict):
+            return answer
+        while True:
+            try:
+                next(answer)
+            except StopIteration as done:
+                value: dict[str, Any] = done.value
+                return value
+            self.process._slices.advance()
 
     @property
     def clients(self) -> set[str]:

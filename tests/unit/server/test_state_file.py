@@ -10,8 +10,9 @@ import pytest
 from openme.keeper.grants import Grant
 from openme.moments import rfc3339
 from openme.ports import parse_port_spec
-from openme.server.state_file import sessions_value, write_state_file
+from openme.server.state_file import json_text, sessions_value, write_state_file
 from support.knocks import ELSEWHERE, HOME, NOW
+from support.steps import done
 
 
 def grant(name: str, *specs: str) -> Grant:
@@ -20,7 +21,9 @@ def grant(name: str, *specs: str) -> Grant:
 
 
 def test_the_content_is_what_the_contract_says() -> None:
-    value = sessions_value([grant("bob"), grant("alice", "22/tcp", "8080-8090/udp")], {"carol": NOW.unix}, NOW.unix)
+    grants = [grant("bob"), grant("alice", "22/tcp", "8080-8090/udp")]
+    value = done(sessions_value(grants, {"carol": NOW.unix}, NOW.unix))
+    assert json.loads(done(json_text(value))) == value
     assert value == {
         "updated_at": "2026-11-23T12:00:00Z",
         "active_sessions": [
@@ -46,23 +49,37 @@ def test_the_content_is_what_the_contract_says() -> None:
     }
 
 
+def test_a_long_content_is_made_in_steps() -> None:
+    grants = [grant(f"client-{number}", "22/tcp") for number in range(1000)]
+    steps = sessions_value(grants, {f"client-{number}": NOW.unix for number in range(1000)}, NOW.unix)
+    assert len(list(steps)) > 15
+    value = done(sessions_value(grants, {"carol": NOW.unix}, NOW.unix))
+    assert len(list(json_text(value))) > 8
+    assert json.loads(done(json_text(value))) == value
+
+
+@pytest.mark.parametrize("value", [{}, {"a": [], "b": {}, "c": None}, {"d": [1, [2], {"e": '\u202e"'}]}])
+def test_any_value_becomes_json(value: dict[str, object]) -> None:
+    assert json.loads(done(json_text(value))) == value
+
+
 @pytest.mark.parametrize("mask", [0, 0o022, 0o777])
 def test_the_file_is_the_owners_alone_whatever_the_umask(tmp_path: Path, mask: int) -> None:
     path = tmp_path / "sessions.json"
     before = os.umask(mask)
     try:
-        write_state_file(path, {"a": str(ELSEWHERE)})
+        write_state_file(path, str(ELSEWHERE))
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) & ~0o600 == 0
-    assert json.loads(path.read_bytes()) == {"a": str(ELSEWHERE)}
+    assert path.read_text() == str(ELSEWHERE)
 
 
 def test_a_loose_file_is_replaced_by_a_strict_one(tmp_path: Path) -> None:
     path = tmp_path / "sessions.json"
     path.write_text("old")
     path.chmod(0o666)
-    write_state_file(path, {})
+    write_state_file(path, "")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -75,7 +92,7 @@ def test_a_file_that_somebody_put_in_our_way_is_not_written_into(tmp_path: Path)
             trap.hardlink_to(victim)
         else:
             trap.symlink_to(victim)
-        write_state_file(path, {"secret": 1})
+        write_state_file(path, "secret")
         assert not victim.exists() or victim.read_text() == ""
         assert not path.is_symlink()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -83,17 +100,17 @@ def test_a_file_that_somebody_put_in_our_way_is_not_written_into(tmp_path: Path)
 
 def test_a_reader_sees_the_old_or_the_new_and_nothing_is_left_beside(tmp_path: Path) -> None:
     path = tmp_path / "sessions.json"
-    write_state_file(path, {"n": 1})
+    write_state_file(path, "old")
     with path.open() as reader:
-        write_state_file(path, {"n": 2})
-        assert json.load(reader) == {"n": 1}
+        write_state_file(path, "new")
+        assert reader.read() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["sessions.json"]
 
 
 def test_a_value_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "sessions.json"
     with pytest.raises(OSError, match="No such file"):
-        write_state_file(path, {})
+        write_state_file(path, "")
     assert list(tmp_path.iterdir()) == []
 
 

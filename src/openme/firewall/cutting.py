@@ -1,0 +1,44 @@
+"""Ending what doors have let in, in steps: one look at the host's connections for all addresses together."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from openme.firewall.base import CutTarget, FirewallError, IPAddress, IsOpen, Steps
+from openme.firewall.connections import MOST_AT_ONCE, Connection, Connections, Wanted
+
+CUT_PASSES = 100
+"""Looks at the connections until none is left; each ends at most `connections.MOST_AT_ONCE`."""
+SILENCED_AT_ONCE = 200
+"""Connections of one transaction: about a millisecond."""
+
+
+def cut_in_steps(
+    connections: Connections,
+    silence: Callable[[Sequence[Connection]], None],
+    targets: Iterable[CutTarget],
+    is_open: IsOpen,
+) -> Steps[Mapping[IPAddress, int]]:
+    """See `Firewall.cut`. `silence` keeps what is about to end from living on when the service speaks next.
+
+    The table is looked through until no such connection is left: a packet may have been between a door and the table
+    when the door closed. Where a door is open, what is found after the first whole look is somebody's good right.
+    """
+    wanted = Wanted(targets)
+    ended: Counter[IPAddress] = Counter()
+    if not wanted:
+        return ended
+    had_all = False
+    for _ in range(CUT_PASSES):
+        half_open = (yield from connections.half_open()) if wanted.has_tcp else frozenset()
+        found, whole = yield from connections.let_in(wanted, half_open)
+        if had_all:
+            found = [item for item in found if not is_open(item.address, item.service)]
+        if not found and whole:
+            return ended
+        had_all = had_all or (whole and len(found) < MOST_AT_ONCE)
+        for start in range(0, len(found), SILENCED_AT_ONCE):
+            silence(found[start : start + SILENCED_AT_ONCE])
+            yield
+        yield from connections.end(found)
+        ended.update(item.address for item in found if item.alive)
+    raise FirewallError("connections come faster than they can be cut", "close the door first")

@@ -1,0 +1,83 @@
+"""Ends connections while knocks are served: what is asked for meanwhile goes into the next look, all of it together."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from openme.firewall.base import CutTarget, Firewall, FirewallError, IsOpen, Steps
+from openme.server.slices import Slices
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from openme.firewall.base import IPAddress
+
+_log = logging.getLogger("openme.keeper")
+
+
+@dataclass(slots=True, eq=False)
+class Cut:
+    """What was asked for, and what has come of it: `ended` connections, or an `error`. Neither until it is `done`."""
+
+    find: Steps[list[CutTarget]]
+    targets: list[CutTarget] = field(default_factory=list)
+    done: bool = False
+    ended: int = 0
+    error: FirewallError | None = None
+
+    def outcome(self) -> Steps[int]:
+        """Wait until it is done; how many connections ended. FirewallError if some could not be."""
+        while not self.done:
+            yield
+        if self.error is not None:
+            raise self.error
+        return self.ended
+
+
+class Cutting:
+    """The requests to end connections, in the order in which they came; one look at the table at a time."""
+
+    def __init__(
+        self, firewall: Firewall, slices: Slices, is_open: IsOpen, must_wait: Callable[[], object] = lambda: False
+    ) -> None:
+        """`is_open`: see `Firewall.cut`. `must_wait`: whether doors are still on their way to being closed."""
+        self._firewall = firewall
+        self._slices = slices
+        self._is_open = is_open
+        self._must_wait = must_wait
+        self._waiting: list[Cut] = []
+        self._at_work = False
+
+    def add(self, find: Steps[list[CutTarget]]) -> Cut:
+        """End what `find` finds. It is done, and logged, also if nobody waits for the outcome."""
+        cut = Cut(find)
+        self._waiting.append(cut)
+        if not self._at_work:
+            self._at_work = True
+            self._slices.add(self._work())
+        return cut
+
+    def _work(self) -> Steps[None]:
+        yield  # whatever else this turn of the loop asks for comes into the same look
+        while self._waiting:
+            cuts, self._waiting = self._waiting, []
+            ended: Mapping[IPAddress, int] = {}
+            error = None
+            for cut in cuts:
+                cut.targets = yield from cut.find
+            while self._must_wait():
+                yield
+            targets = [target for cut in cuts for target in cut.targets]
+            if targets:
+                try:
+                    ended = yield from self._firewall.cut(targets, self._is_open)
+                except FirewallError as refused:
+                    _log.error("connections may live on that should have ended: %s", refused.message)
+                    error = refused
+            for cut in cuts:
+                # Behind one address connections have no owner: they count for everybody who asked for their end.
+                cut.ended = sum(ended.get(address, 0) for address in {target.address for target in cut.targets})
+                cut.error = error if cut.targets else None
+                cut.done = True
+        self._at_work = False

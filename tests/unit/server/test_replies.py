@@ -1,0 +1,82 @@
+"""Answers leave as their readers take them; a reader who does not read holds nobody up."""
+
+import selectors
+import socket
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import pytest
+
+from openme.server.replies import MOST, Replies
+
+LONG = bytes(range(256)) * 40_000
+
+
+@pytest.fixture
+def selector() -> Iterator[selectors.BaseSelector]:
+    with selectors.DefaultSelector() as made:
+        yield made
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    return ours, theirs
+
+
+def turn(selector: selectors.BaseSelector) -> None:
+    for key, _ in selector.select(0):
+        key.data()
+
+
+def test_a_short_answer_is_sent_at_once(selector: selectors.BaseSelector) -> None:
+    ours, theirs = pair()
+    Replies(selector).send(ours, b"answer")
+    with closing(theirs):
+        assert theirs.recv(100) + theirs.recv(100) == b"answer"
+    assert not selector.get_map()
+    assert ours.fileno() == -1
+
+
+def test_a_long_answer_goes_as_it_is_read(selector: selectors.BaseSelector) -> None:
+    ours, theirs = pair()
+    replies = Replies(selector)
+    replies.send(ours, LONG)
+    received = bytearray()
+    theirs.settimeout(0)
+    with closing(theirs):
+        while len(received) < len(LONG):
+            turn(selector)
+            with suppress(BlockingIOError):
+                received += theirs.recv(1 << 20)
+        turn(selector)
+        assert received == LONG
+        assert theirs.recv(1) == b""
+    assert not selector.get_map()
+
+
+def test_one_who_has_hung_up_is_forgotten(selector: selectors.BaseSelector) -> None:
+    replies = Replies(selector)
+    ours, theirs = pair()
+    theirs.close()
+    replies.send(ours, b"answer")
+    assert ours.fileno() == -1
+    ours, theirs = pair()
+    replies.send(ours, LONG)
+    theirs.close()
+    turn(selector)
+    assert ours.fileno() == -1
+    assert not selector.get_map()
+
+
+def test_those_who_never_read_are_few(selector: selectors.BaseSelector) -> None:
+    replies = Replies(selector)
+    pairs = [pair() for _ in range(MOST + 3)]
+    for ours, _ in pairs:
+        replies.send(ours, LONG)
+    assert [ours.fileno() == -1 for ours, _ in pairs] == [True] * 3 + [False] * MOST
+    replies.close()
+    assert not selector.get_map()
+    assert all(ours.fileno() == -1 for ours, _ in pairs)
+    for _, theirs in pairs:
+        theirs.close()

@@ -1,0 +1,261 @@
+"""Control requests that take long: the keeper serves others meanwhile, and answers when it is done."""
+
+import json
+import logging
+import selectors
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from openme.config.model import ServerConfig
+from openme.firewall.base import CutTarget, IPAddress, IsOpen, Steps, nowhere
+from openme.firewall.memory import MemoryFirewall
+from openme.keeper.grants import Grant
+from openme.keeper.journal import Journal
+from openme.keeper.keeper import Keeper
+from openme.keeper.policy import client_lists
+from openme.keeper.replay import Remembered, ReplayMemory
+from openme.keeper.rules import rules_for
+from openme.keeper.store import Accepted, Holder, Store
+from openme.server.channel import channel
+from openme.server.keeper_process import KeeperProcess, Parts
+from support.knocks import ALICE, ELSEWHERE, HOME, NOW, config, later, nonce
+
+if TYPE_CHECKING:
+    from openme.server.config_watch import ConfigWatch
+
+KEY = ALICE.public.raw
+
+
+class Slow(MemoryFirewall):
+    """A cut takes as many steps as it is told to, and ends one connection of each address."""
+
+    steps = 0
+
+    def __init__(self) -> None:
+        super().__init__(lambda: NOW.monotonic)
+        self.cuts: list[set[CutTarget]] = []
+
+    def cut(self, targets: Iterable[CutTarget], is_open: IsOpen = nowhere) -> Steps[Mapping[IPAddress, int]]:
+        targets = list(targets)
+        assert not any(is_open(target.address, port) for target in targets for port in target.ports)
+        self.cuts.append(set(targets))
+        while self.steps:
+            self.steps -= 1
+            yield
+        return {target.address: 1 for target in targets}
+
+
+class Watch:
+    """Stands for the file: what is set here is read at the next look."""
+
+    fault = None
+    is_reading = False
+    changed: ServerConfig | None = None
+
+    def refresh(self) -> ServerConfig | None:
+        changed, self.changed = self.changed, None
+        return changed
+
+    def revoke(self, _name: str) -> None:
+        return
+
+
+@dataclass
+class Process:
+    keeper: Keeper
+    store: Store
+    firewall: Slow
+    watch: Watch
+    process: KeeperProcess
+    state_file: Path
+    stack: ExitStack
+
+    def ask(self, **request: object) -> socket.socket:
+        """A request as the keeper reads it; where its answer will come."""
+        ours, theirs = socket.socketpair()
+        theirs.sendall(json.dumps(request).encode())
+        theirs.settimeout(5)
+        self.process._selector.register(ours, selectors.EVENT_READ)
+        self.process._on_request(ours)
+        return self.stack.enter_context(closing(theirs))
+
+    def turn(self) -> None:
+        self.process._slices.advance()
+        self.process._tick()
+
+    def all_turns(self) -> None:
+        while self.process._slices:
+            self.turn()
+
+    def let_in(self, address: IPAddress = HOME) -> None:
+        """Alice has a door open."""
+        client = self.keeper.config.clients["alice"]
+        lists = client_lists(client, self.keeper.config.health_port)
+        grant = Grant(KEY, "alice", address, client.ports, lists, NOW.unix, NOW.unix + 30, NOW.monotonic + 30)
+        self.process._open([grant], NOW)
+        self.process._seen[KEY] = ("alice", NOW.unix)
+
+    def remember(self, address: IPAddress) -> None:
+        """Alice had a door open once."""
+        ports = self.keeper.config.clients["alice"].ports
+        holder = Holder(KEY, address, "alice", ports, NOW.unix - 60, NOW.unix - 30)
+        part = Remembered(KEY, NOW.unix_ns, nonce(address), HOME, 0)
+        self.store.commit([Accepted(part, "alice", NOW.unix, holder)])
+        self.process._seen[KEY] = ("alice", NOW.unix)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Process]:
+    with ExitStack() as stack:
+        listener, ours = channel()
+        stack.enter_context(closing(listener))
+        stack.enter_context(closing(ours))
+        control = stack.enter_context(closing(socket.socket(socket.AF_UNIX)))
+        store = Store(tmp_path)
+        stack.callback(store.close)
+        parsed = config()
+        keeper = Keeper(parsed, ReplayMemory(60 * 10**9), Journal(), lambda _: False)
+        firewall, watch = Slow(), Watch()
+        firewall.start(rules_for(parsed))
+        state_file = tmp_path / "sessions.json"
+        parts = Parts(keeper, store, firewall, cast("ConfigWatch", watch), Journal(), ours, control, state_file)
+        process = KeeperProcess(parts, lambda: NOW)
+        stack.callback(process._selector.close)
+        yield Process(keeper, store, firewall, watch, process, state_file, stack)
+
+
+def answer(peer: socket.socket) -> dict[str, Any]:
+    raw = b"".join(iter(lambda: peer.recv(1 << 16), b""))
+    value: dict[str, Any] = json.loads(raw)
+    return value
+
+
+def unanswered(peer: socket.socket) -> bool:
+    peer.settimeout(0)
+    try:
+        peer.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    finally:
+        peer.settimeout(5)
+    return False
+
+
+def targets(made: Process, *addresses: IPAddress, established: bool) -> set[CutTarget]:
+    ports = made.keeper.config.clients["alice"].ports
+    return {CutTarget(address, ports, established) for address in addresses}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_close_is_answered_when_connections_have_ended(made: Process, cut: bool) -> None:  # noqa: FBT001
+    made.let_in()
+    made.remember(ELSEWHERE)
+    made.firewall.steps = 10**6
+    peer = made.ask(command="close", name="alice", cut=cut)
+    for _ in range(5):
+        made.turn()
+    assert made.firewall.doors() == []
+    assert made.firewall.steps > 0, "not one look in one go"
+    assert unanswered(peer)
+    made.firewall.steps = 0
+    made.all_turns()
+    assert made.firewall.cuts == [targets(made, HOME, ELSEWHERE, established=cut)]
+    told = answer(peer)
+    assert told["closed"] == [str(HOME)]
+    assert told.get("cut") == (2 if cut else None)
+
+
+def test_one_who_hangs_up_does_not_stop_it(made: Process) -> None:
+    made.let_in()
+    made.firewall.steps = 10**6
+    made.ask(command="close", name="alice", cut=True).close()
+    made.turn()
+    made.firewall.steps = 0
+    made.all_turns()
+    assert len(made.firewall.cuts) == 1
+    assert not made.process._selector.get_map()
+
+
+def test_a_stop_meanwhile_is_told(made: Process) -> None:
+    made.let_in()
+    made.firewall.steps = 10**9
+    peers = [made.ask(command="close", name="alice", cut=True), made.ask(command="sessions")]
+    made.process._slices.close()  # as the end of `run` does
+    made.process._replies.close()
+    for peer in peers:
+        assert answer(peer) == {"error": "the server was stopped before this was done"}
+
+
+def test_a_client_out_of_the_file_loses_its_exchanges_without_a_command(made: Process) -> None:
+    made.remember(ELSEWHERE)
+    made.let_in()
+    made.watch.changed = config("{bob: {ed25519_pubkey: KEY_B}}")
+    expected = targets(made, HOME, ELSEWHERE, established=False)
+    made.process._tick()
+    made.all_turns()
+    assert made.firewall.cuts == [expected]
+
+
+def test_revoke_looks_once_with_the_edit_that_it_follows(made: Process) -> None:
+    made.remember(ELSEWHERE)
+    expected = targets(made, ELSEWHERE, established=False) | targets(made, ELSEWHERE, established=True)
+    made.watch.changed = config("{bob: {ed25519_pubkey: KEY_B}}")
+    peer = made.ask(command="revoke", name="alice", cut=True)
+    made.all_turns()
+    assert made.firewall.cuts == [expected]
+    assert answer(peer)["cut"] == 1
+
+
+def test_a_client_that_expires_loses_its_exchanges(made: Process) -> None:
+    made.remember(ELSEWHERE)
+    moment = later(5)
+    made.watch.changed = config("{alice: {ed25519_pubkey: KEY_A, expires: 2026-11-23T12:00:03Z}}")
+    made.process._tick()
+    made.let_in()
+    made.all_turns()
+    assert made.firewall.cuts == []
+    made.process._clocks = lambda: moment
+    made.process._tick()
+    made.all_turns()
+    assert made.firewall.doors() == []
+    assert made.firewall.cuts == [targets(made, HOME, ELSEWHERE, established=False)]
+
+
+def test_what_was_lost_while_no_server_ran_ends_at_the_start(made: Process) -> None:
+    made.remember(ELSEWHERE)
+    expected = targets(made, ELSEWHERE, established=False)
+    made.keeper.reconfigure(config("{bob: {ed25519_pubkey: KEY_B}}"), NOW)
+    made.process._end_what_was_lost_before()
+    made.all_turns()
+    assert made.firewall.cuts == [expected]
+
+
+def test_the_state_file_is_written_in_steps_and_not_twice_at_once(made: Process) -> None:
+    for number in range(500):
+        made.let_in(ELSEWHERE + number)
+    made.process._state_changed = True
+    made.process._tick()
+    assert made.process._slices
+    assert not made.state_file.exists()
+    made.process._state_changed = True
+    made.process._tick()
+    assert len(made.process._slices._jobs) == 1
+    made.all_turns()
+    assert len(json.loads(made.state_file.read_text())["active_sessions"]) == 500
+
+
+def test_a_disk_that_refuses_the_state_file_is_said_once(made: Process, caplog: pytest.LogCaptureFixture) -> None:
+    made.process._state_file = made.state_file / "not" / "there"
+    for moment in (1.0, 2.0, 3.0):
+        made.process._clocks = lambda seconds=moment: replace(later(seconds))  # type: ignore[misc]
+        made.process._state_changed = True
+        with caplog.at_level(logging.WARNING):
+            made.process._tick()
+            made.all_turns()
+    assert caplog.text.count("cannot be written") == 1
