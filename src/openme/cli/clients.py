@@ -103,14 +103,14 @@ def _add(args: argparse.Namespace) -> int:
         try:
             _show_qr(args, qr)
         except OSError as error:
-            remove_client(args.config, args.name)
+            remove_client(args.config, args.name, keep_hidden=False)
             raise OpenmeError(f"{args.qr_out}: {error.strerror}", "nothing was added") from None
     try:
         answer(text.rstrip("\n"))
         sys.stdout.flush()
     except OSError as error:
         # A profile that nobody holds must not stay registered.
-        remove_client(args.config, args.name)
+        remove_client(args.config, args.name, keep_hidden=False)
         raise OpenmeError(f"the profile could not be written: {error.strerror}", "nothing was added") from None
     _tell_server(config.state_dir, {"command": "reload"})
     _note_file(config, public, epoch_keys)

@@ -34,7 +34,8 @@ class Rules:
     """All that is static in the firewall: a function of the config, compared and applied as a whole.
 
     `hidden`: managed ports that are dropped or rejected for everybody without a door.
-    `port_lists`: every list that a door can be opened for. `interface`: None for all.
+    `port_lists`: every list that a door can be opened for. `interface`: None for all. `interface_indexes`: devices that
+    count as that interface whatever they are called now.
     """
 
     knock_port: int
@@ -44,6 +45,7 @@ class Rules:
     hide_udp_errors: bool
     interface: str | None
     port_lists: frozenset[PortList]
+    interface_indexes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,10 +212,19 @@ def _elements(doors: Iterable[Door]) -> list[str]:
     ]
 
 
+def _elsewhere(interface: str, indexes: Iterable[int]) -> str:
+    """Matches packets that came in by no device that counts as the interface.
+
+    By name, so that one that is yet to come counts from its first packet; and by the indexes of those that have had the
+    name, so that what is hidden on a device stays hidden in the instant in which it gets another one.
+    """
+    return " ".join([f"iifname != {interface_name(interface)}", *(f"iif != {index}" for index in indexes)])
+
+
 def _prerouting_rules(rules: Rules) -> list[str]:
     lines = ['iifname "lo" accept']
     if rules.interface is not None:
-        lines.append(f"iifname != {interface_name(rules.interface)} accept")
+        lines.append(f"{_elsewhere(rules.interface, rules.interface_indexes)} accept")
     # To this host alone: what is only forwarded may be anybody's flow that happens to use this port.
     knock = f"udp dport {rules.knock_port} fib daddr type local"
     # A few reach the server, which counts and names them; it is a flood of them that must cost nothing.
@@ -231,7 +240,7 @@ def _input_rules(rules: Rules) -> list[str]:
     # Somebody else's use of the bit must not pass for ours in the host's chains.
     lines = [f"meta mark & {MARK_BIT:#010x} != 0 {_MARK_OFF}", 'iifname "lo" accept']
     if rules.interface is not None:
-        lines.append(f"iifname != {interface_name(rules.interface)} accept")
+        lines.append(f"{_elsewhere(rules.interface, rules.interface_indexes)} accept")
     # Also without open_knock_port a range of hidden ports must not swallow the knocks.
     knock = f"udp dport {rules.knock_port}"
     # Extension headers in front of a datagram are examined where it is delivered, and complained of by ICMP: what an

@@ -54,6 +54,12 @@ class Grants:
     def __iter__(self) -> Iterator[Grant]:
         return iter([grant for beside in self._by_address.values() for grant in beside.values()])
 
+    def copy(self) -> "Grants":
+        """The same grants, so that a change can be tried without being made."""
+        made = Grants()
+        made._by_address = {address: dict(beside) for address, beside in self._by_address.items()}
+        return made
+
     def next_deadline(self) -> float | None:
         """Monotonic seconds at which the next grant ends."""
         return min((grant.deadline for grant in self), default=None)

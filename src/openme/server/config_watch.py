@@ -21,6 +21,7 @@ _REMIND = 60.0  # seconds between two lines about a file that is still broken
 _log = logging.getLogger("openme.config")
 _Signature = tuple[int, int, int, int, int] | None
 _Outcome = ServerConfig | OpenmeError
+_UNREAD: _Signature = (-1, -1, -1, -1, -1)
 
 
 class ConfigWatch:
@@ -37,6 +38,8 @@ class ConfigWatch:
         self._signature = self._look()
         self._reader: _Reader | None = None
         self._revoked: set[str] = set()
+        self._refusal: str | None = None
+        self._again = False
         self.config = self._load(tighten=tighten)
         self.fault: str | None = None
         """Why the file on disk is not in force; None when it is."""
@@ -68,6 +71,21 @@ class ConfigWatch:
             outcome = error
         return self._settle(outcome)
 
+    def refuse(self, config: ServerConfig, reason: str) -> None:
+        """The firewall did not take what was read last, for this reason: the file is at fault, `config` is in force."""
+        self.config = config
+        self.fault = reason
+        if reason != self._refusal:
+            self._refusal = reason
+            self._last_said = float("-inf")
+            self._remind()
+
+    def read_again(self) -> None:
+        """Read a file that the firewall did not take once more at the next look: the fault may have been the host's."""
+        if self._refusal is not None and self.fault == self._refusal and self._reader is None:
+            self._signature = _UNREAD
+            self._again = True
+
     def revoke(self, name: str) -> ServerConfig | None:
         """The last good config less a client that was just removed from a file which is not in force.
 
@@ -90,6 +108,7 @@ class ConfigWatch:
         return self._settle(outcome)
 
     def _settle(self, outcome: _Outcome) -> ServerConfig | None:
+        again, self._again = self._again, False
         if isinstance(outcome, OpenmeError):
             self.fault = outcome.message
             self._last_said = float("-inf")
@@ -97,7 +116,8 @@ class ConfigWatch:
             return None
         self.fault = None
         self.config = outcome
-        say_warnings(outcome)
+        if not again:
+            say_warnings(outcome)
         return outcome
 
     def _load(self, *, tighten: bool = False) -> ServerConfig:

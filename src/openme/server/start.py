@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from typing import Any
 from openme.config.model import ServerConfig
 from openme.durations import format_duration
 from openme.errors import OpenmeError
-from openme.firewall.base import Firewall
+from openme.firewall.base import Firewall, FirewallError
 from openme.firewall.choose import open_firewall
 from openme.keeper.epochs import Epochs
 from openme.keeper.journal import Journal
@@ -29,13 +29,15 @@ from openme.keeper.keeper import Keeper
 from openme.keeper.rules import rules_for
 from openme.keeper.store import Store
 from openme.listener.listener import Listener
+from openme.ports import merged
 from openme.server import control
 from openme.server.addresses import OwnAddresses
 from openme.server.channel import channel
 from openme.server.config_watch import ConfigWatch, say_warnings
 from openme.server.earlier_sessions import track_earlier_sessions
 from openme.server.epoch_keys import open_epochs
-from openme.server.interfaces import known_interfaces
+from openme.server.hidden_ports import HiddenPorts
+from openme.server.interfaces import watch_interfaces
 from openme.server.keeper_process import HEARD, Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
 from openme.server.listener_process import ListenerProcess
 from openme.server.privileges import (
@@ -150,9 +152,6 @@ def serve(config_path: Path, *, interface: str | None, state_file: str | None, t
     config = watch.config
     need_privilege(config)
     say_warnings(config)
-    if config.interface is not None and config.interface not in known_interfaces():
-        known = ", ".join(known_interfaces())
-        _log.warning("interface %s is not there (%s are): waiting for it by name", config.interface, known)
     with ExitStack() as stack:
         sessions = _state_path(state_file, config)
         prepared = _prepare(stack, config_path, config, sessions)
@@ -394,6 +393,11 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
     keeper.remember_sources((knock.source, client_key) for client_key, knock in seen)
     # From the first rule on, a request to stop waits until the process can follow it and take the rules away again.
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    hidden = HiddenPorts(config.state_dir, confirmed=trial is None)
+    interfaces = watch_interfaces()
+    if interfaces is not None:
+        interfaces.look(config.interface, read_clocks().monotonic)
+    _start_firewall(prepared.firewall, config, hidden, () if interfaces is None else interfaces.indexes)
     _take_over(prepared.firewall, keeper, store)
     try:
         process = KeeperProcess(
@@ -407,6 +411,8 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
                 control=prepared.control,
                 state_file=state_file,
                 trial=trial,
+                hidden=hidden,
+                interfaces=interfaces,
             )
         )
         ending = process.run(lambda: _say_ready(config, prepared.systemd, trial))
@@ -430,10 +436,22 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
     return 1 if ending is Ending.TRIAL_OVER else 0
 
 
+def _start_firewall(firewall: Firewall, config: ServerConfig, hidden: HiddenPorts, indexes: Iterable[int]) -> None:
+    """Put the rules in force. FirewallError, and the set of hidden ports is as it was before, if they are refused."""
+    kept = hidden.ports
+    hidden.note(config)
+    rules = rules_for(config, hidden.ports, indexes)
+    try:
+        firewall.start(rules)
+    except FirewallError:
+        hidden.take_back(kept)
+        raise
+    hidden.took(config)
+    if config.firewall != "memory":
+        track_earlier_sessions(merged((*config.managed_ports, *rules.hidden)))
+
+
 def _take_over(firewall: Firewall, keeper: Keeper, store: Store) -> None:
-    firewall.start(rules_for(keeper.config))
-    if keeper.config.firewall != "memory":
-        track_earlier_sessions(keeper.config.managed_ports)
     now = read_clocks()
     doors = firewall.doors()
     if not doors:
