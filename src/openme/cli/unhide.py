@@ -1,13 +1,13 @@
 """`openme unhide`."""
 
 import argparse
+import difflib
 import time
 from typing import Any
 
 from openme.cli.output import note
 from openme.config.edit import unhide_ports
 from openme.config.model import ServerConfig
-from openme.config.section import nearest
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.ports import PortRange, common, merged, parse_port_spec
@@ -32,14 +32,13 @@ def run(_name: str, args: argparse.Namespace) -> int:
     try:
         ports = merged(parse_port_spec(args.port))
     except ValueError as error:
-        hint = nearest(args.port, [*known, *(item.partition("/")[0] for item in known)])
-        raise OpenmeError(f"PORT: {error}", hint, exit_code=2) from None
+        raise OpenmeError(f"PORT: {error}", _nearest(args.port, known), exit_code=2) from None
     refuse_named(config, ports)
     if not common(ports, (*kept, *config.hide)):
         if fault is not None:
             raise OpenmeError(fault)
         listed = f"hidden though nobody names them: {', '.join(known)}" if known else "every hidden port is named"
-        raise OpenmeError(f"{args.port} is not hidden", nearest(args.port, known) or listed)
+        raise OpenmeError(f"{args.port} is not hidden", _nearest(args.port, known) or listed)
     if common(ports, config.hide):
         unhide_ports(args.config, ports)
         note(f"{args.config}: taken off hide: {_listed(common(ports, config.hide))}")
@@ -67,6 +66,13 @@ def _ask(config: ServerConfig, ports: tuple[PortRange, ...]) -> dict[str, Any]:
             raise OpenmeError("the server is still reading the changed config", "run it again in a minute")
         time.sleep(_POLL)
     return reply
+
+
+def _nearest(text: str, known: list[str]) -> str | None:
+    """The hint with the hidden port that is written most like `text`, whole or by one of its numbers."""
+    spellings = {spelling: item for item in known for spelling in {item, *item.partition("/")[0].split("-")}}
+    close = difflib.get_close_matches(text[:64].lower(), spellings, 1)
+    return f"did you mean {spellings[close[0]]}?" if close else None
 
 
 def _listed(ports: tuple[PortRange, ...]) -> str:

@@ -110,7 +110,7 @@ class ServerConfig:
 
     @cached_property
     def managed_ports(self) -> tuple[PortRange, ...]:
-        """What `drop_ports` hides: the ports of all groups and clients, of `hide:`, and the health port (TCP), merged."""
+        """What `drop_ports` hides: ports of all groups, clients and `hide:`, and the health port (TCP), merged."""
         return merged((port("tcp", self.health_port), *self.named_ports, *self.hide))
 
     @cached_property

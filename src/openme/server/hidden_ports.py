@@ -9,7 +9,7 @@ digits of SHA-256 over the lines before:
 
     22/tcp
     8080-8090/tcp
-    check 6bf75ecbe0a5b6c5
+    check f34529521616b31d
 
 Of a damaged file whatever lines can be read still count. openme's own health port is not in the set: it is hidden
 because openme listens there, and when it moves, the old number is of no meaning.
@@ -58,13 +58,15 @@ def read_hidden_ports(state_dir: Path) -> tuple[PortRange, ...] | None:
         return None
     except OSError as error:
         raise OpenmeError(f"{path}: {error.strerror}", "run it as root: sudo openme …") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OpenmeError(f"{path}: not a file", "remove it")
-        try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise OpenmeError(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        raise OpenmeError(f"{path}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     ports, whole = parse_hidden_ports(content)
     if not whole:
         raise DamagedHiddenPortsError(path, content, ports)

@@ -95,7 +95,7 @@ def interface_fault(name: str, links: Iterable[Link]) -> tuple[str, str] | None:
         other = next((link for link in links if name in link.other_names), None)
         if other is not None:
             return f"interface {name} is called {other.name} by the kernel", _write(other.name)
-        return f"there is no interface {name}", f"known interfaces: {', '.join(link.name for link in links)}"
+        return _missing(name), f"known interfaces: {', '.join(link.name for link in links)}"
     top = link
     passed = {link.index}
     while top.master is not None and top.master in by_index and top.master not in passed:
@@ -108,6 +108,10 @@ def interface_fault(name: str, links: Iterable[Link]) -> tuple[str, str] | None:
     if top.kind in _SWITCHES:
         return f"interface {name} is a port of {kind}: packets come in by its internal ports", "name one of those"
     return f"interface {name} is a member of {kind}: packets come in by {top.name}", _write(top.name)
+
+
+def _missing(name: str) -> str:
+    return f"there is no interface {name}"
 
 
 def _write(name: str) -> str:
@@ -144,6 +148,11 @@ class InterfaceWatch:
     def close(self) -> None:
         """Give the socket back."""
         self.changes.close()
+
+    def __del__(self) -> None:
+        # It lasts as long as its process.
+        if hasattr(self, "changes"):
+            self.changes.close()
 
     def has_changed(self) -> None:
         """Read what `changes` has to say."""
@@ -200,7 +209,10 @@ class InterfaceWatch:
             fault = f"interface {name} is the loopback device, by which nothing comes from outside", "name another one"
         renamed = sorted(link.name for link in links if link.index in self.indexes - of_this_name)
         warning = None
-        if fault is not None:
+        if fault is not None and fault[0] == _missing(name):
+            known = ", ".join(link.name for link in links)
+            warning = f"interface {name} is not there ({known} are): nothing is hidden or opened on it until it comes"
+        elif fault is not None:
             warning = f"{fault[0]}: nothing is hidden or opened on it ({fault[1]})"
         if renamed:
             other = ", ".join(renamed)
