@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import product
 from typing import Self
 
 import pytest
@@ -43,10 +44,10 @@ class Prober:
         with self._world.stranger.entered():
             while not self._stop.wait(STEP):
                 now = time.monotonic()
-                for port in self._ports:
-                    attempt = socket.socket()
+                for port, version in product(self._ports, SERVER):
+                    attempt = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6)
                     attempt.setblocking(False)  # noqa: FBT003  # the standard library's signature
-                    attempt.connect_ex((SERVER[4], port))
+                    attempt.connect_ex((SERVER[version], port))
                     waiting.append((now + PATIENCE, attempt, port))
                 self.tries += 1
                 waiting = [item for item in waiting if self._waits(*item, now)]

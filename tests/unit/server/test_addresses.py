@@ -3,7 +3,6 @@
 import errno
 import socket
 import struct
-from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
@@ -57,13 +56,13 @@ class Kernel:
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
     real = OwnAddresses(lambda: [(1, "lo"), (2, "eth0")])
     real.close()
     monkeypatch.setattr(real, "_socket", made)
     made.asked = real  # type: ignore[attr-defined]
-    yield made
+    return made
 
 
 def ask(kernel: Kernel, *answers: object, sender: int = KERNEL, address: object = ADDRESS) -> bool | None:

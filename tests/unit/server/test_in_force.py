@@ -1,4 +1,4 @@
-"""In force is what the firewall took: the keeper's shell with a firewall that refuses, and a clock of the test's own."""
+"""In force is what the firewall took: the keeper's shell with a firewall that refuses, and a clock of its own."""
 
 import json
 import socket
@@ -295,6 +295,16 @@ def test_unhide_though_hide_is_in_force_still(desk: Desk) -> None:
     assert "9999/tcp" not in desk.hides
     desk.ask("revoke", name="bob")
     assert "9999/tcp" not in desk.hides
+
+
+def test_unhide_waits_for_a_file_that_is_being_read(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may still list the port, and would have it kept again."""
+    desk.write("alice")
+    desk.turn(1)
+    monkeypatch.setattr(ConfigWatch, "is_reading", True)
+    assert desk.ask("unhide", ports=["8002/tcp"]) == {"reading": True}
+    monkeypatch.undo()
+    assert desk.ask("unhide", ports=["8002/tcp"]) == {"shown": ["8002/tcp"]}
 
 
 def test_the_rules_follow_a_device_that_gets_a_new_name(
