@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from openme.cli.output import note
@@ -12,7 +13,7 @@ from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.ports import PortRange, common, merged, parse_port_spec
 from openme.server import control
-from openme.server.hidden_ports import kept_ports, refuse_named, unnamed, write_kept_without
+from openme.server.hidden_ports import FILE_NAME, kept_ports, refuse_named, unnamed, write_kept_without
 from openme.server.start import state_lock
 
 _PATIENCE = 120.0  # seconds for a server that is still reading its clients
@@ -51,11 +52,21 @@ def _tell(config: ServerConfig, ports: tuple[PortRange, ...], what: str) -> None
     try:
         _ask(config, ports)
     except control.NoServerError:
-        with state_lock(config.state_dir):  # a server that starts meanwhile must not write the old set again
-            write_kept_without(config.state_dir, ports)
+        _take_out(config, ports)
         note(f"{what} is not hidden any more: no server is running, the next one shows it")
     else:
         note(f"{what} is not hidden any more")
+
+
+def _take_out(config: ServerConfig, ports: tuple[PortRange, ...]) -> None:
+    with ExitStack() as stack:
+        if (config.state_dir / FILE_NAME).exists():
+            try:
+                # A server that starts meanwhile must not write the old set again.
+                stack.enter_context(state_lock(config.state_dir))
+            except OpenmeError:
+                raise OpenmeError("a server is just starting or ending", "run it again in a moment") from None
+            write_kept_without(config.state_dir, ports)
 
 
 def _ask(config: ServerConfig, ports: tuple[PortRange, ...]) -> dict[str, Any]:

@@ -170,6 +170,7 @@ class HiddenPorts:
         self._said: tuple[PortRange, ...] = ()
         if state_dir is not None:
             self._read(state_dir)
+        self._before = self.ports  # what a trial that has not passed leaves in the file
 
     def _read(self, state_dir: Path) -> None:
         try:
@@ -207,12 +208,14 @@ class HiddenPorts:
     def remove(self, ports: Iterable[PortRange]) -> None:
         """Keep these no longer. OpenmeError, and they are still kept, if the disk refuses."""
         ports = tuple(ports)
-        if self._state_dir is not None:
-            left = without(self.ports if self._confirmed else self._on_disk or (), ports)
-            if left != self._on_disk:
-                write_hidden_ports(self._state_dir, left)
-                self._on_disk = left
-        self.ports = without(self.ports, ports)
+        self._before = without(self._before, ports)
+        left = without(self.ports, ports)
+        on_disk = left if self._confirmed else self._before
+        if self._state_dir is not None and on_disk != self._on_disk:
+            self._on_disk = None  # after a failure nobody knows
+            write_hidden_ports(self._state_dir, on_disk)
+            self._on_disk = on_disk
+        self.ports = left
 
     def confirm(self) -> None:
         """The trial has passed: what it hides is kept from now on."""
@@ -238,6 +241,7 @@ class HiddenPorts:
         self.ports = ports
         if self._state_dir is None or not self._confirmed or ports == self._on_disk:
             return
+        self._on_disk = None  # after a failure nobody knows
         try:
             write_hidden_ports(self._state_dir, ports)
         except OpenmeError as error:

@@ -6,6 +6,7 @@ import pytest
 
 from openme.ports import parse_port_spec
 from openme.server.hidden_ports import read_hidden_ports, write_hidden_ports
+from openme.server.start import state_lock
 from support.command import Place, place
 
 
@@ -66,6 +67,14 @@ def test_what_cannot_be_taken_off_changes_nothing(
     assert done.error.startswith(error)
     assert hint is None or hint in done.err
     assert (here.config.read_bytes(), kept(here)) == (before, ["22/tcp", "8080-8090/tcp"])
+
+
+def test_a_server_that_does_not_answer_yet_is_not_written_past(here: Place) -> None:
+    with state_lock(here.state):
+        done = here.run("unhide", "8080/tcp")
+    assert done.code == 1
+    assert done.error == "a server is just starting or ending"
+    assert kept(here) == ["22/tcp", "8080-8090/tcp"]
 
 
 def test_a_port_is_needed(here: Place) -> None:

@@ -155,6 +155,14 @@ def test_a_trial_writes_nothing_new_until_it_has_passed(tmp_path: Path) -> None:
     assert read_hidden_ports(tmp_path) == ports("22/tcp", "80/tcp")
 
 
+def test_a_trial_loses_nothing_of_a_damaged_file(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"80/tcp\n81/tcp\n")
+    kept = HiddenPorts(tmp_path, confirmed=False)
+    kept.note(config())
+    kept.remove(ports("81"))
+    assert read_hidden_ports(tmp_path) == ports("80/tcp")
+
+
 def test_a_disk_that_refuses_is_told_once_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -172,7 +180,9 @@ def test_a_disk_that_refuses_is_told_once_and_tried_again(
         with pytest.raises(OpenmeError):
             kept.remove(ports("22/tcp"))
         kept.tick(0.0)
-        assert kept.ports == ports("22/tcp", "2222-2223/tcp")
+        kept.take_back(ports("22/tcp"))
+        assert kept.ports == ports("22/tcp")
+        kept.note(config("[2222-2223/tcp]"))
     assert caplog.text.count("cannot be kept") == 1
     kept.tick(RETRY / 2)
     assert read_hidden_ports(tmp_path) == ports("22/tcp")
