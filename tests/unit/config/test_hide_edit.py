@@ -79,6 +79,18 @@ def test_a_client_with_groups_alone_leaves_nothing_to_list() -> None:
     assert "hide" not in delete_client_hiding(text, PATH, "bob")
 
 
+def test_a_group_that_is_called_like_a_port_is_a_group() -> None:
+    text = (HEAD + CLIENTS).replace("  web:", "  9:").replace("[web, ", "[")
+    assert "hide" not in delete_client_hiding(text.replace("[8085/tcp, 9]", "[9]"), PATH, "bob")
+
+
+def test_an_alias_in_the_list_is_left_as_it_is() -> None:
+    head = HEAD.replace("[22/tcp]", "[&ssh 22/tcp]")
+    edited = delete_client_hiding(head + "hide: [1/tcp, *ssh]\n" + CLIENTS, PATH, "bob")
+    assert edited.startswith(head + "hide: [1/tcp, *ssh]\n")
+    assert "bob:" not in edited
+
+
 def test_line_ends_and_marks_stay() -> None:
     text = "\ufeff" + (HEAD + "hide:\n  - 1/tcp\n" + CLIENTS).replace("\n", "\r\n")
     edited = delete_client_hiding(text, PATH, "bob")

@@ -172,6 +172,14 @@ def test_what_the_firewall_takes_is_in_force(desk: Desk) -> None:
     assert desk.watch.fault is None
 
 
+def test_what_an_edit_has_named_stays_hidden_after_the_next_one(desk: Desk) -> None:
+    for group in ("[2222/tcp]", "[2223/tcp]", "[]"):
+        desk.write("alice", "bob", group=group)
+        desk.turn(1)
+    assert {"22/tcp", "2222-2223/tcp"} <= desk.hides
+    assert PortRange("tcp", 2222, 2223) in (read_hidden_ports(desk.state) or ())
+
+
 def test_what_it_refuses_is_not_and_the_last_good_config_decides_whole(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
