@@ -170,7 +170,7 @@ class HiddenPorts:
         self._said: tuple[PortRange, ...] = ()
         if state_dir is not None:
             self._read(state_dir)
-        self._before = self.ports  # what a trial that has not passed leaves in the file
+        self._before: tuple[PortRange, ...] = self.ports  # what a trial that has not passed leaves in the file
 
     def _read(self, state_dir: Path) -> None:
         try:
