@@ -152,6 +152,15 @@ def write_kept_without(state_dir: Path, ports: Iterable[PortRange]) -> None:
         write_hidden_ports(state_dir, left)
 
 
+def _is_there(path: Path) -> bool:
+    """Whether the file is there; False also where nobody lets us look."""
+    try:
+        path.lstat()
+    except OSError:
+        return False
+    return True
+
+
 class HiddenPorts:
     """The set as the server holds it: in memory, and on the disk as far as the disk lets it.
 
@@ -227,7 +236,7 @@ class HiddenPorts:
         if self._state_dir is None or not self._confirmed or now < self._next_try:
             return
         self._next_try = now + RETRY
-        if self.ports and not (self._state_dir / FILE_NAME).exists():
+        if self.ports and not _is_there(self._state_dir / FILE_NAME):
             self._on_disk = None
         self._keep(self.ports)
 

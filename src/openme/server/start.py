@@ -158,9 +158,10 @@ def serve(config_path: Path, *, interface: str | None, state_file: str | None, t
         on_trial = None
         if trial is not None:
             on_trial = Trial(trial, (lambda: None) if config.firewall == "memory" else _start_trial_guard(stack))
+        hidden = HiddenPorts(config.state_dir, confirmed=trial is None)
         for warning in prepared.give_up():
             _log.warning("%s", warning)
-        return _keep(prepared, watch, sessions, on_trial)
+        return _keep(prepared, watch, hidden, sessions, on_trial)
 
 
 def _state_path(given: str | None, config: ServerConfig) -> Path | None:
@@ -378,7 +379,9 @@ def _start_trial_guard(stack: ExitStack) -> Callable[[], None]:
     return passed
 
 
-def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, trial: Trial | None) -> int:
+def _keep(
+    prepared: _Prepared, watch: ConfigWatch, hidden: HiddenPorts, state_file: Path | None, trial: Trial | None
+) -> int:
     config = watch.config
     store = prepared.store
     replay = store.load(round(config.replay_window * 10**9), read_clocks().unix_ns)
@@ -393,7 +396,6 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
     keeper.remember_sources((knock.source, client_key) for client_key, knock in seen)
     # From the first rule on, a request to stop waits until the process can follow it and take the rules away again.
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
-    hidden = HiddenPorts(config.state_dir, confirmed=trial is None)
     interfaces = watch_interfaces()
     if interfaces is not None:
         interfaces.look(config.interface, read_clocks().monotonic)

@@ -199,6 +199,25 @@ def test_a_file_that_has_gone_is_written_again(tmp_path: Path) -> None:
     assert read_hidden_ports(tmp_path) == ports("22/tcp")
 
 
+def test_a_directory_that_may_not_be_entered_any_more_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = HiddenPorts(tmp_path)
+    kept.note(config())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        for name in ("lstat", "stat", "unlink", "rename"):
+            patched.setattr(Path, name, refuse)
+        patched.setattr("os.open", refuse)
+        kept.tick(0.0)
+        kept.tick(RETRY)
+    assert caplog.text.count("cannot be kept") == 1
+    assert kept.ports == ports("22/tcp")
+
+
 def test_a_range_is_split(tmp_path: Path) -> None:
     kept = HiddenPorts(tmp_path)
     kept.note(config("[8080-8090/tcp]"))
