@@ -60,3 +60,26 @@ def merged(ranges: Iterable[PortRange]) -> tuple[PortRange, ...]:
         else:
             result.append(item)
     return tuple(result)
+
+
+def without(ranges: Iterable[PortRange], taken: Iterable[PortRange]) -> tuple[PortRange, ...]:
+    """The ports of `ranges` that are not in `taken`, in the form of `merged`: a range may come out in pieces."""
+    left = list(merged(ranges))
+    for gap in merged(taken):
+        pieces: list[PortRange] = []
+        for item in left:
+            if item.proto != gap.proto or item.last < gap.first or gap.last < item.first:
+                pieces.append(item)
+                continue
+            if item.first < gap.first:
+                pieces.append(PortRange(item.proto, item.first, gap.first - 1))
+            if gap.last < item.last:
+                pieces.append(PortRange(item.proto, gap.last + 1, item.last))
+        left = pieces
+    return tuple(left)
+
+
+def common(ranges: Iterable[PortRange], others: Iterable[PortRange]) -> tuple[PortRange, ...]:
+    """The ports that are in both, in the form of `merged`."""
+    ranges = merged(ranges)
+    return without(ranges, without(ranges, others))

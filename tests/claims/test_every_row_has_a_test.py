@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = (
     *("port_scan", "silence", "noise", "identity", "replay", "forgery", "forward_secrecy", "revocation", "expiry"),
     *("flood", "spoofing", "relay", "target", "clock", "split", "secrets", "no_lock_out", "host_firewall"),
+    "stays_hidden",
 )
 NOT_YET = "not shown yet"
 

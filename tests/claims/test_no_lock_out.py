@@ -214,3 +214,24 @@ def test_a_boot_without_network(hosts: ClaimsWorld) -> None:
     assert not connects(hosts)
     knocks_in(hosts)
     assert hosts.tcp(hosts.client, SSH) == "open"
+
+
+def test_a_first_start_that_fails_leaves_nothing_behind(hosts: ClaimsWorld) -> None:
+    """The firewall refuses the rules: one line, no rule, nothing kept hidden, and the next start works."""
+    hosts.reset()
+    hosts.server.nft(HOST_RULES)
+    before = hosts.server.ruleset()
+    hosts.edit(interface="a!b")
+    session = hosts.connection(hosts.server, SSH)
+    hosts.begin()
+    assert hosts.wait() == 1
+    errors = [line for line in hosts.log().splitlines() if "openme: error:" in line]
+    assert len(errors) == 1
+    assert "'a!b' is not a usable interface name" in errors[0]
+    assert "Traceback" not in hosts.log()
+    assert hosts.server.ruleset() == before
+    assert not {"hidden_ports", "control"} & {path.name for path in hosts.state_dir.iterdir()}
+    assert echoes(session)
+    hosts.edit(interface=None)
+    hosts.start()
+    knocks_in(hosts)

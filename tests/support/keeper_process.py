@@ -110,6 +110,20 @@ class ScriptedFirewall(MemoryFirewall):
         self.lost = self.touched = True
 
 
+def answered(process: KeeperProcess, request: dict[str, object]) -> dict[str, Any]:
+    """What a process says to a request over the control socket, once the work that it asks for is done."""
+    answer = process._answer(json.dumps(request).encode())
+    if isinstance(answer, dict):
+        return answer
+    while True:
+        try:
+            next(answer)
+        except StopIteration as done:
+            value: dict[str, Any] = done.value
+            return value
+        process._slices.advance()
+
+
 class KeptMessages:
     """An end of the channel that remembers the very objects which it gave and was given, to see what becomes of them.
 

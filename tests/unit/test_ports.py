@@ -2,7 +2,7 @@
 
 import pytest
 
-from openme.ports import PortRange, merged, parse_port_spec, port
+from openme.ports import PortRange, common, merged, parse_port_spec, port, without
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,25 @@ def test_the_canonical_form_is_sorted_and_joined(texts: list[str], expected: lis
 
 def test_a_single_port_is_a_range_of_one() -> None:
     assert port("udp", 53) == PortRange("udp", 53, 53)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "taken", "left"),
+    [
+        ("8080-8090/tcp", "8085/tcp", "8080-8084/tcp 8086-8090/tcp"),
+        ("8080-8090/tcp", "8080/tcp", "8081-8090/tcp"),
+        ("8080-8090/tcp", "8090-9000/tcp 1-8080/tcp", "8081-8089/tcp"),
+        ("8080-8090/tcp", "8085/udp", "8080-8090/tcp"),
+        ("80", "80/tcp", "80/udp"),
+        ("1-65535/tcp", "1/tcp 65535/tcp", "2-65534/tcp"),
+        ("22/tcp 80/tcp", "20-90/tcp", ""),
+        ("22/tcp 23/tcp", "", "22-23/tcp"),
+        ("", "22/tcp", ""),
+    ],
+)
+def test_ports_without_others(ranges: str, taken: str, left: str) -> None:
+    def parsed(text: str) -> list[PortRange]:
+        return [r for spec in text.split() for r in parse_port_spec(spec)]
+
+    assert without(parsed(ranges), parsed(taken)) == merged(parsed(left))
+    assert merged([*common(parsed(ranges), parsed(taken)), *parsed(left)]) == merged(parsed(ranges))

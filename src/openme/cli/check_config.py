@@ -3,13 +3,15 @@
 import argparse
 import os
 
-from openme.cli.output import answer, answer_json, complain, warn
-from openme.config.model import ConfigError
+from openme.cli.output import answer, answer_json, complain, note, warn
+from openme.config.model import ConfigError, ServerConfig
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import DamagedRatchetError, read_ratchet
 from openme.keeper.revoked_keys import read_revoked, without_revoked
+from openme.server import control
 from openme.server.epoch_keys import check_length
+from openme.server.hidden_ports import kept_ports, unnamed
 from openme.server.interfaces import require_interface
 from openme.server.privileges import named_user, refuse_writable
 from openme.server.redirected import redirect_warnings
@@ -25,6 +27,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
     faults: list[tuple[str, str | None]] = []
     warnings: tuple[str, ...] = ()
     summary = ""
+    hidden: list[str] = []
     try:
         config = load_server_config(args.config)
         if os.access(config.state_dir, os.R_OK | os.X_OK):
@@ -32,8 +35,10 @@ def run(_name: str, args: argparse.Namespace) -> int:
         faults += [(str(fault), fault.hint) for fault in config.client_faults]
         warnings = config.warnings + redirect_warnings(config)
         summary = f"{args.config}: {len(config.clients)} clients, {len(config.managed_ports)} managed port ranges"
+        hidden, notes = _hidden_though_unnamed(config)
+        warnings += (*notes, *_refused_by_the_running_server(config))
         if config.interface is not None:
-            require_interface(config.interface)
+            require_interface(config.interface, config.firewall)
         if config.run_as is not None and os.geteuid() == 0:
             refuse_writable(
                 named_user(config.run_as), (args.config.resolve(), *(p for p in [config.state_dir] if p.is_dir()))
@@ -49,13 +54,33 @@ def run(_name: str, args: argparse.Namespace) -> int:
     except OpenmeError as error:
         faults.append((f"{args.config}: {error.message}", error.hint))
     if args.json:
-        answer_json({"ok": not faults, "faults": [text for text, _ in faults], "warnings": list(warnings)})
+        value = {"ok": not faults, "faults": [text for text, _ in faults], "warnings": list(warnings)}
+        answer_json(value | ({"hidden_though_unnamed": hidden} if hidden else {}))
         return 1 if faults else 0
     for warning in warnings:
         warn(warning)
+    if hidden:
+        note(f"hidden though nobody names them (openme unhide PORT): {', '.join(hidden)}")
     for text, cure in faults[:-1]:
         complain(OpenmeError(text, cure))
     if faults:
         raise OpenmeError(*faults[-1])
     answer(f"{summary}: fine")
     return 0
+
+
+def _hidden_though_unnamed(config: ServerConfig) -> tuple[list[str], list[str]]:
+    """What is hidden under this config though no group or client names it, and a warning if that cannot be told."""
+    if not os.access(config.state_dir, os.R_OK | os.X_OK):
+        return [str(item) for item in unnamed(config, ())], []
+    kept, fault = kept_ports(config)
+    return [str(item) for item in unnamed(config, kept)], [] if fault is None else [fault]
+
+
+def _refused_by_the_running_server(config: ServerConfig) -> list[str]:
+    """A config that loads may still be one that the firewall does not take: the server that tried knows."""
+    try:
+        fault = control.ask(config.state_dir, {"command": "reload"}, timeout=5).get("fault")
+    except (OpenmeError, OSError, ValueError):
+        return []
+    return [] if fault is None else [f"the running server keeps its last good config: {fault}"]

@@ -110,14 +110,14 @@ def _add(args: argparse.Namespace) -> int:
         try:
             _show_qr(args, qr)
         except OSError as error:
-            remove_client(args.config, args.name)
+            remove_client(args.config, args.name, keep_hidden=False)
             raise OpenmeError(f"{args.qr_out}: {error.strerror}", "nothing was added") from None
     try:
         answer_lines(text.rstrip("\n"))
         sys.stdout.flush()
     except OSError as error:
         # A profile that nobody holds must not stay registered.
-        remove_client(args.config, args.name)
+        remove_client(args.config, args.name, keep_hidden=False)
         raise OpenmeError(f"the profile could not be written: {error.strerror}", "nothing was added") from None
     _note_file(config, public, epoch_keys)
     note(f"{'let in again' if stood_there else 'added'} {args.name} ({public.fingerprint})")
@@ -259,7 +259,7 @@ def _tell_of_client(args: argparse.Namespace, server: RunningServer, *, stood_th
         reply = server.tell({"command": "reload"}, "the change holds from the next knock on")
     except OpenmeError as error:
         if not stood_there:
-            remove_client(args.config, args.name)
+            remove_client(args.config, args.name, keep_hidden=False)
         raise OpenmeError(f"{error.message}: nothing was added", error.hint) from None
     if reply is not None and reply["reading"]:
         note("the running server is reading its clients; the new one is known in a few seconds")

@@ -52,7 +52,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
     if args.server is None:
         raise OpenmeError("the following arguments are required: --server", "see: openme init --help", exit_code=2)
     if args.interface is not None:
-        require_interface(args.interface)
+        require_interface(args.interface, args.firewall)
     key = ServerPrivateKey(secrets.token_bytes(32))
     state_dir = Path(os.path.abspath(args.state_dir))  # noqa: PTH100  # not resolved: the user's own path stays
     text = render_server_config(

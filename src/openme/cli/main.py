@@ -39,6 +39,7 @@ COMMANDS = {
     "list": Command("clients", "the registered clients"),
     "revoke": Command("clients", "take a client's access away"),
     "close": Command("clients", "end a client's open doors now"),
+    "unhide": Command("unhide", "show a port that is hidden though nobody names it"),
     "reset": Command("clients", "accept a client again whose clock was far ahead"),
     "check-config": Command("check_config", "say what is wrong with a config"),
     "serve": Command("serve", "run the server"),
@@ -53,7 +54,7 @@ COMMANDS = {
 }
 _GROUPS = {
     "server": (
-        *("init", "add", "renew", "list", "revoke", "close", "reset", "check-config"),
+        *("init", "add", "renew", "list", "revoke", "close", "unhide", "reset", "check-config"),
         *("serve", "try", "sessions", "epochs", "rotate"),
     ),
     "client": ("knock", "status", "profiles"),

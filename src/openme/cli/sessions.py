@@ -53,6 +53,8 @@ def _show(args: argparse.Namespace) -> None:
         except (AttributeError, KeyError, TypeError, ValueError):
             raise OpenmeError("this is not what a server says of its sessions", "see it as it is: --json") from None
         answer_lines(text)
+        for warning in value.get("warnings", ()):
+            warn(warning)
 
 
 def _value(args: argparse.Namespace) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def render(value: dict[str, Any], now: datetime) -> str:
-    """Who is in, then the last knock of everybody else."""
+    """Who is in, the last knock of everybody else, and the ports that are hidden though nobody names them."""
     rows = []
     inside = set()
     for session in value["active_sessions"]:
@@ -103,6 +105,8 @@ def render(value: dict[str, Any], now: datetime) -> str:
     others = [[name, str(at)] for name, at in value.get("last_seen", {}).items() if name not in inside]
     if others:
         parts.append(table(["CLIENT", "LAST KNOCK"], others))
+    if hidden := value.get("hidden_though_unnamed"):
+        parts.append(f"hidden though nobody names them (openme unhide PORT): {', '.join(hidden)}")
     return "\n\n".join(parts)
 
 

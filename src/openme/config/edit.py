@@ -17,6 +17,7 @@ from collections.abc import Sequence as Seq
 from itertools import starmap
 from pathlib import Path
 
+from openme.config import hide_edit
 from openme.config.files import check_server_file, file_error, open_regular, read_text
 from openme.config.locked import locked_directory, replace_file
 from openme.config.model import WIRE_VERSIONS, ConfigError, ConfigFault
@@ -32,6 +33,7 @@ from openme.config.server import (
     validate_name,
 )
 from openme.keys.ed25519 import key_id_of
+from openme.ports import PortRange, merged, without
 
 Fields = Map[str, str | Seq[str]]
 
@@ -57,12 +59,19 @@ def add_client(path: Path, name: str, fields: Fields) -> None:
     _edit(path, lambda text, place: insert_client(text, place, name, fields))
 
 
-def remove_client(path: Path, name: str) -> None:
+def remove_client(path: Path, name: str, *, keep_hidden: bool = True) -> None:
     """Remove client `name`; NoClientError, with the nearest name as a hint, if there is none. Otherwise as add_client.
 
     It also works on a file with faults elsewhere, as long as it is YAML: taking a right away must not wait for those.
+    `keep_hidden` puts the ports that nobody but this client named under `hide:`, in the same edit.
     """
-    _edit(path, lambda text, place: delete_client(text, place, name))
+    change = delete_client_hiding if keep_hidden else delete_client
+    _edit(path, lambda text, place: change(text, place, name))
+
+
+def unhide_ports(path: Path, ports: Seq[PortRange]) -> None:
+    """Take ports off `hide:`; of a range that holds some of them the rest stays. ConfigError as for add_client."""
+    _edit(path, lambda text, place: delete_hidden(text, place, ports))
 
 
 def set_server(path: Path, values: Map[str, str | Seq[str] | None]) -> None:
@@ -139,6 +148,51 @@ def delete_client(text: str, path: Path, name: str) -> str:
     edited = _deleted(body, root, clients, names.index(name), path)
     _verify(root, _root(edited, path, ours=True), path, name, added=False)
     return bom + edited
+
+
+@collector_paused()
+def delete_client_hiding(text: str, path: Path, name: str) -> str:
+    """`delete_client`, and the ports that nobody but this client named are listed under `hide:` afterwards.
+
+    A list in an unusual notation stays as it is: the right is taken away all the same, and the server, which knows
+    what it has hidden, goes on hiding it.
+    """
+    before = _root(_without_bom(text)[1], path)
+    groups = parse_groups(Section(path, before, "", []), [])
+    ports = without(hide_edit.named_by_it_alone(before, name, groups), hide_edit.hidden_ports(before))
+    edited = delete_client(text, path, name)
+    if not ports:
+        return edited
+    bom, body = _without_bom(edited)
+    root = _root(body, path, ours=True)
+    wanted = merged((*hide_edit.hidden_ports(root), *ports))
+    changed = _checked_hide(root, hide_edit.with_more(body, root, ports), path, wanted)
+    return edited if changed is None else bom + changed
+
+
+@collector_paused()
+def delete_hidden(text: str, path: Path, ports: Seq[PortRange]) -> str:
+    """The file's text with fewer ports under `hide:`. Pure; ConfigError as for unhide_ports."""
+    bom, body = _without_bom(text)
+    root = _root(body, path)
+    wanted = without(hide_edit.hidden_ports(root), ports)
+    changed = _checked_hide(root, hide_edit.with_less(body, root, ports), path, wanted)
+    if changed is None:
+        raise _by_hand(path, root.entries[hide_edit.KEY][0].line, hide_edit.KEY)
+    return bom + changed
+
+
+def _checked_hide(old: Mapping, changed: str | None, path: Path, wanted: tuple[PortRange, ...]) -> str | None:
+    """The changed text if it lists what is wanted under `hide:` and nothing else differs; None otherwise."""
+    if changed is None:
+        return None
+    try:
+        new = _root(changed, path, ours=True)
+    except ConfigError:
+        return None
+    kept = [[pair for pair in root.pairs if pair[0].text != hide_edit.KEY] for root in (old, new)]
+    twice = any(key.text == hide_edit.KEY for key in new.repeated)
+    return changed if _same_pairs(*kept) and hide_edit.hidden_ports(new) == wanted and not twice else None
 
 
 @collector_paused()

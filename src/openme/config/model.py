@@ -103,25 +103,26 @@ class ServerConfig:
     state_dir: Path = Path("/var/lib/openme")
     run_as: str | None = None
     groups: Mapping[str, tuple[PortRange, ...]] = field(default_factory=dict)
+    hide: tuple[PortRange, ...] = ()
     clients: Mapping[str, ClientEntry] = field(default_factory=dict)
     client_faults: tuple[ConfigFault, ...] = ()
     orphan_ports: tuple[PortRange, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @cached_property
+    def managed_ports(self) -> tuple[PortRange, ...]:
+        """What `drop_ports` hides: ports of all groups, clients and `hide:`, and the health port (TCP), merged."""
+        return merged((port("tcp", self.health_port), *self.named_ports, *self.hide))
+
+    @cached_property
     def named_ports(self) -> tuple[PortRange, ...]:
-        """Every port of all groups and clients, those at fault included, merged."""
+        """The ports that a group or a client names, merged.
+
+        Those of clients at fault are among them: nobody may open them now, and they must not lie open to everybody.
+        """
         ranges = {r for group in self.groups.values() for r in group}
         ranges.update(r for client in self.clients.values() for r in client.ports)
         return merged((*ranges, *self.orphan_ports))
-
-    @cached_property
-    def managed_ports(self) -> tuple[PortRange, ...]:
-        """Every port that a grant may open: those of all groups and clients, and the health port (TCP), merged.
-
-        Ports of clients at fault are among them: nobody may open those now, and they must not lie open to everybody.
-        """
-        return merged((port("tcp", self.health_port), *self.named_ports))
 
 
 @dataclass(frozen=True, slots=True)

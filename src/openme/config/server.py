@@ -31,7 +31,7 @@ from openme.keys.ed25519 import parse_public_key
 from openme.keys.x25519 import parse_server_private_key, parse_server_public_key
 from openme.ports import MAX_PORT, PortRange, merged, parse_port_spec
 
-TOP_KEYS = ("server", "ports", "clients")
+TOP_KEYS = ("server", "ports", "hide", "clients")
 SERVER_KEYS = (
     "host",
     "udp_port",
@@ -160,6 +160,7 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
         server.fault("previous_private_key", "is private_key itself", "remove the line")
     protocols = server.words("protocols", frozenset(WIRE_VERSIONS), WIRE_VERSIONS)
     groups = parse_groups(root, faults)
+    hide = _hide(root)
     clients, client_faults, orphans = _clients(root, Surroundings(path, groups, protocols, notes))
     host = server.text("host", "a host name or address", HOST_PATTERN)
     knock_timeout = server.duration("knock_timeout", LONGEST_DOOR) or 30.0
@@ -201,6 +202,7 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
         state_dir=Path(state_dir),
         run_as=run_as,
         groups=groups,
+        hide=hide,
         clients=clients,
         client_faults=tuple(client_faults),
         orphan_ports=merged(orphans),
@@ -284,6 +286,17 @@ def parse_groups(root: Section, faults: list[ConfigFault]) -> dict[str, tuple[Po
                 section.fault_at(name, item.line, str(error))
         groups[name] = merged(ranges)
     return groups
+
+
+def _hide(root: Section) -> tuple[PortRange, ...]:
+    """The ports below `hide:`, merged: hidden though no group or client may name them."""
+    ranges: list[PortRange] = []
+    for item in root.items("hide", _PORT_EXAMPLE) or ():
+        try:
+            ranges += parse_port_spec(item.text)
+        except ValueError as error:
+            root.fault_at("hide", item.line, str(error))
+    return merged(ranges)
 
 
 def _clients(root: Section, around: Surroundings) -> tuple[dict[str, ClientEntry], list[ConfigFault], list[PortRange]]:

@@ -40,7 +40,8 @@ class Rules:
     `hidden`: managed ports that are dropped or rejected for everybody without a door.
     `port_lists`: every list that a door can be opened for. `interface`: None for all. `hide_udp_errors`: unused UDP
     ports are as silent as hidden ones. `always_open_from`: for these networks nothing is hidden but `always_hidden`;
-    whether they get in is for the host's own rules to say.
+    whether they get in is for the host's own rules to say. `interface_indexes`: devices that
+    count as the interface whatever they are called now.
     """
 
     knock_port: int
@@ -52,6 +53,7 @@ class Rules:
     port_lists: frozenset[PortList]
     always_open_from: tuple[IPNetwork, ...] = ()
     always_hidden: tuple[PortRange, ...] = ()
+    interface_indexes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,15 @@ def _elements(doors: Iterable[Door]) -> list[str]:
     ]
 
 
+def _elsewhere(interface: str, indexes: Iterable[int]) -> str:
+    """Matches packets that came in by no device that counts as the interface.
+
+    By name, so that one that is yet to come counts from its first packet; and by the indexes of those that have had the
+    name, so that what is hidden on a device stays hidden in the instant in which it gets another one.
+    """
+    return " ".join([f"iifname != {interface_name(interface)}", *(f"iif != {index}" for index in indexes)])
+
+
 def _chains(rules: Rules, *, one_path: bool) -> list[tuple[str, list[str]]]:
     """The chains with their rules, in the order in which a packet can meet them."""
     one_path = one_path and (rules.hide_udp_errors or rules.hidden_as == "reject")
@@ -305,7 +314,7 @@ def _not_ours(rules: Rules) -> list[str]:
     """Accepts what comes in by another way than the one that the rules are for."""
     lines = ['iifname "lo" accept']
     if rules.interface is not None:
-        lines.append(f"iifname != {interface_name(rules.interface)} accept")
+        lines.append(f"{_elsewhere(rules.interface, rules.interface_indexes)} accept")
     return lines
 
 

@@ -63,6 +63,12 @@ class Grants:
             for item in port_list.ports
         )
 
+    def copy(self) -> "Grants":
+        """The same grants, so that a change can be tried without being made."""
+        made = Grants()
+        made._by_address = {address: dict(beside) for address, beside in self._by_address.items()}
+        return made
+
     def next_deadline(self) -> float | None:
         """Monotonic seconds at which the next grant ends."""
         return min((grant.deadline for grant in self), default=None)

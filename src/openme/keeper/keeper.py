@@ -89,11 +89,14 @@ class Stranger:
 
 @dataclass(frozen=True, slots=True)
 class Reconfiguration:
-    """What a changed config asks of the firewall: new rules, and doors to move or close."""
+    """What a changed config asks of the firewall, new rules and doors to move or close, and what follows from it."""
 
     rules: Rules
     change: Change
     ended: tuple[tuple[Grant, str], ...]
+    config: ServerConfig
+    registry: Registry
+    grants: Grants
 
 
 class Keeper:
@@ -104,9 +107,12 @@ class Keeper:
         config: ServerConfig,
         replay: ReplayMemory,
         journal: Journal,
-        is_own: Callable[[IPAddress], bool],
+        is_own: Callable[[IPAddress], bool | None],
     ) -> None:
-        """`is_own` tells the addresses that are this host's own or a broadcast address of its networks."""
+        """`is_own` tells the addresses that are this host's own or a broadcast address of its networks.
+
+        None: it cannot be told.
+        """
         self.grants = Grants()
         self.config = config
         self.epochs: Epochs | None = None
@@ -249,29 +255,40 @@ class Keeper:
 
     def reconfigure(self, config: ServerConfig, now: Now) -> Reconfiguration:
         """Follow a changed config: the next knock is judged by it, and open doors are moved or closed."""
-        self.config = config
-        self._registry = Registry(config.clients.values())
-        self._replay.set_window(round(config.replay_window * _NS))
-        if self.epochs is not None:
-            self.epochs.follow(config.replay_window, config.epoch_horizon)
+        plan = self.plan(config, now)
+        self.follow(plan)
+        return plan
+
+    def plan(self, config: ServerConfig, now: Now, rules: Rules | None = None) -> Reconfiguration:
+        """What a changed config would lead to; nothing is changed yet. `rules`: those that it will be in force with."""
+        registry = Registry(config.clients.values())
+        grants = self.grants.copy()
         ended: list[tuple[Grant, str]] = []
         moved: list[Grant] = []
-        for grant in self.grants:
-            if why := self._over(grant, now):
+        for grant in grants:
+            if why := _over(grant, registry, now):
                 ended.append((grant, why))
                 continue
-            client = self._registry.by_key(grant.client_key)
+            client = registry.by_key(grant.client_key)
             lists = client_lists(client, config.health_port) if client is not None else ()
             if client is not None and (lists != grant.port_lists or client.name != grant.client_name):
                 moved.append(replace(grant, ports=client.ports, port_lists=lists, client_name=client.name))
-        closing = self.grants.remove([*(grant for grant, _ in ended), *moved], now.monotonic)
+        closing = grants.remove([*(grant for grant, _ in ended), *moved], now.monotonic)
         opening = {(door.port_list, door.address): door for door in closing.open}
         for grant in moved:
-            self.grants.add(grant)
-        opening |= self.grants.lasting_doors_of(moved, now.monotonic)
-        rules = rules_for(config)
+            grants.add(grant)
+        opening |= grants.lasting_doors_of(moved, now.monotonic)
+        rules = rules_for(config) if rules is None else rules
         still = tuple(d for d in closing.close if d not in opening and d[0] in rules.port_lists)
-        return Reconfiguration(rules, Change(tuple(opening.values()), still), tuple(ended))
+        change = Change(tuple(opening.values()), still)
+        return Reconfiguration(rules, change, tuple(ended), config, registry, grants)
+
+    def follow(self, plan: Reconfiguration) -> None:
+        """Judge by what was planned from now on; nothing else may have changed since."""
+        self.config, self._registry, self.grants = plan.config, plan.registry, plan.grants
+        self._replay.set_window(round(plan.config.replay_window * _NS))
+        if self.epochs is not None:
+            self.epochs.follow(plan.config.replay_window, plan.config.epoch_horizon)
 
     def receipt_for(self, judgement: Judgement, now: Now) -> bytes | None:
         """The text of the receipt for a version 2 knock that opened; None for a client without a health port."""
@@ -288,17 +305,7 @@ class Keeper:
 
     def overdue(self, now: Now) -> list[tuple[Grant, str]]:
         """Grants whose client has lost its right while the door is open, with the reason."""
-        return [(grant, why) for grant in self.grants if (why := self._over(grant, now))]
-
-    def _over(self, grant: Grant, now: Now) -> str | None:
-        client = self._registry.by_key(grant.client_key)
-        if client is None:
-            return "revoked"
-        if client.expires is not None and client.expires <= now.utc:
-            return "expired"
-        if client.allowed_from and not any(grant.address in network for network in client.allowed_from):
-            return "allowed_from"
-        return None
+        return [(grant, why) for grant in self.grants if (why := _over(grant, self._registry, now))]
 
     def client(self, key: bytes) -> ClientEntry | None:
         """The client with this 32-byte public key, as it is in force."""
@@ -312,6 +319,18 @@ class Keeper:
         """Take over grants of an earlier run, whose doors are still open in the kernel."""
         for grant in grants:
             self.grants.add(grant)
+
+
+def _over(grant: Grant, registry: Registry, now: Now) -> str | None:
+    """Why this grant's client has no right to it any more; None while it has."""
+    client = registry.by_key(grant.client_key)
+    if client is None:
+        return "revoked"
+    if client.expires is not None and client.expires <= now.utc:
+        return "expired"
+    if client.allowed_from and not any(grant.address in network for network in client.allowed_from):
+        return "allowed_from"
+    return None
 
 
 def _grant(client: ClientEntry, opening: Opening, now: Now) -> Grant:

@@ -40,15 +40,19 @@ class PolicyRefusal:
     reason: str
 
 
-def refused_target(address: IPAddress, is_own: Callable[[IPAddress], bool]) -> str | None:
+def refused_target(address: IPAddress, is_own: Callable[[IPAddress], bool | None]) -> str | None:
     """The name of the rule by which no door opens for this address, or None (spec security-model.md, `target`).
 
-    `is_own` tells the addresses that are the server's own or a broadcast address of its networks.
+    `is_own` tells the addresses that are the server's own or a broadcast address of its networks; None: it cannot be
+    told, and so no door opens.
     """
     for reason, networks in _REFUSED.items():
         if any(address in network for network in networks):
             return reason
-    return "own_address" if is_own(address) else None
+    own = is_own(address)
+    if own is None:
+        return "unchecked_address"
+    return "own_address" if own else None
 
 
 def health_list(health_port: int) -> PortList:
@@ -73,7 +77,7 @@ def decide(  # noqa: PLR0917  # the facts that the decision rests on, each once
     now: datetime,
     knock_timeout: float,
     health_port: int,
-    is_own: Callable[[IPAddress], bool],
+    is_own: Callable[[IPAddress], bool | None],
 ) -> Opening | PolicyRefusal:
     """What this client's knock opens. `target` None stands for the source address; times in seconds."""
     if target is None and client.require_target_ip:

@@ -1,13 +1,17 @@
 """The firewall's static rules as a function of the config."""
 
+from collections.abc import Iterable
+
 from openme.config.model import ServerConfig
 from openme.firewall.base import Rules
 from openme.keeper.policy import client_lists, health_list
-from openme.ports import port
+from openme.ports import PortRange, merged, port
 
 
-def rules_for(config: ServerConfig) -> Rules:
+def rules_for(config: ServerConfig, kept: Iterable[PortRange] = (), interface_indexes: Iterable[int] = ()) -> Rules:
     """What the firewall is to enforce under this config.
+
+    `kept`: ports that stay hidden although the config may not name them any more. `interface_indexes`: see `Rules`.
 
     The health port is hidden whatever `drop_ports` says: a port that shows itself would tell that openme runs here.
     """
@@ -23,11 +27,12 @@ def rules_for(config: ServerConfig) -> Rules:
     return Rules(
         knock_port=config.udp_port,
         open_knock_port=config.open_knock_port,
-        hidden=config.managed_ports if config.drop_ports else (port("tcp", config.health_port),),
+        hidden=merged((*config.managed_ports, *kept)) if config.drop_ports else (port("tcp", config.health_port),),
         hidden_as=config.hidden_as,
         hide_udp_errors=config.hide_udp_errors,
         interface=config.interface,
         port_lists=frozenset(lists),
         always_open_from=config.always_open_from,
         always_hidden=(port("tcp", config.health_port),) if is_ours else (),
+        interface_indexes=() if config.interface is None else tuple(sorted(interface_indexes)),
     )

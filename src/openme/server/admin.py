@@ -6,6 +6,7 @@
     client        sha256, name, keys       the file; `keys` in force under that name, whether one of all is `revoked`
     revoke        sha256, name, keys, cut  the file; `keys` that are out from now on; why doors may be open still
     close, reset  sha256, name, cut        the file; what was done
+    unhide        sha256, ports            the file; what was `shown`
     ratchet                                whether one was `made`
     new_ratchet   epoch_length             nothing
 
@@ -25,11 +26,13 @@ from typing import Any
 
 from openme.config.content_hash import content_hash
 from openme.keeper.revoked_keys import KEY_SIZE
+from openme.ports import PortRange, merged, parse_port_spec
 from openme.server.config_watch import ConfigWatch
 
-COMMANDS = frozenset(("sessions", "reload", "client", "revoke", "close", "reset", "ratchet", "new_ratchet"))
+COMMANDS = frozenset(("sessions", "reload", "client", "revoke", "close", "reset", "unhide", "ratchet", "new_ratchet"))
 _MAX_NAME = 4096  # characters
 _MAX_KEYS = 64
+_MAX_PORTS = 4096
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
@@ -48,6 +51,7 @@ class Request:
     cut: bool = False
     sha256: str | None = None
     epoch_length: float | None = None
+    ports: tuple[PortRange, ...] = ()
 
 
 def parse_request(raw: bytes) -> Request:
@@ -94,6 +98,12 @@ def parse_keys(value: object) -> frozenset[bytes]:
     return keys
 
 
+def _ports(specs: object) -> tuple[PortRange, ...]:
+    if not isinstance(specs, list) or len(specs) > _MAX_PORTS or not all(isinstance(spec, str) for spec in specs):
+        raise ValueError
+    return merged(item for spec in specs for item in parse_port_spec(spec))
+
+
 def _checked(value: dict[str, Any]) -> Request:
     name, cut = value.get("name", ""), value.get("cut", False)
     sha256, epoch_length = value.get("sha256"), value.get("epoch_length")
@@ -111,4 +121,5 @@ def _checked(value: dict[str, Any]) -> Request:
         cut,
         sha256,
         epoch_length,
+        _ports(value.get("ports", [])),
     )

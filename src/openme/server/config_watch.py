@@ -13,6 +13,7 @@ from openme.config.model import ConfigError, ServerConfig
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.keeper.revoked_keys import revoked_names, without_revoked
+from openme.ports import PortRange, without
 from openme.server.privileges import die_with_parent
 from openme.server.revoked_watch import RevokedWatch
 
@@ -23,6 +24,7 @@ _REMIND = 60.0  # seconds between two lines about a file that is still broken
 _log = logging.getLogger("openme.config")
 _Signature = tuple[int, int, int, int, int] | None
 _Outcome = ServerConfig | OpenmeError
+_UNREAD: _Signature = (-1, -1, -1, -1, -1)
 
 
 class ConfigWatch:
@@ -44,6 +46,8 @@ class ConfigWatch:
         self._overrides = dict(overrides or {})
         self._signature = self._look()
         self._reader: _Reader | None = None
+        self._refusal: str | None = None
+        self._again = False
         self._last_good = self._load(tighten=tighten)
         self._revoked = RevokedWatch(self._last_good.state_dir)
         self._disabled: frozenset[str] = frozenset()
@@ -92,6 +96,28 @@ class ConfigWatch:
         client = self._last_good.clients.get(name)
         return frozenset() if client is None else frozenset({client.public_key.raw})
 
+    def refuse(self, config: ServerConfig, reason: str) -> None:
+        """The firewall did not take what was read last, for this reason: the file is at fault, `config` is in force."""
+        self._last_good = config
+        self.config = self._less_revoked()
+        self.fault = reason
+        if reason != self._refusal:
+            self._refusal = reason
+            self._last_said = float("-inf")
+            self._remind()
+
+    def read_again(self) -> None:
+        """Read a file that the firewall did not take once more at the next look: the fault may have been the host's."""
+        if self._refusal is not None and self.fault == self._refusal and self._reader is None:
+            self._signature = _UNREAD
+            self._again = True
+
+    def unlist(self, ports: Iterable[PortRange]) -> ServerConfig:
+        """These ports stand under `hide:` of the file no longer; the config in force without them."""
+        self._last_good = replace(self._last_good, hide=without(self._last_good.hide, tuple(ports)))
+        self.config = self._less_revoked()
+        return self.config
+
     def is_revoked(self, keys: Iterable[bytes]) -> bool:
         """Whether one of these keys is revoked, on the disk or by word."""
         return any(key in self._revoked.keys for key in keys)
@@ -130,6 +156,7 @@ class ConfigWatch:
         return self._settle(outcome)
 
     def _settle(self, outcome: _Outcome) -> bool:
+        again, self._again = self._again, False
         if isinstance(outcome, OpenmeError):
             self.fault = outcome.message
             self._last_said = float("-inf")
@@ -138,7 +165,8 @@ class ConfigWatch:
         self.fault = None
         self._last_good = outcome
         self.config = self._less_revoked()
-        say_warnings(self.config)
+        if not again:
+            say_warnings(self.config)
         return True
 
     def _load(self, *, tighten: bool = False) -> ServerConfig:

@@ -20,17 +20,18 @@ from openme.config.model import ServerConfig
 from openme.config.section import nearest
 from openme.durations import format_duration
 from openme.errors import OpenmeError
-from openme.firewall.base import CutTarget, Door, Firewall, FirewallError, Steps
+from openme.firewall.base import CutTarget, Door, Firewall, FirewallError, Rules, Steps
 from openme.keeper.epochs import Epochs
 from openme.keeper.grants import Change, DoorKey, Grant
 from openme.keeper.journal import Journal
-from openme.keeper.keeper import Judgement, Keeper, Now, Stranger
+from openme.keeper.keeper import Judgement, Keeper, Now, Reconfiguration, Stranger
 from openme.keeper.lost_rights import Expiries, lost_by_change, lost_by_keys
 from openme.keeper.policy import client_lists
 from openme.keeper.ratchet_file import write_ratchet
 from openme.keeper.rules import rules_for
 from openme.keeper.store import Accepted, Holder, Store
 from openme.keys.erasing import wipe
+from openme.ports import common
 from openme.server import control, logs
 from openme.server.admin import Request, RequestError, about_file, key_texts, parse_request
 from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
@@ -38,6 +39,8 @@ from openme.server.config_watch import ConfigWatch
 from openme.server.cutting import Cutting
 from openme.server.door_steps import AT_ONCE, DoorSteps
 from openme.server.epoch_keys import erase_before, open_epochs, write_new
+from openme.server.hidden_ports import HiddenPorts, refuse_named, unnamed
+from openme.server.interfaces import InterfaceWatch
 from openme.server.listener_reports import Reports
 from openme.server.replies import Replies
 from openme.server.slices import Slices
@@ -53,6 +56,8 @@ _MAX_STRANGERS = 256  # that wait for their client to be searched for
 _STRANGERS_PATIENCE = 3.0  # seconds after which one who still waits has knocked again or gone
 _STRANGERS_SHARE = 0.01  # seconds for them before the people we know get their turn again
 _REPAIR_INTERVAL = 0.4  # seconds between two repairs of the firewall
+_FIRST_RETRY = 0.5  # seconds until a config that the firewall refused is tried again; twice as long each time
+_LAST_RETRY = 64.0
 _STATE_INTERVAL = 0.2  # seconds; a thousand people who knock at once must not mean a thousand files
 _BUSY_LISTENER = 0.01  # seconds until orders are offered again to a listener that would not take them
 _ERASING_INTERVAL = 60.0  # seconds between two tries to erase an epoch's key from a disk that refuses
@@ -92,6 +97,8 @@ class Parts:
     state_file: Path | None
     trial: Trial | None = None
     reports: Reports = field(default_factory=Reports)
+    hidden: HiddenPorts = field(default_factory=HiddenPorts)
+    interfaces: InterfaceWatch | None = None
 
 
 class Ending(Enum):
@@ -118,7 +125,12 @@ class KeeperProcess:
         self._control = parts.control
         self._state_file = parts.state_file
         self._clocks = clocks
-        self._rules = rules_for(parts.keeper.config)
+        self._hidden = parts.hidden
+        self._interfaces = parts.interfaces
+        self._rules = self._rules_for(parts.keeper.config)
+        """What the firewall took last, and nothing else: this is what a repair puts back."""
+        self._retry_at: float | None = None
+        self._retry_after = _FIRST_RETRY
         self._seen = {key: (seen.name, seen.at) for key, seen in parts.store.seen().items()}
         self._selector = selectors.DefaultSelector()
         self._slices = Slices()
@@ -164,6 +176,8 @@ class KeeperProcess:
         self._selector.register(self._control, selectors.EVENT_READ, self._on_control)
         if self._firewall.changes is not None:
             self._selector.register(self._firewall.changes, selectors.EVENT_READ, self._on_ruleset_change)
+        if self._interfaces is not None:
+            self._selector.register(self._interfaces.changes, selectors.EVENT_READ, self._interfaces.has_changed)
         self._give_v1_keys()
         self._follow_epochs(self._clocks())
         self._outbox.put([Order(OrderKind.SERVE)])
@@ -209,6 +223,8 @@ class KeeperProcess:
         self._repair(now)
         self._firewall.adapt()
         self._follow_config(now)
+        self._follow_interface(now)
+        self._hidden.tick(now.monotonic)
         self._follow_epochs(now)
         if (floor_ns := self._keeper.settle_floor(now)) is not None:
             self._store.set_floor(floor_ns)
@@ -381,41 +397,103 @@ class KeeperProcess:
         if self._trial is not None and self._trial_until is not None:
             self._trial_until = None
             self._trial.passed()
+            self._hidden.confirm()
             _log.info("%s has knocked: the ports stay hidden until this server is stopped", name)
 
     # -- config
 
     def _follow_config(self, now: Now) -> None:
+        if self._retry_at is not None and now.monotonic >= self._retry_at:
+            self._retry_at = None
+            self._watch.read_again()
         config = self._watch.refresh()
-        if config is not None:
-            self._use(config, now)
+        if config is not None and self._use(config, now):
             _log.info("config in force: %d clients", len(config.clients))
 
-    def _use(self, config: ServerConfig, now: Now) -> None:
-        """Put a changed config in force: for the next knock, for open doors, in the firewall and in the listener."""
+    def _use(self, config: ServerConfig, now: Now) -> bool:
+        """Put a changed config in force: in the firewall, and if that takes it for the next knock and for open doors.
+
+        False, and the config before stays in force, if the firewall refuses.
+        """
         config = self._keep_what_needs_a_restart(config)
+        kept = self._hidden.ports
+        self._hidden.note(config)
+        plan = self._keeper.plan(config, now, self._rules_for(config))
+        has_new_rules = plan.rules != self._rules
+        if has_new_rules:
+            try:
+                self._doors.apply(plan.rules, plan.change.open)
+            except FirewallError as error:
+                self._hidden.take_back(kept)
+                self._stay(config, error, now)
+                return False
+            self._rules = plan.rules
+        self._retry_at, self._retry_after = None, _FIRST_RETRY
+        self._hidden.took(config)
         if ("v2" in config.protocols) != (self._keeper.epochs is not None):
             self._switch_v2(config, now)
+        self._follow(plan, Change(close=plan.change.close) if has_new_rules else plan.change, now)
+        self._follow_interface(now)
+        self._give_v1_keys()
+        return True
+
+    def _stay(self, refused: ServerConfig, error: FirewallError, now: Now) -> None:
+        """The firewall has refused the rules of a config: the one before stays in force, but for clients that went.
+
+        The reason may be the config or the moment (somebody changes the ruleset, memory is short), which nobody can
+        tell apart; so it is tried again, ever more rarely.
+        """
+        before = self._keeper.config
+        keys = {client.public_key.raw for client in refused.clients.values()}
+        clients = {name: client for name, client in before.clients.items() if client.public_key.raw in keys}
+        config = before if len(clients) == len(before.clients) else replace(before, clients=clients)
+        self._watch.refuse(config, error.message)
+        self._ruleset_changed = True  # whatever the try has left behind is put right
+        self._retry_at = now.monotonic + self._retry_after
+        self._retry_after = min(2 * self._retry_after, _LAST_RETRY)
+        plan = self._keeper.plan(config, now, self._rules)
+        self._follow(plan, plan.change, now)
+
+    def _follow(self, plan: Reconfiguration, change: Change, now: Now) -> None:
+        """Judge by this plan from now on, whose rules are in force, and do to the doors what is left to do."""
         clients = self._keeper.config.clients
-        outcome = self._keeper.reconfigure(config, now)
-        self._slices.add(self._say_ended(outcome.ended))
-        before, self._rules = self._rules, outcome.rules
+        self._slices.add(self._say_ended(plan.ended))
+        self._keeper.follow(plan)
         try:
-            if outcome.rules != before:
-                self._doors.apply(outcome.rules, outcome.change.open)
-                self._apply(Change(close=outcome.change.close))
-            else:
-                self._apply_large(outcome.change)
+            self._apply_large(change)
         except FirewallError as error:
             # One line for the operator; the doors that should have closed do so when their time is over.
             _log.error("the changed config is not in the firewall: %s", error.message)
             self._note_left_open(error, now)
-        self._expiries.follow(config.clients.values())
+        self._expiries.follow(plan.config.clients.values())
         lost = lost_by_change(clients, self._keeper.client, self._store.holders_of, now.utc)
-        self._end_exchanges(lost, outcome.ended)
+        self._end_exchanges(lost, plan.ended)
         gc.freeze()
-        self._give_v1_keys()
         self._state_changed = True
+
+    def _rules_for(self, config: ServerConfig) -> Rules:
+        indexes = () if self._interfaces is None else self._interfaces.indexes_of(config.interface)
+        return rules_for(config, self._hidden.ports, indexes)
+
+    def _follow_interface(self, now: Now) -> None:
+        """Look whether packets still come in by the interface of the config, and keep hidden what is hidden there."""
+        if self._interfaces is None:
+            return
+        name = self._keeper.config.interface
+        self._interfaces.look(name, now.monotonic)
+        indexes = () if name is None else tuple(sorted(self._interfaces.indexes))
+        if indexes == self._rules.interface_indexes or name != self._rules.interface:
+            return
+        rules = replace(self._rules, interface_indexes=indexes)
+        if now.monotonic < self._next_repair:
+            return
+        self._next_repair = now.monotonic + _REPAIR_INTERVAL
+        try:
+            self._firewall.apply(rules)
+        except FirewallError as error:
+            _log.error("the rules do not follow interface %s: %s", name, error.message)  # one line for the operator
+            return
+        self._rules = rules
 
     def _keep_what_needs_a_restart(self, config: ServerConfig) -> ServerConfig:
         current = self._keeper.config
@@ -654,6 +732,7 @@ class KeeperProcess:
             "revoke": self._revoke,
             "close": self._close,
             "reset": self._reset,
+            "unhide": self._unhide,
         }
         outcome = answers[request.command](request, now)
         file = about_file(self._watch, request.sha256)
@@ -737,12 +816,34 @@ class KeeperProcess:
 
         return wait()
 
+    def _unhide(self, request: Request, now: Now) -> dict[str, Any]:
+        """Hide these ports no longer; the command has taken them off `hide:` in the file."""
+        if self._watch.is_reading:
+            # What is being read may still list them, and would have them kept again.
+            return {"reading": True}
+        try:
+            ports = request.ports
+            config = self._keeper.config
+            refuse_named(config, ports)
+            shown = common(ports, (*self._hidden.ports, *config.hide)) if config.drop_ports else ()
+            self._hidden.remove(ports)
+        except OpenmeError as error:
+            return {"error": error.message}
+        if not self._use(self._watch.unlist(ports), now):
+            return {"error": f"not shown yet: {self._watch.fault}"}
+        _log.info("shown on the operator's word: %s", ", ".join(map(str, shown)) or "nothing that was hidden")
+        return {"shown": [str(item) for item in shown]}
+
     # -- what others see
 
     def _sessions(self, now: Now) -> Steps[dict[str, Any]]:
         names = {client.public_key.raw: name for name, client in self._keeper.config.clients.items()}
         last_seen = {names[key]: at for key, (_, at) in self._seen.items() if key in names}
-        return sessions_value(self._keeper.grants, last_seen, now.unix)
+        value = yield from sessions_value(self._keeper.grants, last_seen, now.unix)
+        value["hidden_though_unnamed"] = [str(item) for item in unnamed(self._keeper.config, self._hidden.ports)]
+        warning = None if self._interfaces is None else self._interfaces.warning
+        value["warnings"] = [] if warning is None else [warning]
+        return value
 
     def _write_state(self) -> Steps[None]:
         if self._state_file is None:

@@ -9,7 +9,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from openme.config.model import ServerConfig
 from openme.durations import format_duration
 from openme.errors import OpenmeError
-from openme.firewall.base import Firewall
+from openme.firewall.base import Firewall, FirewallError
 from openme.firewall.choose import open_firewall
 from openme.keeper.epochs import Epochs
 from openme.keeper.journal import Journal
@@ -26,6 +26,7 @@ from openme.keeper.keeper import Keeper
 from openme.keeper.rules import rules_for
 from openme.keeper.store import Store
 from openme.listener.listener import Listener
+from openme.ports import merged
 from openme.server import control
 from openme.server.addresses import OwnAddresses
 from openme.server.channel import FRAME_SIZES, ChannelClosedError, channel, received
@@ -40,7 +41,8 @@ from openme.server.children import (
 from openme.server.config_watch import ConfigWatch, say_warnings
 from openme.server.earlier_sessions import track_earlier_sessions
 from openme.server.epoch_keys import open_epochs
-from openme.server.interfaces import known_interfaces
+from openme.server.hidden_ports import HiddenPorts
+from openme.server.interfaces import watch_interfaces
 from openme.server.keeper_process import HEARD, Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
 from openme.server.listener_process import ListenerProcess
 from openme.server.listener_reports import Reports, how_it_ended, last_words, tell, worded
@@ -175,18 +177,16 @@ def serve(config_path: Path, *, interface: str | None, state_file: str | None, t
     config = watch.config
     need_privilege(config)
     say_warnings(config)
-    if config.interface is not None and config.interface not in known_interfaces():
-        known = ", ".join(known_interfaces())
-        _log.warning("interface %s is not there (%s are): waiting for it by name", config.interface, known)
     with ExitStack() as stack:
         sessions = _state_path(state_file, config)
         prepared = _prepare(stack, config_path, config, sessions)
         on_trial = None
         if trial is not None:
             on_trial = Trial(trial, (lambda: None) if config.firewall == "memory" else _start_trial_guard(stack))
+        hidden = HiddenPorts(config.state_dir, confirmed=trial is None)
         for warning in prepared.give_up():
             _log.warning("%s", warning)
-        return _keep(prepared, watch, sessions, on_trial)
+        return _keep(prepared, watch, hidden, sessions, on_trial)
 
 
 def _state_path(given: str | None, config: ServerConfig) -> Path | None:
@@ -337,7 +337,9 @@ def _start_trial_guard(stack: ExitStack) -> Callable[[], None]:
     return passed
 
 
-def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, trial: Trial | None) -> int:
+def _keep(
+    prepared: _Prepared, watch: ConfigWatch, hidden: HiddenPorts, state_file: Path | None, trial: Trial | None
+) -> int:
     config = watch.config
     store = prepared.store
     replay = store.load(round(config.replay_window * 10**9), read_clocks().unix_ns)
@@ -353,6 +355,10 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
     keeper.remember_sources((knock.source, client_key) for client_key, knock in seen)
     # From the first rule on, a request to stop waits until the process can follow it and take the rules away again.
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
+    interfaces = watch_interfaces()
+    if interfaces is not None:
+        interfaces.look(config.interface, read_clocks().monotonic)
+    _start_firewall(prepared.firewall, config, hidden, () if interfaces is None else interfaces.indexes)
     _take_over(prepared.firewall, keeper, store)
     try:
         process = KeeperProcess(
@@ -367,6 +373,8 @@ def _keep(prepared: _Prepared, watch: ConfigWatch, state_file: Path | None, tria
                 state_file=state_file,
                 trial=trial,
                 reports=reports,
+                hidden=hidden,
+                interfaces=interfaces,
             )
         )
         ending = _run(process, lambda: _say_ready(config, prepared.systemd, trial))
@@ -408,10 +416,22 @@ def _hear_last_words(listener: socket.socket, reports: Reports) -> None:
                 reports.on_report_untrusted(message, time.monotonic())
 
 
+def _start_firewall(firewall: Firewall, config: ServerConfig, hidden: HiddenPorts, indexes: Iterable[int]) -> None:
+    """Put the rules in force. FirewallError, and the set of hidden ports is as it was before, if they are refused."""
+    kept = hidden.ports
+    hidden.note(config)
+    rules = rules_for(config, hidden.ports, indexes)
+    try:
+        firewall.start(rules)
+    except FirewallError:
+        hidden.take_back(kept)
+        raise
+    hidden.took(config)
+    if config.firewall != "memory":
+        track_earlier_sessions(merged((*config.managed_ports, *rules.hidden)))
+
+
 def _take_over(firewall: Firewall, keeper: Keeper, store: Store) -> None:
-    firewall.start(rules_for(keeper.config))
-    if keeper.config.firewall != "memory":
-        track_earlier_sessions(keeper.config.managed_ports)
     now = read_clocks()
     doors = firewall.doors()
     if not doors:

@@ -386,3 +386,11 @@ def test_stop() -> None:
         "delete rule ip6 filter INPUT handle 9\ndelete table inet openme\n"
     )
     assert stop_script(table_exists=False, marks=[]) == ""
+
+
+def test_a_device_counts_as_the_interface_by_its_name_or_by_its_index() -> None:
+    script = table_script(replace(PLAIN, interface="eth0", interface_indexes=(2, 9)))
+    rule = 'iifname != "eth0" iif != 2 iif != 9 accept\n'
+    assert script.count(rule) == 2
+    assert f"add rule inet openme prerouting {rule}" in script
+    assert f"add rule inet openme input {rule}" in script

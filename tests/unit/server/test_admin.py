@@ -32,6 +32,7 @@ from openme.server import config_watch
 from openme.server.admin import RequestError, parse_request
 from openme.server.config_watch import ConfigWatch
 from openme.server.keeper_process import KeeperProcess, Parts
+from support.keeper_process import answered
 
 KEY = base64.b64encode(bytes(32)).decode()
 SSH = PortList(parse_port_spec("22/tcp"))
@@ -84,16 +85,7 @@ class Desk:
 
     def ask(self, command: str, **fields: object) -> dict[str, Any]:
         """The answer to a request."""
-        answer = self.process._answer(json.dumps({"command": command, **fields}).encode())
-        if isinstance(answer, dict):
-            return answer
-        while True:
-            try:
-                next(answer)
-            except StopIteration as done:
-                value: dict[str, Any] = done.value
-                return value
-            self.process._slices.advance()
+        return answered(self.process, {"command": command, **fields})
 
     @property
     def clients(self) -> set[str]:

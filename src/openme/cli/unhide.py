@@ -1,0 +1,91 @@
+"""`openme unhide`."""
+
+import argparse
+import difflib
+import time
+from contextlib import ExitStack
+
+from openme.cli.output import note
+from openme.cli.running_server import RunningServer, refuse_another
+from openme.config.edit import unhide_ports
+from openme.config.model import ServerConfig
+from openme.config.server import load_server_config
+from openme.errors import OpenmeError
+from openme.ports import PortRange, common, merged, parse_port_spec
+from openme.server import control
+from openme.server.hidden_ports import FILE_NAME, kept_ports, refuse_named, unnamed, write_kept_without
+from openme.server.start import state_lock
+
+_PATIENCE = 120.0  # seconds for a server that is still reading its clients
+_POLL = 0.3
+
+
+def configure(_name: str, parser: argparse.ArgumentParser) -> None:
+    """The arguments of `unhide`."""
+    parser.add_argument("port", metavar="PORT", help="a port such as 22/tcp, 80 (TCP and UDP) or 8080-8090/tcp")
+
+
+def run(_name: str, args: argparse.Namespace) -> int:
+    """Take a port that nobody names any more off `hide:` and off what the server keeps hidden."""
+    config = load_server_config(args.config)
+    kept, fault = kept_ports(config)
+    known = [str(item) for item in unnamed(config, kept)]
+    try:
+        ports = merged(parse_port_spec(args.port))
+    except ValueError as error:
+        raise OpenmeError(f"PORT: {error}", _nearest(args.port, known), exit_code=2) from None
+    refuse_named(config, ports)
+    if not common(ports, (*kept, *config.hide)):
+        if fault is not None:
+            raise OpenmeError(fault)
+        listed = f"hidden though nobody names them: {', '.join(known)}" if known else "every hidden port is named"
+        raise OpenmeError(f"{args.port} is not hidden", _nearest(args.port, known) or listed)
+    if common(ports, config.hide):
+        unhide_ports(args.config, ports)
+        note(f"{args.config}: taken off hide: {_listed(common(ports, config.hide))}")
+    _tell(config, ports, _listed(common(ports, (*kept, *config.hide))))
+    return 0
+
+
+def _tell(config: ServerConfig, ports: tuple[PortRange, ...], what: str) -> None:
+    """Have the running server show the ports, or take them out of the set where none runs; and say so."""
+    try:
+        _ask(config, ports)
+    except control.NoServerError:
+        _take_out(config, ports)
+        note(f"{what} is not hidden any more: no server is running, the next one shows it")
+    else:
+        note(f"{what} is not hidden any more")
+
+
+def _take_out(config: ServerConfig, ports: tuple[PortRange, ...]) -> None:
+    with ExitStack() as stack:
+        if (config.state_dir / FILE_NAME).exists():
+            try:
+                # A server that starts meanwhile must not write the old set again.
+                stack.enter_context(state_lock(config.state_dir))
+            except OpenmeError:
+                raise OpenmeError("a server is just starting or ending", "run it again in a moment") from None
+            write_kept_without(config.state_dir, ports)
+
+
+def _ask(config: ServerConfig, ports: tuple[PortRange, ...]) -> None:
+    request = {"command": "unhide", "ports": [str(item) for item in ports]}
+    server = RunningServer(config.path, config.state_dir)
+    deadline = time.monotonic() + _PATIENCE
+    while (reply := server.exchange(request)).get("reading"):
+        if time.monotonic() >= deadline:
+            raise OpenmeError("the server is still reading the changed config", "run it again in a minute")
+        time.sleep(_POLL)
+    refuse_another(config.path, reply, "the server shows the ports now, and hides them again when it reads its file")
+
+
+def _nearest(text: str, known: list[str]) -> str | None:
+    """The hint with the hidden port that is written most like `text`, whole or by one of its numbers."""
+    spellings = {spelling: item for item in known for spelling in {item, *item.partition("/")[0].split("-")}}
+    close = difflib.get_close_matches(text[:64].lower(), spellings, 1)
+    return f"did you mean {spellings[close[0]]}?" if close else None
+
+
+def _listed(ports: tuple[PortRange, ...]) -> str:
+    return ", ".join(map(str, ports))
