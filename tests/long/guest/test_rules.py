@@ -95,22 +95,27 @@ def hosts() -> Iterator[Hosts]:
 
 
 def combinations() -> Iterator[Rules]:
-    """Every setting of `Rules` that changes what is rendered, with every other."""
-    choices: dict[str, tuple[Any, ...]] = {
-        "open_knock_port": (True, False),
-        "hidden": (RULES.hidden, ()),
+    """Every setting with every other, and each way to have fewer ports or doors with each way to hide."""
+    settings: dict[str, tuple[Any, ...]] = {
         "hidden_as": ("drop", "reject"),
         "hide_udp_errors": (True, False),
         "interface": (None, "eth0"),
-        "port_lists": (LISTS, frozenset({SSH, WEB}), frozenset()),
+        "open_knock_port": (True, False),
         "always_open_from": ((), (ip_network("203.0.113.0/24"), ip_network("2001:db8:9::/48"), ip_network("0.0.0.0/0"))),
-        "always_hidden": ((), parse_port_spec("54154/tcp")),
+    }
+    lists: dict[str, tuple[Any, ...]] = {
+        "hidden": ((),),
+        "port_lists": (frozenset({SSH, WEB}), frozenset()),
+        "always_hidden": (parse_port_spec("54154/tcp"),),
     }
     there = {field.name for field in dataclasses.fields(Rules)}
-    assert there <= choices.keys() | {"knock_port"}, "a field of Rules that no combination has"
-    names = [name for name in choices if name in there]
-    for values in itertools.product(*(choices[name] for name in names)):
+    assert there <= {"knock_port", *settings, *lists}, "a field of Rules that no combination has"
+    names = [name for name in settings if name in there]
+    for values in itertools.product(*(settings[name] for name in names)):
         yield replace(RULES, **dict(zip(names, values, strict=True)))
+    for name in lists.keys() & there:
+        for value, hidden_as in itertools.product(lists[name], settings["hidden_as"]):
+            yield replace(RULES, **{name: value, "hidden_as": hidden_as})
 
 
 def doors_of(rules: Rules, seconds: float) -> list[Door]:
