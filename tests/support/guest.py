@@ -3,9 +3,10 @@
     with Guest("5.10", folder, ["tests/long/guest"]) as guest:
         guest.report()    # the outcome of every test, once the machine has switched itself off
 
-The machine is emulated and not virtualised, so that it runs everywhere alike, some twenty times slower than this one. Its
-clocks do not notice: they count instructions, so that a second in there is a second of a machine of its own, however
-busy this one is, and a guest that waits for a timer has it at once. Two serial lines lead out of it: `console`, what pytest prints, and `report`, its JUnit file.
+The machine is emulated and not virtualised, so that it runs everywhere alike, some twenty times slower than this one.
+Its clocks do not notice: they count instructions, so that a second in there is a second of a machine of its own,
+however busy this one is, and a guest that only waits for a timer has it at once. Two serial lines lead out of it:
+`console`, what pytest prints, and `report`, its JUnit file.
 """
 
 import shlex
@@ -15,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from support.guest_image import CHECKOUT, MissingError, build_tree, pack, program
 
 CLOCK = "shift=1,sleep=off"
 """2 ns an instruction: a machine that needs some 0.3 s to start a Python."""
 MEMORY = "1536"  # MiB
-SECONDS = 1500.0
+SECONDS = 3600.0
 """The time after which a guest that has not switched itself off is ended."""
 
 _SCRIPT = """\
@@ -47,13 +48,13 @@ class Outcome:
 def read_report(text: str) -> list[Outcome]:
     """Pytest's JUnit file. AssertionError if it is none, or ends early."""
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314  # pytest's own file
-    except ElementTree.ParseError as error:
+        root = ET.fromstring(text)  # noqa: S314  # pytest's own file
+    except ET.ParseError as error:
         raise AssertionError(f"the guest's report cannot be read: {error}") from None
     return [_outcome(case) for case in root.iter("testcase")]
 
 
-def _outcome(case: ElementTree.Element) -> Outcome:
+def _outcome(case: ET.Element) -> Outcome:
     kind, said = "passed", ""
     for child in case:
         if child.tag in {"failure", "error"}:
@@ -61,18 +62,23 @@ def _outcome(case: ElementTree.Element) -> Outcome:
         elif child.tag == "skipped":
             kind, said = "skipped", child.get("message", "")
     # `tests.long.guest.test_rules`; a file that could not be read at all has its name there and no class
-    return Outcome((case.get("classname") or case.get("name", "")).rpartition(".")[2], case.get("name", ""), kind, said)
+    name = case.get("name", "")
+    return Outcome((case.get("classname") or name).rpartition(".")[2], name, kind, said)
 
 
 class Guest:
     """An emulated machine with the kernel of one release, already booting."""
 
     def __init__(self, release: str, folder: Path, tests: list[str]) -> None:
-        """`tests` are what pytest is given in the guest; `folder` takes the image and what comes out. MissingError if this machine lacks what that takes."""
+        """`tests` are what pytest is given in the guest; `folder` takes the image and what comes out.
+
+        MissingError if this machine lacks what that takes.
+        """
         kernel = CHECKOUT / ".cache/kernels" / release
         if not (kernel / "vmlinuz").exists():
             raise MissingError(f"kernel {release} is not under .cache/kernels: run make test-long, which fetches it")
         emulator = program("qemu-system-x86_64")
+        folder.mkdir(parents=True, exist_ok=True)
         self.release = release
         self._console = folder / f"console-{release}"
         self._report = folder / f"report-{release}"
@@ -81,6 +87,8 @@ class Guest:
         script = _SCRIPT.format(
             checkout=shlex.quote(str(CHECKOUT)), python=shlex.quote(sys.executable), tests=shlex.join(tests)
         )
+        for old in (self._console, self._report):
+            old.unlink(missing_ok=True)
         build_tree(tree, script)
         pack(tree, kernel, image)
         self._process = subprocess.Popen(

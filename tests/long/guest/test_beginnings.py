@@ -50,7 +50,10 @@ table inet ours {{
 # Counts the beginnings that conntrack takes for part of a connection, before anybody judges them.
 _WATCH = """
 table inet watch {
-    chain pre { type filter hook prerouting priority -100; tcp flags & (syn | ack) == syn ct state established counter; }
+    chain pre {
+        type filter hook prerouting priority -100;
+        tcp flags & (syn | ack) == syn ct state established counter;
+    }
 }
 """
 
@@ -203,7 +206,7 @@ def test_nothing_begins_over_the_connection_that_took_a_single_use_door(hosts: H
 def _checksum(data: bytes) -> int:
     """RFC 1071."""
     data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -101,7 +101,10 @@ def combinations() -> Iterator[Rules]:
         "hide_udp_errors": (True, False),
         "interface": (None, "eth0"),
         "open_knock_port": (True, False),
-        "always_open_from": ((), (ip_network("203.0.113.0/24"), ip_network("2001:db8:9::/48"), ip_network("0.0.0.0/0"))),
+        "always_open_from": (
+            (),
+            (ip_network("203.0.113.0/24"), ip_network("2001:db8:9::/48"), ip_network("0.0.0.0/0")),
+        ),
     }
     lists: dict[str, tuple[Any, ...]] = {
         "hidden": ((),),
@@ -203,7 +206,7 @@ def test_who_was_in_goes_on_and_who_is_cut_is_told(hosts: Hosts, version: int, h
     client.sendall(b"goes on")
     assert served.recv(100) == b"goes on"
     assert firewall.cut(CLIENT[version], SSH.ports) == 1
-    with pytest.raises(OSError, match="abort|reset"):
+    with pytest.raises(OSError, match=r"abort|reset"):
         served.recv(100)
     with pytest.raises(ConnectionResetError):
         client.recv(100)

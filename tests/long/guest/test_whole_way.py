@@ -40,7 +40,9 @@ def test_the_command_line_opens_a_hidden_port(world: SlowWorld, wire: str) -> No
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_the_kernel_closes_the_door_though_nobody_lives_and_a_connection_goes_on(world: SlowWorld, version: int) -> None:
+def test_the_kernel_closes_the_door_though_nobody_lives_and_a_connection_goes_on(
+    world: SlowWorld, version: int
+) -> None:
     world.edit(knock_timeout="3s")
     alice = world.add("alice")
     world.start()
