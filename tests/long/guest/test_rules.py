@@ -205,6 +205,7 @@ def test_who_was_in_goes_on_and_who_is_cut_is_told(hosts: Hosts, version: int, h
         hosts.connected(22, version)
     client.sendall(b"goes on")
     assert served.recv(100) == b"goes on"
+    served.settimeout(10)
     assert firewall.cut(CLIENT[version], SSH.ports) == 1
     with pytest.raises(OSError, match=r"abort|reset"):
         served.recv(100)
