@@ -1,9 +1,12 @@
 # `make test` and `make demo` do all the set-up they need by themselves. Everything else is for developers.
 
-.PHONY: test demo lint coverage venv lock fuzz clean
+.PHONY: test test-long demo lint coverage venv lock fuzz clean
 
 test: ## everything that must hold: lint, types, unit to end-to-end tests
 	tools/with-setup dev tools/run-tests $(ARGS)
+
+test-long: ## what takes minutes: the firewall, the split and the whole way of a knock on other kernels
+	tools/with-setup long tools/run-long-tests $(ARGS)
 
 demo: ## the whole story on this machine, in network namespaces of its own
 	tools/with-setup run .venv/bin/openme demo

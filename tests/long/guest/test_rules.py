@@ -1,0 +1,236 @@
+"""Every combination of rules loads on this kernel, doors open and close in it, and stopping leaves no trace."""
+
+import dataclasses
+import itertools
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from openme.firewall.base import Door, PortList, Rules
+from openme.firewall.nft import NftFirewall
+from openme.firewall.nft_elements import Refresh
+from openme.ports import merged, parse_port_spec
+from support.netns import Namespace, connect, namespace, until, v4, v6
+
+pytestmark = pytest.mark.root
+
+SSH = PortList(parse_port_spec("22/tcp"))
+WEB = PortList(merged((*parse_port_spec("8080-8090"), *parse_port_spec("53/udp"))))
+ONCE = PortList(parse_port_spec("2222"), single_use=True)
+LISTS = frozenset({SSH, WEB, ONCE})
+RULES = Rules(
+    knock_port=54154,
+    open_knock_port=True,
+    hidden=merged(SSH.ports + WEB.ports + ONCE.ports),
+    hidden_as="drop",
+    hide_udp_errors=True,
+    interface=None,
+    port_lists=LISTS,
+)
+ADDRESSES = (ip_address(v4(2)), ip_address(v6(2)))
+SERVER = {4: v4(1), 6: v6(1)}
+CLIENT = {4: ADDRESSES[0], 6: ADDRESSES[1]}
+both_versions = pytest.mark.parametrize("version", [4, 6])
+
+# A host with rules of its own, in tables that openme marks and in such that it has no business with.
+FOREIGN = """
+table inet host {
+    set banned { type ipv4_addr; flags timeout; elements = { 203.0.113.9 } }
+    chain in {
+        type filter hook input priority 0; policy drop;
+        ct state established,related accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        ip saddr @banned counter drop
+    }
+    chain out { type filter hook output priority 0; policy accept; }
+}
+table ip nat { chain POSTROUTING { type nat hook postrouting priority srcnat; policy accept; masquerade; }; }
+table ip filter { chain INPUT { type filter hook input priority filter; policy accept; }; }
+table ip6 mangle { chain INPUT { type filter hook input priority mangle; policy accept; }; }
+"""
+
+
+@dataclass
+class Hosts:
+    stack: ExitStack
+    server: Namespace
+    client: Namespace
+
+    def firewall(self, refresh: Refresh | None = None) -> NftFirewall:
+        with self.server.entered():
+            return NftFirewall() if refresh is None else NftFirewall(refresh=refresh)
+
+    def listening(self, port: int, version: int) -> socket.socket:
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        with self.server.entered():
+            made = socket.create_server((SERVER[version], port), family=family)
+        return self.stack.enter_context(closing(made))
+
+    def connected(self, port: int, version: int) -> socket.socket:
+        """A connection of the client's; OSError where it is refused or met with silence."""
+        with self.client.entered():
+            made = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+        self.stack.callback(made.close)
+        made.settimeout(1)
+        try:
+            made.connect((SERVER[version], port))
+        except OSError:
+            made.close()  # or TCP would try again later
+            raise
+        return made
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    with ExitStack() as stack:
+        server, client = namespace(stack), namespace(stack)
+        connect(server, client)
+        yield Hosts(stack, server, client)
+
+
+def combinations() -> Iterator[Rules]:
+    """Every setting with every other, and each way to have fewer ports or doors with each way to hide."""
+    settings: dict[str, tuple[Any, ...]] = {
+        "hidden_as": ("drop", "reject"),
+        "hide_udp_errors": (True, False),
+        "interface": (None, "eth0"),
+        "open_knock_port": (True, False),
+        "always_open_from": (
+            (),
+            (ip_network("203.0.113.0/24"), ip_network("2001:db8:9::/48"), ip_network("0.0.0.0/0")),
+        ),
+    }
+    lists: dict[str, tuple[Any, ...]] = {
+        "hidden": ((),),
+        "port_lists": (frozenset({SSH, WEB}), frozenset()),
+        "always_hidden": (parse_port_spec("54154/tcp"),),
+    }
+    there = {field.name for field in dataclasses.fields(Rules)}
+    assert there <= {"knock_port", *settings, *lists}, "a field of Rules that no combination has"
+    names = [name for name in settings if name in there]
+    for values in itertools.product(*(settings[name] for name in names)):
+        yield replace(RULES, **dict(zip(names, values, strict=True)))
+    for name in lists.keys() & there:
+        for value, hidden_as in itertools.product(lists[name], settings["hidden_as"]):
+            yield replace(RULES, **{name: value, "hidden_as": hidden_as})
+
+
+def doors_of(rules: Rules, seconds: float) -> list[Door]:
+    return [Door(port_list, address, seconds) for port_list in rules.port_lists for address in ADDRESSES]
+
+
+def test_every_combination_of_rules_loads_opens_closes_and_leaves_no_trace(hosts: Hosts) -> None:
+    hosts.server.nft(FOREIGN)
+    before = hosts.server.ruleset()
+    for rules in combinations():
+        firewall = hosts.firewall()
+        firewall.start(rules)
+        assert firewall.intact(), rules
+        firewall.open(doors_of(rules, 60))
+        firewall.open(doors_of(rules, 30))
+        assert len(firewall.doors()) == len(doors_of(rules, 30)), rules
+        firewall.apply(rules, doors_of(rules, 90))
+        assert all(door.seconds > 60 for door in firewall.doors()), rules
+        firewall.close((door.port_list, door.address) for door in firewall.doors())
+        assert firewall.doors() == [], rules
+        firewall.stop()
+        assert hosts.server.ruleset() == before, rules
+
+
+def test_rules_change_from_every_combination_to_the_next_with_doors_open(hosts: Hosts) -> None:
+    firewall = hosts.firewall()
+    firewall.start(RULES)
+    for rules in combinations():
+        firewall.apply(rules, doors_of(rules, 60))
+        assert firewall.intact(), rules
+        assert len(firewall.doors()) == len(doors_of(rules, 60)), rules
+    another = hosts.firewall()
+    another.start(rules)
+    assert len(another.doors()) == len(doors_of(rules, 60)), "a later run takes over"
+
+
+@pytest.mark.parametrize("refresh", [None, "replace"], ids=["as-this-kernel-can", "replace"])
+def test_an_open_door_is_given_a_longer_and_a_shorter_time(hosts: Hosts, refresh: Refresh | None) -> None:
+    firewall = hosts.firewall(refresh)
+    firewall.start(RULES)
+    for seconds in (100, 300, 50):
+        firewall.open(doors_of(RULES, seconds))
+        assert all(seconds - 30 < door.seconds <= seconds for door in firewall.doors()), firewall.doors()
+        assert len(firewall.doors()) == len(doors_of(RULES, seconds))
+
+
+def test_the_kernel_ends_a_door(hosts: Hosts) -> None:
+    firewall = hosts.firewall()
+    firewall.start(RULES)
+    firewall.open(doors_of(RULES, 0.5))
+    until(lambda: not firewall.doors())
+
+
+@both_versions
+def test_a_single_use_door_serves_one_connection(hosts: Hosts, version: int) -> None:
+    firewall = hosts.firewall()
+    firewall.start(RULES)
+    listener = hosts.listening(2222, version)
+    with pytest.raises(TimeoutError):
+        hosts.connected(2222, version)
+    firewall.open([Door(ONCE, CLIENT[version], 60)])
+    first = hosts.connected(2222, version)
+    served, _ = listener.accept()
+    hosts.stack.enter_context(closing(served))
+    assert firewall.doors() == []
+    with pytest.raises(TimeoutError):
+        hosts.connected(2222, version)
+    first.sendall(b"lives on")
+    assert served.recv(100) == b"lives on"
+
+
+@both_versions
+@pytest.mark.parametrize("hidden_as", ["drop", "reject"])
+def test_who_was_in_goes_on_and_who_is_cut_is_told(hosts: Hosts, version: int, hidden_as: Any) -> None:
+    firewall = hosts.firewall()
+    firewall.start(replace(RULES, hidden_as=hidden_as))
+    listener = hosts.listening(22, version)
+    firewall.open([Door(SSH, CLIENT[version], 60)])
+    client = hosts.connected(22, version)
+    served, _ = listener.accept()
+    hosts.stack.enter_context(closing(served))
+    firewall.close([(SSH, CLIENT[version])])
+    with pytest.raises(TimeoutError if hidden_as == "drop" else ConnectionRefusedError):
+        hosts.connected(22, version)
+    client.sendall(b"goes on")
+    assert served.recv(100) == b"goes on"
+    served.settimeout(10)
+    assert firewall.cut(CLIENT[version], SSH.ports) == 1
+    with pytest.raises(OSError, match=r"abort|reset"):
+        served.recv(100)
+    with pytest.raises(ConnectionResetError):
+        client.recv(100)
+
+
+def test_a_flood_of_refreshes_lets_every_connection_in(hosts: Hosts) -> None:
+    """The batch that takes an element away and adds it again is one step for every packet."""
+    firewall = hosts.firewall()
+    firewall.start(RULES)
+    listener = hosts.listening(22, 4)
+    firewall.open([Door(SSH, CLIENT[4], 60)])
+    ended = threading.Event()
+
+    def refreshing() -> None:
+        while not ended.is_set():
+            firewall.open([Door(SSH, CLIENT[4], 60)])
+
+    thread = threading.Thread(target=refreshing)
+    thread.start()
+    try:
+        for _ in range(50):
+            hosts.connected(22, 4).close()
+            listener.accept()[0].close()
+    finally:
+        ended.set()
+        thread.join()
