@@ -157,19 +157,21 @@ class Keeper:
 
     def _judge_v2_untrusted(self, frame: Frame, now: Now) -> Judgement:
         """Judge a version 2 frame: its key id names the client. BadPacket: `version`, `epoch`, `decrypt`."""
-        if frame.version != v2.VERSION:
-            raise BadPacket("version")
-        epoch_public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
-        if epoch_public is None:
-            raise BadPacket("epoch")
-        signed = v2.open_untrusted(frame.packet, frame.aead_key, frame.aead_nonce)
-        # Nobody else holds this frame, and nothing needs its key any more.
-        wipe(frame.aead_key, frame.aead_nonce)
+        try:
+            if frame.version != v2.VERSION:
+                raise BadPacket("version")
+            epoch_public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
+            if epoch_public is None:
+                raise BadPacket("epoch")
+            signed = v2.open_untrusted(frame.packet, frame.aead_key, frame.aead_nonce)
+        finally:
+            # Nobody else holds this frame, and nothing needs its key any more.
+            wipe(frame.aead_key, frame.aead_nonce)
         candidates = self._registry.by_key_id(signed.key_id)
-        for client in candidates:
-            if v2.signed_by(frame.packet, signed, epoch_public, client.public_key):
-                judgement = self._judge_signed(client, frame, signed.knock, now)
-                break
+        signer = next((c for c in candidates if v2.signed_by(frame.packet, signed, epoch_public, c.public_key)), None)
+        signed.wipe()
+        if signer is not None:
+            judgement = self._judge_signed(signer, frame, signed.knock, now)
         else:
             reason = "signature" if candidates else "unknown_key"
             self._journal.refused_stranger(reason, frame.source)

@@ -375,7 +375,10 @@ class KeeperProcess:
             self._outbox.put([Order(kind, key=judgement.tag or bytes(KEY_SIZE))])
             return
         text = self._keeper.receipt_for(judgement, now) or b""
-        self._outbox.put(accepted(judgement.tag, round(grant.deadline * 10**9), text))
+        orders = accepted(judgement.tag, round(grant.deadline * 10**9), text)
+        if len(orders) > 1:
+            wipe(text)  # what was cut from it are copies, which the outbox wipes when they are sent
+        self._outbox.put(orders)
         tags = self._receipts.setdefault((grant.client_key, grant.address), [])
         tags.append(judgement.tag)
         del tags[:-_MAX_RECEIPTS]

@@ -88,6 +88,7 @@ class ListenerProcess:
                 self._work()
                 now = time.monotonic()
                 self._close_overdue(now)
+                self._receipts.forget_overdue(now)
                 self._reporter.report(now)
         except ChannelClosedError:
             return
@@ -113,6 +114,8 @@ class ListenerProcess:
                     wipe(message)
             elif (identity := self._receipts.obey(order, time.monotonic())) is not None:
                 self._tell_who_waits(identity)
+            if order.text:
+                wipe(message)
 
     def _serve(self) -> None:
         """Let strangers in. Until now knocks waited in the socket, and the health port was not there to be seen."""
@@ -180,6 +183,8 @@ class ListenerProcess:
             wipe(message, frame.aead_key, frame.aead_nonce)
             if sent:
                 self._receipts.expect(datagram[: v2.REPRESENTATIVE_SIZE], receipt, time.monotonic())
+            else:
+                receipt.wipe()
         return None if sent else _BUSY
 
     # -- the health port
