@@ -109,6 +109,11 @@ class Receipts:
             return None
         return made.answer
 
+    def knock_of(self, identity: bytes) -> bytes | None:
+        """The R of the knock whose receipt has this id; None if that is not there any more."""
+        made = self._made.get(identity)
+        return None if made is None else made.tag
+
     def _forget(self, tag: bytes) -> None:
         self._give_up(tag)
         if (identity := self._ids.get(tag)) is not None:

@@ -4,6 +4,7 @@ import selectors
 import socket
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 
 from openme.keys.erasing import wipe
@@ -258,8 +259,30 @@ class ListenerProcess:
                 return
             except OSError:
                 entry.answer = None
-        if not entry.answer:
+        if entry.answer is None:
             self._close_health(number)
+        elif not entry.answer:
+            self._wait_for_end(number, entry)
+
+    def _wait_for_end(self, number: int, entry: _HealthConnection) -> None:
+        """All is said. The peer's end, without a reset, is its word that it has read that; it has the usual time."""
+        self._selector.unregister(entry.socket)
+        with suppress(OSError):
+            entry.socket.shutdown(socket.SHUT_WR)
+        entry.deadline = time.monotonic() + HEALTH_SECONDS
+        self._selector.register(entry.socket, selectors.EVENT_READ, lambda: self._on_end_untrusted(number))
+
+    def _on_end_untrusted(self, number: int) -> None:
+        entry = self._connections[number]
+        try:
+            ended = not entry.socket.recv(1)
+        except BlockingIOError:
+            return
+        except OSError:
+            ended = False
+        if ended and (knock := self._receipts.knock_of(entry.said)) is not None:
+            self._reporter.delivered(knock)
+        self._close_health(number)
 
     def _close_health(self, number: int) -> None:
         entry = self._connections.pop(number)

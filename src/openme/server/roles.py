@@ -74,6 +74,7 @@ _LISTENER = (
     + _ASK_SOCKET
     + _ASK_DESCRIPTOR
     + _calls("listen accept accept4 getpeername")
+    + _one_of("shutdown", 1, socket.SHUT_WR)
     # send(2), whose address is NULL, without flags: the knock socket has no peer, so that nothing can leave by it.
     + (Allowed("sendto", ((3, _EXACTLY, 0), (4, _EXACTLY, 0))),)
 )

@@ -150,21 +150,23 @@ class ReportKind(IntEnum):
     NO_LANDLOCK = 4  # number: the errno, zero if the kernel has none
     OUT_OF_MEMORY = 5  # it ends
     MISTAKE = 6  # it ends, by a mistake of openme's own; number: where, see server/listener_reports.py
+    DELIVERED = 7  # a receipt was fetched to its end; source's place: the first 16 bytes of the knock's R
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the listener has to say of itself. `reason` is one of REFUSALS, or empty."""
+    """What the listener has to say. `reason` is one of REFUSALS, or empty; `knock` has 16 bytes, or none."""
 
     kind: ReportKind
     number: int = 0
     reason: str = ""
     source: IPAddress | None = None
+    knock: bytes = b""
 
     def pack(self) -> bytes:
         """The 26 bytes."""
         reason = REFUSALS.index(self.reason) if self.reason else 0
-        source = bytes(SOURCE_SIZE) if self.source is None else pack_address(self.source)
+        source = self.knock or (bytes(SOURCE_SIZE) if self.source is None else pack_address(self.source))
         return bytes([self.kind, reason]) + min(self.number, MAX_NUMBER).to_bytes(NUMBER_SIZE, "big") + source
 
 
@@ -176,6 +178,8 @@ def unpack_report_untrusted(raw: bytes) -> Report:
     source = raw[REPORT_SOURCE_OFFSET:]
     if reason >= (len(REFUSALS) if kind is ReportKind.REFUSED else 1):
         raise BadPacket("report")
+    if kind is ReportKind.DELIVERED:
+        return Report(kind, knock=source)
     return Report(
         kind=kind,
         number=int.from_bytes(raw[REPORT_NUMBER_OFFSET:REPORT_SOURCE_OFFSET], "big"),
