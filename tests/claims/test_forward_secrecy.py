@@ -20,6 +20,7 @@ import pytest
 from nacl.bindings import crypto_scalarmult
 
 from openme.keeper.ratchet_file import FILE_NAME, read_ratchet
+from openme.keeper.store import make_memory
 from openme.keys.ratchet import Ratchet
 from openme.keys.x25519 import public_key_of
 from openme.server import control
@@ -113,6 +114,7 @@ class Thief(ClaimsWorld):
     def mount(self, disk: Ext4Disk) -> None:
         self.disk = disk
         self.put_ratchet((self.state_dir / FILE_NAME).read_bytes(), disk.seen)
+        make_memory(disk.seen)
         clock = self.state_dir / "test-clock"
         (disk.seen / clock.name).write_bytes(clock.read_bytes())
         self.clock = type(self.clock)(self.state_dir, disk.seen)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET
-from openme.keeper.store import COMPLETE, DATABASE
+from openme.keeper.store import DATABASE, make_memory
 from openme.server import control
 from support.claims import SSH, ClaimsWorld, noted
 from support.disk import Disk, Ext4Disk, TinyDisk
@@ -200,6 +200,7 @@ class DiskWorld(ClaimsWorld):
         self.populate(2)
         # The clients' files were made before there was a disk of its own.
         self.put_ratchet((self.state_dir / RATCHET).read_bytes(), disk.seen)
+        make_memory(disk.seen)
         disk.run("sync")
 
     def start(self, *words: str, log_level: str = "debug", prefix: Any = ()) -> None:

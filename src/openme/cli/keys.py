@@ -13,11 +13,11 @@ from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.keeper.provided import read_files
 from openme.keeper.ratchet_file import read_ratchet
-from openme.keeper.store import read_renewals
 from openme.keys.ed25519 import encode_base64
 from openme.keys.ratchet import epoch_at
 from openme.keys.x25519 import ServerPrivateKey
 from openme.server.epoch_keys import check_length, replace_ratchet, start_of
+from openme.server.stored import renewals as renewals_of
 
 _SOON = 30 * 86400  # seconds before its last epoch is over at which a client is named
 
@@ -51,7 +51,7 @@ def _epochs(args: argparse.Namespace) -> int:
     ratchet.forget()
     now = time.time_ns()
     epoch = epoch_at(now, length)
-    files, renewals = read_files(config.state_dir), read_renewals(config.state_dir)
+    files, renewals = read_files(config.state_dir), renewals_of(config.state_dir)
     clients = [c for c in config.clients.values() if "v2" in c.protocols]
     reach = {c.name: (files.get(c.public_key.raw), renewals.get(c.public_key.raw)) for c in clients}
     if args.json:

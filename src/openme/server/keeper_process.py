@@ -34,6 +34,7 @@ from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, recei
 from openme.server.config_watch import ConfigWatch
 from openme.server.epoch_keys import erase_before, open_epochs, write_new
 from openme.server.state_file import sessions_value, write_state_file
+from openme.server.stored import moment, stored_value
 from openme.wire import v2
 from openme.wire.frame import KEY_SIZE, Order, OrderKind, accepted, known_source
 
@@ -183,9 +184,6 @@ class KeeperProcess:
         self._repair(now)
         self._follow_config(now)
         self._follow_epochs(now)
-        if (floor_ns := self._keeper.settle_floor(now)) is not None:
-            self._store.set_floor(floor_ns)
-            _log.warning("the clock was set back: knocks that were too old for a start under a wrong clock are not now")
         self._tell_sources()
         over = self._keeper.grants.expire(now.monotonic)
         for grant in over:
@@ -551,7 +549,9 @@ class KeeperProcess:
         if command == "close":
             return self._close(name, now, cut=bool(request.get("cut")))
         if command == "reset":
-            return self._reset(name, now)
+            return self._reset_all(now) if request.get("all") else self._reset(name, now)
+        if command == "stored":
+            return stored_value(self._store)
         if command == "ratchet":
             return self._save_ratchet(now)
         if command == "new_ratchet":
@@ -584,15 +584,32 @@ class KeeperProcess:
         client = self._keeper.config.clients.get(name)
         if client is None:
             return {"known": False, "near": nearest(name, self._keeper.config.clients)}
-        key = client.public_key.raw
+        done = self._keeper.reset(client.public_key.raw, now)
+        if done is None:
+            return {"known": True, "was_ahead": False}
         try:
-            self._store.reset(key, now.unix_ns)
+            self._store.reset([done], None)
         except OpenmeError as error:
-            return {"error": error.message}
-        was_ahead = self._keeper.reset(key, now)
-        if was_ahead:
-            _log.info("%s: its time begins anew, on the operator's word", name)
-        return {"known": True, "was_ahead": was_ahead}
+            return {"error": f"{name} is let in until the next start, then say it again: {error.message}"}
+        _log.info("%s: its time begins anew, on the operator's word", name)
+        return {"known": True, "was_ahead": True, "shut": [[moment(first), moment(last)] for first, last in done.shut]}
+
+    def _reset_all(self, now: Now) -> dict[str, Any]:
+        """Begin everybody's time anew; where the memory was lost it is the operator's word that the clock is right."""
+        before_ns = self._keeper.floor_ns
+        done = self._keeper.reset_all(now)
+        floor_ns = self._keeper.floor_ns
+        try:
+            self._store.reset(done, floor_ns)
+        except OpenmeError as error:
+            return {"error": f"this holds until the next start, then say it again: {error.message}"}
+        _log.warning("everybody's time begins anew, on the operator's word")
+        moved = floor_ns is not None and floor_ns != before_ns
+        return {
+            "clients": len(done),
+            "from": moment(floor_ns) if moved and floor_ns is not None else None,
+            "lost_until": moment(before_ns) if moved and before_ns is not None else None,
+        }
 
     def _cut(self, name: str) -> int:
         """End the connections of every address that this client has opened lately, also of doors closed long since."""
