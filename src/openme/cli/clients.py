@@ -347,8 +347,8 @@ def _reset_all(args: argparse.Namespace) -> int:
         note(f"knocks dated {reply['from']} and later are accepted again")
         warn(
             "whoever recorded a knock that was accepted before the loss and dated later than that, until"
-            f" {reply['lost_until']}, could use it once when its time comes; to end that: openme rotate ratchet, and new"
-            " client files"
+            f" {reply['lost_until']}, could use it once when its time comes; to end that: openme rotate ratchet, and"
+            " new client files"
         )
     note(f"clients whose time was ahead and begins anew: {reply['clients']}")
     return 0

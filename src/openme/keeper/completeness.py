@@ -72,7 +72,7 @@ def _fault(found: Found) -> tuple[str | None, bool]:
         # Gone, or made anew by a start that ended before it could say so.
         if mark is None:
             return "state.db and state.mark are gone", False
-        if mark.count or run is not None:
+        if mark.count or run is not None or chain is not None:
             return "state.db is gone or empty", True
         return None, True  # made by `init`; nothing was accepted yet
     if mark is None:

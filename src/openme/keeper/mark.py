@@ -27,6 +27,7 @@ MARK = "state.mark"
 ID_SIZE = 16
 DIGEST_SIZE = 32
 NO_DIGEST = bytes(DIGEST_SIZE)
+MAX_COUNT = 2**62
 MIN_NS, MAX_NS = -(2**63), 2**63 - 1
 """The signed 64 bits in which knocks carry their time, and SQLite its integers."""
 

@@ -25,7 +25,17 @@ from typing import Any, TypeVar
 from openme.errors import OpenmeError
 from openme.keeper.completeness import Chain, Found, Loss, loss_in
 from openme.keeper.digest import Row, SetDigest
-from openme.keeper.mark import ID_SIZE, MARK, MAX_NS, NO_DIGEST, DamagedMarkError, Mark, MarkFile, within_64_bits
+from openme.keeper.mark import (
+    ID_SIZE,
+    MARK,
+    MAX_COUNT,
+    MAX_NS,
+    NO_DIGEST,
+    DamagedMarkError,
+    Mark,
+    MarkFile,
+    within_64_bits,
+)
 from openme.keeper.replay import Remembered, ReplayMemory, Reset, Run
 from openme.ports import PortRange, parse_port_spec
 from openme.wire.knock import IPAddress, pack_address, unpack_address
@@ -37,6 +47,20 @@ _LIVED = ("ratchet*", "lock", "control", "files.json", "revoked", DATABASE, f"{D
 _FORMAT = 2
 _BEFORE_THE_MARK = 1
 _PRIMARY_CODE = 0xFF  # sqlite.org/rescode.html: the low byte of an extended result code
+_OF_THE_DISK = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_AUTH,
+}
+"""What is no damage: the database may be whole, and cannot be read or written now."""
 _KEEP_HOLDERS = 30 * 86400.0  # seconds
 _SHORTEST_REACH_NS = 60 * 10**9  # how far ahead a knock may have been dated, where no earlier window is known
 _RUN = struct.Struct(">qq")
@@ -210,23 +234,24 @@ class Store:
         # A mark that counts nothing was made for the database that is to come.
         store_id = mark.store_id if mark is not None and mark.count == 0 else os.urandom(ID_SIZE)
         try:
-            return self._opened(path, store_id)
+            return self._opened(path, store_id, mark)
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
-            if code not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB} and not path.is_dir():
+            if code in _OF_THE_DISK and not path.is_dir():
                 return self._without_disk(path, error)
+            # A flipped bit may also show as a table that is not there, or a word that is none.
             self.damage = str(error)
         try:
             for suffix in ("", "-wal", "-shm"):
                 source = path.with_name(path.name + suffix)
                 with suppress(FileNotFoundError):
                     source.rename(_aside(path).with_name(_aside(path).name + suffix))
-            return self._opened(path, os.urandom(ID_SIZE))
+            return self._opened(path, os.urandom(ID_SIZE), mark)
         except (OSError, sqlite3.Error) as error:
             return self._without_disk(path, error)
 
-    def _opened(self, path: Path, store_id: bytes) -> sqlite3.Connection:
-        connection, self._is_new = _connect(path, store_id)
+    def _opened(self, path: Path, store_id: bytes, mark: Mark | None) -> sqlite3.Connection:
+        connection, self._is_new = _connect(path, store_id, mark_is_ours=mark is not None)
         try:
             self._digest = _verified_digest(connection)
         except BaseException:
@@ -512,7 +537,7 @@ def _aside(path: Path) -> Path:
     return kept
 
 
-def _connect(path: Path, store_id: bytes) -> tuple[sqlite3.Connection, bool]:
+def _connect(path: Path, store_id: bytes, *, mark_is_ours: bool = False) -> tuple[sqlite3.Connection, bool]:
     """Open the database, and whether there was none and it was made, with this id; sqlite3.Error, StoreError."""
     previous = os.umask(0o077)
     try:
@@ -525,7 +550,7 @@ def _connect(path: Path, store_id: bytes) -> tuple[sqlite3.Connection, bool]:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA temp_store=MEMORY")
-        is_new = _check(connection, path, store_id)
+        is_new = _check(connection, path, store_id, mark_is_ours=mark_is_ours)
     except BaseException:
         connection.close()
         raise
@@ -536,10 +561,10 @@ def _text(raw: bytes) -> str:
     return raw.decode(errors="replace")
 
 
-def _check(connection: sqlite3.Connection, path: Path, store_id: bytes) -> bool:
+def _check(connection: sqlite3.Connection, path: Path, store_id: bytes, *, mark_is_ours: bool) -> bool:
     """Make the tables of a new database, and whether it is one.
 
-    sqlite3.DatabaseError if an old one is damaged, StoreError if it is newer.
+    sqlite3.DatabaseError if an old one is damaged, StoreError if it is newer: then the mark is another one, too.
     """
     if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
         raise _damaged("the database is damaged")
@@ -551,6 +576,8 @@ def _check(connection: sqlite3.Connection, path: Path, store_id: bytes) -> bool:
     elif version == _BEFORE_THE_MARK:
         connection.executescript(_EPOCH_SCHEMA)
         _add_chain(connection, store_id)
+    elif version != _FORMAT and mark_is_ours:
+        raise _damaged("the database is damaged")
     elif version != _FORMAT:
         raise StoreError(f"{path}: made by a newer openme (format {version})", "start that version instead")
     connection.executescript(_EPOCH_SCHEMA)
@@ -593,7 +620,10 @@ def _rows(connection: sqlite3.Connection) -> Iterable[Row]:
 def _verified_digest(connection: sqlite3.Connection) -> SetDigest:
     """The digest over the rows, which is the one stored with them; sqlite3.DatabaseError if it is another."""
     digest = SetDigest(_rows(connection))
-    if connection.execute("SELECT digest FROM chain").fetchone() != (digest.value,):
+    row = connection.execute("SELECT digest, store, count, previous FROM chain").fetchone()
+    if row is None or row[0] != digest.value or list(map(type, row[1:])) != [bytes, int, bytes]:
+        raise _damaged("its rows do not belong together")
+    if len(row[1]) != ID_SIZE or not 0 <= row[2] < MAX_COUNT:
         raise _damaged("its rows do not belong together")
     return digest
 
