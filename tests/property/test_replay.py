@@ -22,7 +22,7 @@ SHORTEST_REACH = 60  # how far ahead a knock may have been dated where nothing t
 CLIENTS = (b"A" * 32, b"B" * 32)
 FILES = (DATABASE, f"{DATABASE}-wal", MARK)
 KINDS = ("bit", "cut", "empty", "gone", "older", "swapped")
-SHM = Path("/dev/shm")
+SHM = Path("/dev/shm")  # noqa: S108  # where a sync costs nothing; the folder in it is a random one
 Files = dict[str, bytes]
 
 
@@ -291,4 +291,4 @@ def test_whoever_resends_everything_after_any_damage_opens_nothing_and_honest_pe
     assert longest["run"] <= 60, "as far as the newest knock was dated ahead"
     assert longest["mark"] <= 60
     assert longest["nobody"] <= 60
-    print(f"longest wait of an honest client in seconds, by who knew the newest time: {longest}")
+    print(f"longest wait of an honest client in seconds, by who knew the newest time: {longest}")  # noqa: T201

@@ -26,7 +26,7 @@ from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey, KeyTextError,
 from openme.keys.ratchet import epoch_at
 from openme.moments import rfc3339
 from openme.server import control
-from openme.server.epoch_keys import ensure_ratchet
+from openme.server.epoch_keys import clock_trouble, ensure_ratchet
 from openme.server.stored import last_knocks
 
 
@@ -179,7 +179,9 @@ def _epoch_keys(config: ServerConfig) -> EpochKeys:
     ratchet, made = ensure_ratchet(config)
     if made:
         note(f"made the epoch keys of wire version 2 in {config.state_dir}")
-    first = max(ratchet.index, epoch_at(time.time_ns(), ratchet.length))
+    if (trouble := clock_trouble(ratchet, now := time.time_ns())) is not None:
+        raise OpenmeError(*trouble)
+    first = epoch_at(now, ratchet.length)
     try:
         keys = EpochKeys(ratchet.length, first, ratchet.public_keys(first, config.epoch_horizon))
     except ValueError:
@@ -345,6 +347,7 @@ def _reset_all(args: argparse.Namespace) -> int:
     reply = ask(args.config, {"command": "reset", "all": True})
     if reply["from"] is not None:
         note(f"knocks dated {reply['from']} and later are accepted again")
+    if reply["lost_until"] is not None:
         warn(
             "whoever recorded a knock that was accepted before the loss and dated later than that, until"
             f" {reply['lost_until']}, could use it once when its time comes; to end that: openme rotate ratchet, and"

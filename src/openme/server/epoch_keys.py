@@ -29,7 +29,7 @@ from openme.keeper.store import (
     note_ratchet,
     read_ratchet_seen,
 )
-from openme.keys.ratchet import Ratchet, epoch_at
+from openme.keys.ratchet import MAX_STEPS, Ratchet, epoch_at
 from openme.moments import rfc3339
 from openme.server import control
 from openme.server.stored import moment
@@ -50,6 +50,9 @@ def open_epochs(config: ServerConfig, store: Store, now: Now) -> Epochs | None:
     seen = store.ratchet_seen()
     try:
         finish_erasing(config.state_dir)
+    except OSError as error:
+        _log.error("an erased key is still on the disk, which refuses to overwrite it: %s", error.strerror)  # one line
+    try:
         ratchet = read_ratchet(config.state_dir)
         lost = "is gone"
     except DamagedRatchetError as error:
@@ -76,24 +79,19 @@ def open_epochs(config: ServerConfig, store: Store, now: Now) -> Epochs | None:
         _compare(ratchet, seen, store)
         _say_without_keys(config, store)
     if (trouble := clock_trouble(ratchet, now.unix_ns)) is not None:
-        _log.error("no version 2 knock is accepted: %s", trouble)
+        _log.error("no version 2 knock is accepted: %s; %s", *trouble)
     return Epochs(ratchet, config.replay_window, config.epoch_horizon)
 
 
-def clock_trouble(ratchet: Ratchet, unix_ns: int) -> str | None:
-    """Why the ratchet and this machine's clock do not go together, and what to do; None if they do."""
+def clock_trouble(ratchet: Ratchet, unix_ns: int) -> tuple[str, str] | None:
+    """Why the ratchet and this machine's clock do not go together, and the cure; None if they do."""
     current = epoch_at(unix_ns, ratchet.length)
+    first, clock = start_of(ratchet.index, ratchet.length), moment(unix_ns)
     cure = "set the clock; if it is right: openme rotate ratchet, and new files (openme renew NAME)"
     if current < ratchet.index:
-        return (
-            f"the epoch keys begin {start_of(ratchet.index, ratchet.length)}, and this machine's clock stands at"
-            f" {moment(unix_ns)}: {cure}"
-        )
+        return f"the oldest epoch that there is a key for begins {first}, after this machine's clock ({clock})", cure
     if not ratchet.reaches(current):
-        return (
-            f"the epoch keys are from {start_of(ratchet.index, ratchet.length)}, too many epochs before this machine's"
-            f" clock, {moment(unix_ns)}: {cure}"
-        )
+        return f"this machine's clock ({clock}) is {MAX_STEPS} epochs and more after the oldest key ({first})", cure
     return None
 
 

@@ -607,7 +607,7 @@ class KeeperProcess:
         moved = floor_ns is not None and floor_ns != before_ns
         return {
             "clients": len(done),
-            "from": moment(floor_ns) if moved and floor_ns is not None else None,
+            "from": moment(floor_ns) if floor_ns is not None and floor_ns > now.unix_ns else None,
             "lost_until": moment(before_ns) if moved and before_ns is not None else None,
         }
 

@@ -3,6 +3,7 @@
 import base64
 import errno
 import logging
+import os
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def stored_value(store: Store) -> dict[str, Any]:
     """The server's answer to a command that would read the database, which the server keeps to itself."""
     return {
         "seen": [[_text(key), seen.name, seen.at, str(seen.source)] for key, seen in store.seen().items()],
+        "failing": store.failing,
         "renewals": [[_text(key), last] for key, last in store.renewals().items()],
     }
 
@@ -86,6 +88,18 @@ def renewals(state_dir: Path) -> dict[bytes, int]:
     if value is None:
         return read_renewals(state_dir)
     return {base64.b64decode(key): last for key, last in value["renewals"]}
+
+
+def disk_fault(state_dir: Path) -> str | None:
+    """Why the running server cannot write what it must, and so erases nothing; None if it can, or none runs."""
+    value = _asked(state_dir)
+    if value is not None and value["failing"]:
+        return str(value["failing"])
+    try:
+        read_only = os.statvfs(state_dir).f_flag & os.ST_RDONLY
+    except OSError:
+        return None
+    return os.strerror(errno.EROFS) if read_only else None
 
 
 def _asked(state_dir: Path) -> dict[str, Any] | None:
