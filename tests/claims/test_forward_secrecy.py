@@ -200,8 +200,8 @@ def _write_and_die(state_dir: Path, later: Ratchet, step: int) -> bool:
 @pytest.mark.parametrize("cut", [False, True], ids=["killed", "power cut"])
 @pytest.mark.parametrize("made", [["-O", "inline_data", "-I", "512"], ["-b", "1024"]], ids=["inline_data", "1 KiB"])
 def test_killed_at_every_call_of_the_erasing_the_old_key_leaves_the_raw_disk(
-    tmp_path: Path, made: list[str], cut: bool
-) -> None:  # fmt: skip
+    tmp_path: Path, made: list[str], *, cut: bool
+) -> None:
     """After the next start has finished it, and made the step where the kill came before it."""
     with ExitStack() as stack:
         where = tmp_path / "state"

@@ -349,7 +349,7 @@ def test_a_read_only_disk_after_a_reboot_waits_for_what_may_have_been_dated_ahea
 
 
 def test_a_full_disk_with_small_blocks(stack: ExitStack, tmp_path: Path) -> None:
-    """Below 512 MiB ext4 makes blocks of 1 KiB: a mapped file that has no block to grow into kills whoever touches it."""
+    """Below 512 MiB ext4 makes blocks of 1 KiB: a mapped file without a block to grow into kills whoever touches it."""
     world = DiskWorld(stack, tmp_path)
     world.mount(Ext4Disk(stack, world.state_dir, tmp_path / "image", "-b", "1024"))
     world.start()
@@ -458,8 +458,8 @@ LOG = f"{DATABASE}-wal"
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", None),
 )
 def test_whatever_is_lost_after_a_kill_is_told_and_opens_nothing_twice(
-    world: ClaimsWorld, names: list[str], damage: Any, told: str, reboot: bool
-) -> None:  # fmt: skip
+    world: ClaimsWorld, names: list[str], damage: Any, told: str, *, reboot: bool
+) -> None:
     packets = [world.assert_opens(world.alice) for _ in range(8)]
     world.kill()
     for name in names:

@@ -61,6 +61,7 @@ _OF_THE_DISK = {
     sqlite3.SQLITE_AUTH,
 }
 """What is no damage: the database may be whole, and cannot be read or written now."""
+_READONLY = sqlite3.SQLITE_READONLY
 _KEEP_HOLDERS = 30 * 86400.0  # seconds
 _SHORTEST_REACH_NS = 60 * 10**9  # how far ahead a knock may have been dated, where no earlier window is known
 _RUN = struct.Struct(">qq")
@@ -237,7 +238,7 @@ class Store:
             return self._opened(path, store_id, mark)
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
-            if code in _OF_THE_DISK and not path.is_dir():
+            if code in _OF_THE_DISK and not path.is_dir() and not (code == _READONLY and _takes_changes(path)):
                 return self._without_disk(path, error)
             # A flipped bit may also show as a table that is not there, or a word that is none.
             self.damage = str(error)
@@ -254,6 +255,10 @@ class Store:
         connection, self._is_new = _connect(path, store_id, mark_is_ours=mark is not None)
         try:
             self._digest = _verified_digest(connection)
+            # A flipped bit in its head makes it one that is for reading only, which shows when something is written.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("UPDATE chain SET count = count")
+            connection.execute("ROLLBACK")
         except BaseException:
             connection.close()
             raise
@@ -524,6 +529,15 @@ def _read_mark(file: MarkFile) -> tuple[Mark | None, bool]:
         return file.read(), False
     except DamagedMarkError:
         return None, True
+
+
+def _takes_changes(path: Path) -> bool:
+    """Whether the file system lets the file be written."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _aside(path: Path) -> Path:

@@ -237,6 +237,21 @@ def test_a_damaged_database_is_set_aside_and_nothing_old_opens(tmp_path: Path, d
     assert refusal(reopened(tmp_path, START + 2 * NS), 0, START) == "stale"
 
 
+def test_a_bit_that_makes_the_database_one_for_reading_only_is_damage(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store.close()
+    raw = bytearray((tmp_path / DATABASE).read_bytes())
+    raw[18] = 3  # sqlite.org/fileformat2.html: the file format write version
+    (tmp_path / DATABASE).write_bytes(raw)
+    store, memory = opened(tmp_path)
+    assert store.damage
+    assert refusal(memory, "a") == "stale"
+    accept(memory, store, "b", START + 1)
+    assert store.failing is None
+    store.close()
+
+
 def test_damage_noticed_and_then_a_crash_is_still_damage(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
     accept(memory, store, "a")
