@@ -61,6 +61,8 @@ _OF_THE_DISK = {
     sqlite3.SQLITE_AUTH,
 }
 """What is no damage: the database may be whole, and cannot be read or written now."""
+_UNREADABLE = (ValueError, TypeError, OverflowError)
+"""What Python makes of damage, as where SQLite's own complaint quotes a name that is no text any more."""
 _READONLY = sqlite3.SQLITE_READONLY
 _KEEP_HOLDERS = 30 * 86400.0  # seconds
 _SHORTEST_REACH_NS = 60 * 10**9  # how far ahead a knock may have been dated, where no earlier window is known
@@ -236,12 +238,12 @@ class Store:
         store_id = mark.store_id if mark is not None and mark.count == 0 else os.urandom(ID_SIZE)
         try:
             return self._opened(path, store_id, mark)
-        except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
+        except (sqlite3.Error, *_UNREADABLE) as error:
+            code = int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & _PRIMARY_CODE
             if code in _OF_THE_DISK and not path.is_dir() and not (code == _READONLY and _takes_changes(path)):
                 return self._without_disk(path, error)
             # A flipped bit may also show as a table that is not there, or a word that is none.
-            self.damage = str(error)
+            self.damage = str(error) if isinstance(error, sqlite3.Error) else "the database is damaged"
         try:
             for suffix in ("", "-wal", "-shm"):
                 source = path.with_name(path.name + suffix)
@@ -721,5 +723,5 @@ def _read(state_dir: Path, query: str, *values: object) -> list[Any]:
             connection.text_factory = _text
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             return connection.execute(query, values).fetchall()
-    except sqlite3.Error:
+    except (sqlite3.Error, *_UNREADABLE):
         return []

@@ -102,6 +102,46 @@ def test_every_commit_is_synced(tmp_path: Path) -> None:
     store.close()
 
 
+def test_the_mark_is_on_the_disk_after_the_database_and_before_a_commit_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, memory = opened(tmp_path)
+    real = os.fdatasync
+    seen: list[Path] = []
+
+    def noting(descriptor: int) -> None:
+        copy = tmp_path / f"copy-{len(seen)}"
+        copy.mkdir()
+        for name in (DATABASE, f"{DATABASE}-wal", MARK):
+            shutil.copy(tmp_path / name, copy / name)
+        real(descriptor)
+        seen.append(copy)
+
+    monkeypatch.setattr(os, "fdatasync", noting)
+    accept(memory, store, "a")
+    assert len(seen) == 1
+    monkeypatch.undo()
+    store.close()
+    # What the database held when the mark was synced.
+    (seen[0] / MARK).unlink()
+    with closing(sqlite3.connect(seen[0] / DATABASE)) as database:
+        assert database.execute("SELECT count FROM chain").fetchone() == (1,)
+
+
+def test_after_a_loss_the_files_have_another_id(tmp_path: Path) -> None:
+    """No older copy of one of them fits to what comes."""
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    before = store._store_id
+    store.close()
+    (tmp_path / DATABASE).write_bytes(b"")
+    opened(tmp_path)[0].close()
+    again = made_store(tmp_path)
+    assert again.loss is None
+    assert again._store_id != before
+    again.close()
+
+
 def test_who_was_in_and_who_was_seen_come_back(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
     accept(memory, store, "a")
@@ -250,6 +290,22 @@ def test_a_bit_that_makes_the_database_one_for_reading_only_is_damage(tmp_path: 
     accept(memory, store, "b", START + 1)
     assert store.failing is None
     store.close()
+
+
+def test_a_name_in_the_schema_that_is_no_text_any_more_is_damage(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store.close()
+    raw = (tmp_path / DATABASE).read_bytes()
+    for number, place in enumerate(range(raw.index(b"CREATE TABLE nonce") - 20, raw.index(b"CREATE TABLE nonce") + 60)):
+        home = tmp_path / str(number)
+        home.mkdir()
+        (home / DATABASE).write_bytes(raw[:place] + bytes([raw[place] ^ 0x80]) + raw[place + 1 :])
+        (home / MARK).write_bytes((tmp_path / MARK).read_bytes())
+        read_seen(home)
+        again = made_store(home)
+        assert refusal(again.load(W, START), "a") in {"stale", "replay"}
+        again.close()
 
 
 def test_damage_noticed_and_then_a_crash_is_still_damage(tmp_path: Path) -> None:
