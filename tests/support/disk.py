@@ -4,6 +4,7 @@ A process holds a mount namespace; `openme serve` joins it, and the test reaches
 /proc/PID/root. Nothing is mounted in the namespace of this machine.
 """
 
+import os
 import shutil
 import subprocess
 from contextlib import ExitStack
@@ -43,8 +44,8 @@ class Disk:
         done = subprocess.run([*self.prefix, *map(str, words)], capture_output=True, text=True, check=False, timeout=30)
         assert done.returncode == 0, f"{words}: {done.stderr}"
 
-    def fill(self) -> None:
-        """Leave not one block."""
+    def fill(self, left: int = 0) -> None:
+        """Leave not one block, or so many bytes."""
         with (self.seen / "filler").open("ab", buffering=0) as file:
             for size in (PAGE, SECTOR):
                 try:
@@ -52,6 +53,9 @@ class Disk:
                         file.write(bytes(size))
                 except OSError:
                     continue
+            if left:
+                file.truncate(file.tell() - left)
+                os.fsync(file.fileno())
 
     def free(self) -> None:
         """Give the space back."""
