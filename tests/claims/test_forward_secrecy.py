@@ -9,9 +9,12 @@ past knocks under either version.
 
 import hashlib
 import hmac
+import os
 import re
+import secrets
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ import monocypher
 import pytest
 from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt, crypto_scalarmult
 
-from openme.keeper.ratchet_file import FILE_NAME, read_ratchet
+from openme.keeper.ratchet_file import FILE_NAME, finish_erasing, read_ratchet, write_ratchet
+from openme.keeper.store import make_memory
 from openme.keys.ratchet import Ratchet
 from openme.keys.x25519 import public_key_of
 from openme.server import control
@@ -116,6 +120,7 @@ class Thief(ClaimsWorld):
     def mount(self, disk: Ext4Disk) -> None:
         self.disk = disk
         self.put_ratchet((self.state_dir / FILE_NAME).read_bytes(), disk.seen)
+        make_memory(disk.seen)
         clock = self.state_dir / "test-clock"
         (disk.seen / clock.name).write_bytes(clock.read_bytes())
         self.clock = type(self.clock)(self.state_dir, disk.seen)
@@ -163,6 +168,73 @@ def test_version_2_the_past_is_closed_once_its_epoch_is_erased(tmp_path: Path) -
                 schedule = v2.schedule_untrusted(packet, private, public_key_of(private))
                 with pytest.raises(BadPacket, match="decrypt"):
                     v2.open_untrusted(packet, schedule.aead_key, schedule.aead_nonce)
+
+
+_CALLS = ("open", "write", "fsync", "pwrite", "link", "rename", "unlink", "close")
+
+
+def _write_and_die(state_dir: Path, later: Ratchet, step: int) -> bool:
+    """Write the ratchet in a process that is killed before its call number `step`; whether it came to its end."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    left = step
+
+    def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+        def act(*arguments: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **named)
+
+        return act
+
+    try:
+        for name in _CALLS:
+            setattr(os, name, dying(getattr(os, name)))
+        write_ratchet(state_dir, later)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("cut", [False, True], ids=["killed", "power cut"])
+@pytest.mark.parametrize("made", [["-O", "inline_data", "-I", "512"], ["-b", "1024"]], ids=["inline_data", "1 KiB"])
+def test_killed_at_every_call_of_the_erasing_the_old_key_leaves_the_raw_disk(
+    tmp_path: Path, made: list[str], *, cut: bool
+) -> None:
+    """After the next start has finished it, and made the step where the kill came before it."""
+    with ExitStack() as stack:
+        where = tmp_path / "state"
+        where.mkdir()
+        disk = Ext4Disk(stack, where, tmp_path / "image", *made)
+        found_old = found_new = step = 0
+        ended = False
+        while not ended:
+            old = secrets.token_bytes(32)
+            write_ratchet(disk.seen, Ratchet(WEEK, 2951, bytes(bytearray(old))))
+            disk.run("sync")
+            assert old in disk.cut_power().read_bytes(), "the look itself works"
+            later = Ratchet(WEEK, 2951, bytes(bytearray(old))).later(2952)
+            ended = _write_and_die(disk.seen, later, step)
+            if cut:
+                disk.boot_from(disk.cut_power())
+            finish_erasing(disk.seen)
+            now = read_ratchet(disk.seen)
+            assert now is not None
+            if now.index == 2951:
+                found_old += 1
+                write_ratchet(disk.seen, now.later(2952))
+            else:
+                found_new += 1
+            disk.run("sync")
+            assert old not in disk.cut_power().read_bytes(), f"killed before call {step}"
+            assert [path.name for path in disk.seen.glob("*ratchet*")] == [FILE_NAME]
+            step += 1
+        assert found_old > 5
+        assert found_new > 5
 
 
 @pytest.mark.root

@@ -12,11 +12,12 @@ from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.keeper.provided import read_files
 from openme.keeper.ratchet_file import read_ratchet
-from openme.keeper.store import read_renewals
 from openme.keys.ed25519 import encode_base64
 from openme.keys.ratchet import epoch_at
 from openme.keys.x25519 import ServerPrivateKey
-from openme.server.epoch_keys import check_length, replace_ratchet, start_of
+from openme.server.epoch_keys import check_length, clock_trouble, replace_ratchet, start_of
+from openme.server.stored import disk_fault
+from openme.server.stored import renewals as renewals_of
 
 _SOON = 30 * 86400  # seconds before its last epoch is over at which a client is named
 
@@ -47,10 +48,12 @@ def _epochs(args: argparse.Namespace) -> int:
         raise OpenmeError(f"there are no epoch keys in {config.state_dir}", "openme init --upgrade makes them")
     check_length(ratchet, config)
     length, oldest = ratchet.length, ratchet.index
-    ratchet.forget()
     now = time.time_ns()
+    trouble = clock_trouble(ratchet, now)
+    ratchet.forget()
+    fault = disk_fault(config.state_dir)
     epoch = epoch_at(now, length)
-    files, renewals = read_files(config.state_dir), read_renewals(config.state_dir)
+    files, renewals = read_files(config.state_dir), renewals_of(config.state_dir)
     clients = [c for c in config.clients.values() if "v2" in c.protocols]
     reach = {c.name: (files.get(c.public_key.raw), renewals.get(c.public_key.raw)) for c in clients}
     if args.json:
@@ -81,8 +84,11 @@ def _epochs(args: argparse.Namespace) -> int:
         lines += ["", table(["CLIENT", "FILE UNTIL", "RENEWED UNTIL"], rows)]
     answer_lines("\n".join(lines))
     _warn(config, clients, {name: max(e or -1 for e in both) for name, both in reach.items()}, length, now)
-    if oldest > epoch:
-        warn("this machine's clock stands before the oldest key: no version 2 knock is accepted until it is right")
+    if fault is not None:
+        warn(f"{config.state_dir} cannot be written ({fault}): no key is erased until it can")
+    if trouble is not None:
+        warn(f"no version 2 knock is accepted: {trouble[0]}")
+        hint(trouble[1])
     return 0
 
 

@@ -17,7 +17,7 @@ from openme.keeper.grants import Change, Grant, Grants
 from openme.keeper.journal import Journal
 from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide
 from openme.keeper.registry import Registry
-from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal
+from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal, Reset
 from openme.keeper.rules import rules_for
 from openme.keys.erasing import wipe
 from openme.wire import v1, v2
@@ -236,13 +236,18 @@ class Keeper:
         if len(self._last_from) > _MAX_SOURCES:
             del self._last_from[next(iter(self._last_from))]
 
-    def reset(self, client_key: bytes, now: Now) -> bool:
+    def reset(self, client_key: bytes, now: Now) -> Reset | None:
         """See `ReplayMemory.reset`."""
         return self._replay.reset(client_key, now.unix_ns)
 
-    def settle_floor(self, now: Now) -> int | None:
-        """See `ReplayMemory.settle_floor`."""
-        return self._replay.settle_floor(now.unix_ns)
+    def reset_all(self, now: Now) -> list[Reset]:
+        """See `ReplayMemory.reset_all`."""
+        return self._replay.reset_all(now.unix_ns)
+
+    @property
+    def floor_ns(self) -> int | None:
+        """Knocks signed before this Unix time in nanoseconds are refused, whoever signed them; None: none are."""
+        return self._replay.floor_ns
 
     def remember_sources(self, sources: Iterable[tuple[IPAddress, bytes]]) -> None:
         """Know again, after a restart, who knocked from where: (address, 32-byte public key), the oldest first."""

@@ -45,6 +45,7 @@ from openme.server.listener_reports import Reports
 from openme.server.replies import Replies
 from openme.server.slices import Slices
 from openme.server.state_file import json_text, sessions_value, write_state_file
+from openme.server.stored import moment, stored_value
 from openme.wire import v2
 from openme.wire.frame import KEY_SIZE, REPORT_SIZE, Order, OrderKind, accepted, known_source
 
@@ -226,9 +227,6 @@ class KeeperProcess:
         self._follow_interface(now)
         self._hidden.tick(now.monotonic)
         self._follow_epochs(now)
-        if (floor_ns := self._keeper.settle_floor(now)) is not None:
-            self._store.set_floor(floor_ns)
-            _log.warning("the clock was set back: knocks that were too old for a start under a wrong clock are not now")
         self._tell_sources()
         over = self._keeper.grants.expire(now.monotonic)
         for grant in over:
@@ -725,6 +723,8 @@ class KeeperProcess:
         now = self._clocks()
         if request.command == "sessions":
             return self._sessions(now)
+        if request.command == "stored":
+            return stored_value(self._store)
         if request.command == "ratchet":
             return self._save_ratchet(now)
         if request.command == "new_ratchet":
@@ -776,19 +776,38 @@ class KeeperProcess:
         return self._when_cut(name, targets, outcome, cut=request.cut)
 
     def _reset(self, request: Request, now: Now) -> dict[str, Any]:
+        if request.everybody:
+            return self._reset_all(now)
         name = request.name
         client = self._keeper.config.clients.get(name)
         if client is None:
             return {"known": False, "near": nearest(name, self._keeper.config.clients)}
-        key = client.public_key.raw
+        done = self._keeper.reset(client.public_key.raw, now)
+        if done is None:
+            return {"known": True, "was_ahead": False}
         try:
-            self._store.reset(key, now.unix_ns)
+            self._store.reset([done], None)
         except OpenmeError as error:
-            return {"error": error.message}
-        was_ahead = self._keeper.reset(key, now)
-        if was_ahead:
-            _log.info("%s: its time begins anew, on the operator's word", name)
-        return {"known": True, "was_ahead": was_ahead}
+            return {"error": f"{name} is let in until the next start, then say it again: {error.message}"}
+        _log.info("%s: its time begins anew, on the operator's word", name)
+        return {"known": True, "was_ahead": True, "shut": [[moment(first), moment(last)] for first, last in done.shut]}
+
+    def _reset_all(self, now: Now) -> dict[str, Any]:
+        """Begin everybody's time anew; where the memory was lost it is the operator's word that the clock is right."""
+        before_ns = self._keeper.floor_ns
+        done = self._keeper.reset_all(now)
+        floor_ns = self._keeper.floor_ns
+        try:
+            self._store.reset(done, floor_ns)
+        except OpenmeError as error:
+            return {"error": f"this holds until the next start, then say it again: {error.message}"}
+        _log.warning("everybody's time begins anew, on the operator's word")
+        moved = floor_ns is not None and floor_ns != before_ns
+        return {
+            "clients": len(done),
+            "from": moment(floor_ns) if floor_ns is not None and floor_ns > now.unix_ns else None,
+            "lost_until": moment(before_ns) if moved and before_ns is not None else None,
+        }
 
     def _targets(self, name: str, keys: Iterable[bytes], *, established: bool) -> Steps[list[CutTarget]]:
         """Every address that this client has opened lately, also by doors closed long since, and the doors open now."""
