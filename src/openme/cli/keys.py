@@ -3,10 +3,12 @@
 import argparse
 import secrets
 import time
+from collections.abc import Mapping
 
 from openme.cli.output import answer, answer_json, answer_lines, hint, note, table, warn
 from openme.cli.running_server import RunningServer
-from openme.config.model import ClientEntry, ServerConfig
+from openme.client.renewal import WARN_SECONDS
+from openme.config.model import ServerConfig
 from openme.config.server import load_server_config
 from openme.durations import format_duration
 from openme.errors import OpenmeError
@@ -18,8 +20,6 @@ from openme.keys.x25519 import ServerPrivateKey
 from openme.server.epoch_keys import check_length, clock_trouble, replace_ratchet, start_of
 from openme.server.stored import disk_fault
 from openme.server.stored import renewals as renewals_of
-
-_SOON = 30 * 86400  # seconds before its last epoch is over at which a client is named
 
 
 def configure(name: str, parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def _epochs(args: argparse.Namespace) -> int:
         ]
         lines += ["", table(["CLIENT", "FILE UNTIL", "RENEWED UNTIL"], rows)]
     answer_lines("\n".join(lines))
-    _warn(config, clients, {name: max(e or -1 for e in both) for name, both in reach.items()}, length, now)
+    _warn(config, reach, length, now)
     if fault is not None:
         warn(f"{config.state_dir} cannot be written ({fault}): no key is erased until it can")
     if trouble is not None:
@@ -92,14 +92,23 @@ def _epochs(args: argparse.Namespace) -> int:
     return 0
 
 
-def _warn(config: ServerConfig, clients: list[ClientEntry], last: dict[str, int], length: int, now_ns: int) -> None:
-    """Name the clients that will soon be without keys."""
+def _warn(config: ServerConfig, reach: Mapping[str, tuple[int | None, int | None]], length: int, now_ns: int) -> None:
+    """Name the clients that will soon be without keys, by what is known of them.
+
+    A file may be on several devices, of which each fetches keys for itself: the receipt that one has fetched says
+    nothing of the others.
+    """
     if "v2" not in config.protocols:
         warn("server.protocols does not accept v2")
-    for client in clients:
-        end = last[client.name]
-        if end >= 0 and (end + 1) * length - now_ns / 10**9 < _SOON:
-            warn(f"{client.name} has keys until {_until(end, length)}; a new file: openme renew {client.name}")
+    for name, (file, fetched) in reach.items():
+        end = max(-1 if known is None else known for known in (file, fetched))
+        if end < 0 or (end + 1) * length - now_ns / 10**9 >= WARN_SECONDS:
+            continue
+        if fetched is not None:
+            known = f"has fetched keys until {_until(fetched, length)} with a receipt, on one device at least"
+        else:
+            known = f"has keys until {_until(file, length)} by its file, and has fetched no receipt since"
+        warn(f"{name} {known}; a new file: openme renew {name}")
 
 
 def _until(epoch: int | None, length: int) -> str | None:

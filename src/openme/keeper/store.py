@@ -86,7 +86,7 @@ CREATE TABLE IF NOT EXISTS ratchet (one INTEGER PRIMARY KEY CHECK (one = 1), epo
     public BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ratchet_next (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL,
     public BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS renewed (client BLOB PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS delivered (client BLOB PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
 """
 # What the mark needs (format 2): the commits' chain, and where a client's signed times lie (`ReplayMemory.reset`).
 _CHAIN_SCHEMA = """
@@ -136,16 +136,12 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """An accepted knock as it goes to the disk: the replay memory's part and, unless policy refused it, the grant's.
-
-    `renewed_to`: the last epoch whose key its receipt carries; None without a receipt.
-    """
+    """An accepted knock as it goes to the disk: the replay memory's part and, unless policy refused it, the grant's."""
 
     remembered: Remembered
     client_name: str
     at: float
     holder: Holder | None
-    renewed_to: int | None = None
 
 
 def has_lived(state_dir: Path) -> bool:
@@ -190,6 +186,7 @@ class Store:
         self._run_file = None if run_dir is None else MarkFile(beside(run_dir, "newest", state_dir), durable=False)
         self._waiting: list[Accepted] = []
         self._waiting_floor_ns: int | None = None
+        self._waiting_renewals: dict[bytes, int] = {}
         self._on_disk = True
         self._digest = SetDigest()
         self.damage: str | None = None
@@ -358,8 +355,12 @@ class Store:
         accepted = list(accepted)
         self._newest_ns = max([self._newest_ns, *(knock.remembered.timestamp_ns for knock in accepted)])
         self._waiting.extend(accepted)
-        if self._waiting or self._waiting_floor_ns is not None:
+        if self._waiting or self._waiting_floor_ns is not None or self._waiting_renewals:
             self._transaction(self._write_waiting)
+
+    def renew(self, client_key: bytes, last: int) -> None:
+        """A client has fetched keys up to epoch `last`; written with the next commit."""
+        self._waiting_renewals[client_key] = last
 
     def _transaction(self, write: Callable[[], None]) -> None:
         """One commit: rows, their chain, then the marks."""
@@ -379,6 +380,7 @@ class Store:
             self._fall_short(str(error))
             return
         self._waiting.clear()
+        self._waiting_renewals.clear()
         self._waiting_floor_ns = None
         if not self._on_disk:
             self._fall_short(self.failing or "")
@@ -418,6 +420,8 @@ class Store:
             self._write_floor(self._waiting_floor_ns)
         for knock in self._waiting:
             self._write(knock)
+        for row in self._waiting_renewals.items():
+            self._connection.execute("INSERT OR REPLACE INTO delivered VALUES (?, ?)", row)
 
     def _write_floor(self, floor_ns: int) -> None:
         for (before,) in self._connection.execute("SELECT value FROM meta WHERE key = 'floor_ns'").fetchall():
@@ -463,8 +467,6 @@ class Store:
         execute(
             "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", (part.client_key, knock.client_name, knock.at, source)
         )
-        if knock.renewed_to is not None:
-            execute("INSERT OR REPLACE INTO renewed VALUES (?, ?)", (part.client_key, knock.renewed_to))
         if (holder := knock.holder) is not None:
             execute("DELETE FROM holder WHERE expires_at < ?", (knock.at - _KEEP_HOLDERS,))
             execute(
@@ -488,8 +490,9 @@ class Store:
 
     def forget_renewals(self) -> None:
         """There is a new ratchet: what clients carry belongs to the old one."""
+        self._waiting_renewals.clear()
         with suppress(sqlite3.Error):
-            self._connection.execute("DELETE FROM renewed")
+            self._connection.execute("DELETE FROM delivered")
 
     def ratchet_seen(self) -> tuple[RatchetNote | None, RatchetNote | None]:
         """The ratchet as it was last known, and as it was about to be written when this server ended."""
@@ -533,8 +536,8 @@ class Store:
         return dict(_readable(self._connection.execute(_SEEN), _seen))
 
     def renewals(self) -> dict[bytes, int]:
-        """The last epoch whose key a client was given with a receipt, by 32-byte public key."""
-        return dict(self._connection.execute(_RENEWED))
+        """The last epoch whose key a client has fetched with a receipt, by 32-byte public key."""
+        return dict(self._connection.execute(_RENEWED)) | self._waiting_renewals
 
     def close(self) -> None:
         """Write what waits, if the disk lets us, and close."""
@@ -684,7 +687,7 @@ def _unpack_runs(raw: bytes) -> tuple[Run, ...]:
 
 
 _SEEN = "SELECT client, name, at, source FROM seen"
-_RENEWED = "SELECT client, last FROM renewed"
+_RENEWED = "SELECT client, last FROM delivered"
 _Made = TypeVar("_Made")
 
 
@@ -729,7 +732,7 @@ def read_ratchet_seen(state_dir: Path) -> bool:
 
 def forget_renewals(state_dir: Path) -> None:
     """There is a new ratchet: what clients carry belongs to the old one."""
-    _read(state_dir, "DELETE FROM renewed")
+    _read(state_dir, "DELETE FROM delivered")
 
 
 def note_ratchet(state_dir: Path, epoch: int, public: bytes) -> None:

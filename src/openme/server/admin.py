@@ -115,7 +115,7 @@ def _checked(value: dict[str, Any]) -> Request:
     if not isinstance(name, str) or len(name) > _MAX_NAME or not isinstance(cut, bool):
         raise ValueError
     if not isinstance(everybody, bool):
-        raise ValueError
+        raise TypeError
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise ValueError
     if epoch_length is not None and (isinstance(epoch_length, bool) or not isinstance(epoch_length, int | float)):

@@ -21,6 +21,7 @@ from openme.config.section import nearest
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Door, Firewall, FirewallError, Rules, Steps
+from openme.keeper.deliveries import Deliveries, Offer
 from openme.keeper.epochs import Epochs
 from openme.keeper.grants import Change, DoorKey, Grant
 from openme.keeper.journal import Journal
@@ -122,6 +123,7 @@ class KeeperProcess:
         self._listener = parts.listener
         self._reports = parts.reports
         self._outbox = Outbox(parts.listener)
+        self._deliveries = Deliveries()
         self._receipts: dict[tuple[bytes, IPAddress], list[bytes]] = {}
         self._control = parts.control
         self._state_file = parts.state_file
@@ -247,6 +249,7 @@ class KeeperProcess:
             self._state_changed = False
             self._slices.add(self._write_state())
         self._journal.report(now.monotonic)
+        self._note_deliveries()
         self._reports.tick(now.monotonic)
         logs.write_late()
         if self._trial_until is not None and now.monotonic >= self._trial_until:
@@ -362,8 +365,7 @@ class KeeperProcess:
             holder = Holder(
                 grant.client_key, grant.address, grant.client_name, grant.ports, grant.opened_at, grant.expires_at
             )
-        renewed_to = self._keeper.renewed_to(judgement)
-        return Accepted(judgement.remembered, judgement.client.name, now.unix, holder, renewed_to)
+        return Accepted(judgement.remembered, judgement.client.name, now.unix, holder)
 
     def _tell_verdict(self, judgement: Judgement, now: Now, *, opened: bool) -> None:
         """Tell the listener, who makes the receipt now that the firewall has answered. Version 1 has none."""
@@ -373,6 +375,8 @@ class KeeperProcess:
             self._outbox.put([Order(kind, key=judgement.tag or bytes(KEY_SIZE))])
             return
         text = self._keeper.receipt_for(judgement, now) or b""
+        if (last := self._keeper.renewed_to(judgement)) is not None:
+            self._deliveries.offer(judgement.tag, Offer(grant.client_key, last))
         orders = accepted(judgement.tag, round(grant.deadline * 10**9), text)
         if len(orders) > 1:
             wipe(text)  # what was cut from it are copies, which the outbox wipes when they are sent
@@ -557,6 +561,7 @@ class KeeperProcess:
             return {"error": error.message}
         self._store.note_ratchet(ratchet.index, ratchet.public_key(ratchet.index))
         self._store.forget_renewals()
+        self._deliveries.forget()
         _log.warning("there is a new ratchet: version 2 clients need new files")
         self._use_epochs(Epochs(ratchet, config.replay_window, config.epoch_horizon), now)
         return {}
@@ -592,6 +597,17 @@ class KeeperProcess:
         self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live if index < first])
         if not erase_before(first, epochs, self._keeper.config.state_dir, self._store):
             self._next_erasing = now.monotonic + _ERASING_INTERVAL
+
+    def _note_deliveries(self) -> None:
+        """Count the keys of receipts that were fetched."""
+        fetched = [
+            self._deliveries.fetched(self._reports.delivered.popleft()) for _ in range(len(self._reports.delivered))
+        ]
+        for offer in filter(None, fetched):
+            self._store.renew(offer.client_key, offer.last)
+        if any(fetched):
+            self._store.commit(())
+            self._say_disk()
 
     def _tell_sources(self) -> None:
         """Name the addresses that clients knock from to the listener, which then does not make them wait."""

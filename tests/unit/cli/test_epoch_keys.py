@@ -254,7 +254,7 @@ def test_what_receipts_brought_of_an_old_ratchet_is_not_told_of_the_new(here: Pl
         pass
     key = load_server_config(here.config).clients["alice"].public_key.raw
     with closing(sqlite3.connect(here.state / DATABASE)) as database:
-        database.execute("INSERT INTO renewed VALUES (?, ?)", (key, ratchet(here).index + 52))
+        database.execute("INSERT INTO delivered VALUES (?, ?)", (key, ratchet(here).index + 52))
         database.commit()
     assert here.ok("epochs", "--json").json()["clients"][0]["renewed_until"] is not None
     if how == "rotated":
@@ -493,7 +493,7 @@ def test_list_and_epochs_show_the_same_beside_a_server_as_without(here: Place) -
         pass
     key = load_server_config(here.config).clients["alice"].public_key.raw
     with closing(sqlite3.connect(here.state / DATABASE, isolation_level=None)) as database:
-        database.execute("INSERT INTO renewed VALUES (?, ?)", (key, ratchet(here).index + 52))
+        database.execute("INSERT INTO delivered VALUES (?, ?)", (key, ratchet(here).index + 52))
         database.execute(
             "INSERT INTO seen VALUES (?, 'alice', 1700000000.0, ?)", (key, bytes(10) + b"\xff\xff\1\2\3\4")
         )

@@ -14,7 +14,7 @@ from openme.cli import knock as command
 from openme.client.known import Known
 from openme.config.model import EpochKeys
 from openme.config.profile import load_client_config, render_profile
-from support.command import Done, Place, place
+from support.command import Done, Place, place, until
 
 TARGET = "203.0.113.5"
 
@@ -118,6 +118,22 @@ def test_continuous_knocking_fetches_them_too(here: Place) -> None:
         finally:
             running.kill()
             running.wait()
+
+
+def test_the_server_warns_by_what_was_fetched_and_otherwise_by_the_file(here: Place) -> None:
+    here.set("epoch_horizon", "5")
+    file = here.client("alice")
+    assert "has fetched no receipt since; a new file: openme renew alice" in here.ok("epochs").err
+    with here.serving():
+        assert knock(here, file).code == 0  # offered, and not fetched: three of five weeks are enough
+        assert "alice has keys until" in here.ok("epochs").err
+        assert knock(here, file, "--check").code == 0
+        until(lambda: "alice has fetched keys until" in here.ok("epochs").err, "the receipt is counted")
+        assert "on one device at least; a new file: openme renew alice" in here.ok("epochs").err
+    here.set("epoch_horizon", "53")
+    with here.serving():
+        assert knock(here, file, "--check").code == 0
+        until(lambda: "alice" not in here.ok("epochs").err, "it has keys for a year")
 
 
 class _Order:
