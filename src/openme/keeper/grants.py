@@ -118,7 +118,7 @@ class Grants:
         over = [grant for grant in self if grant.deadline <= now]
         for grant in over:
             self._drop(grant)
-        self._soonest = self.next_deadline() or float("inf")
+        self._soonest = min((grant.deadline for grant in self), default=float("inf"))
         return over
 
     def remove(self, grants: Iterable[Grant], now: float) -> Change:
