@@ -101,6 +101,17 @@ def test_somebody_elses_single_use_door_is_not_opened_again_when_another_ends() 
     assert grants.remove([ends], 0.0) == Change()
 
 
+def test_each_grant_ends_at_its_own_time() -> None:
+    grants = Grants()
+    for name, deadline in (("carol", 30.0), ("alice", 10.0), ("bob", 20.0)):
+        grants.add(grant(name, deadline))
+    ended = [[g.client_name for g in grants.expire(now)] for now in (9.0, 10.0, 11.0, 20.0, 29.0, 31.0, 40.0)]
+    assert ended == [[], ["alice"], [], ["bob"], [], ["carol"], []]
+    grants.add(grant("alice", 50.0))
+    grants.take_back(grant("alice", 50.0), grant("alice", 45.0))
+    assert [g.deadline for g in grants.expire(45.0)] == [45.0]
+
+
 def test_what_is_open_for_an_address_is_told_port_by_port() -> None:
     grants, alice = Grants(), grant("alice", 100.0, SSH, PortList(parse_port_spec("8080-8090/udp")))
     grants.add(alice)
