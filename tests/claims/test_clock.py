@@ -7,6 +7,8 @@ across restarts. Clients' clocks are right throughout. The keys that a clock cou
 
 import pytest
 
+from openme.keeper.mark import MARK
+from openme.keeper.store import DATABASE
 from support.claims import ClaimsWorld, noted
 from support.server import CLIENT
 
@@ -98,3 +100,32 @@ def test_a_client_whose_clock_was_ahead_with_the_servers_is_reset_by_the_operato
     world.clock.step(DAY)
     world.ask("sessions")
     world.assert_refuses(ahead)
+
+
+def test_memory_and_mark_lost_under_a_clock_ahead_wait_for_the_operators_word(world: ClaimsWorld) -> None:
+    """Nothing is left that knows what was accepted: no clock that is set back lets anybody in, `reset --all` does."""
+    old = world.assert_opens(world.alice)
+    world.kill()
+    world.forget_newest()
+    for name in (DATABASE, f"{DATABASE}-wal", MARK):
+        (world.state_dir / name).unlink(missing_ok=True)
+    world.clock.step(YEAR)
+    world.start()
+    world.says("the replay memory may lack knocks (state.db and state.mark are gone)")
+    world.clock.step(0)
+    for _ in range(2):
+        world.restart()
+        world.says("nobody gets in before")
+        world.says("openme reset --all")
+        world.assert_refuses(old, world.packet(world.alice))
+    done = world.openme(world.server, "--config", world.config, "reset", "--all", code=0)
+    assert "are accepted again" in done.stderr
+    assert "could use it once when its time comes" in done.stderr
+    world.assert_refuses(old)
+    world.clock.step(61)  # what may have been dated ahead when it was accepted
+    world.ask("sessions")
+    world.assert_refuses(old)
+    world.assert_opens(world.alice)
+    world.restart()
+    assert "nobody gets in" not in world.log()
+    world.assert_opens(world.alice)

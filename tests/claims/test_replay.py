@@ -317,6 +317,8 @@ def test_a_disk_that_turns_read_only(ext4: DiskWorld) -> None:
         _close_and_resend(ext4, *packets)
         packets.append(ext4.assert_opens(ext4.alice))
     _close_and_resend(ext4, *packets)
+    told = ext4.openme(ext4.server, "--config", ext4.config, "epochs", code=0).stderr
+    assert "no key is erased until it can" in told
     told = ext4.openme(ext4.server, "--config", ext4.config, "list", code=0).stdout
     assert re.search(rf"^alice .* from {CLIENT[4]}$", told, re.MULTILINE), told
     ext4.kill()

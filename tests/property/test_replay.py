@@ -198,9 +198,8 @@ class Replay(RuleBasedStateMachine):
         world = self.world
         if (done := world.memory.reset(client, world.now)) is not None:
             world.store.reset([done], None)
-            world.newest[client] = world.now
             # When its time comes an honest knock may fall into a run that stays shut.
-            world.newest[client] = max(last for _, last in done.shut)
+            world.newest[client] = max(last for _, last in done.shut) + 1
 
     @rule(window=st.sampled_from(WINDOWS), crash=st.booleans())
     def restart(self, window: int, *, crash: bool) -> None:

@@ -43,6 +43,7 @@ class Reset:
 
     client_key: bytes
     low_ns: int
+    runs: tuple[Run, ...]
     shut: tuple[Run, ...]
 
 
@@ -109,10 +110,12 @@ class ReplayMemory:
         memory = self._clients.get(client_key)
         if memory is None or memory.high_ns <= now_ns:
             return None
-        ahead = [(max(first, now_ns), last) for first, last in (*memory.shut, *memory.runs) if last >= now_ns]
-        shut = _merged(sorted(ahead), 0)
-        self._clients[client_key] = _ClientMemory(now_ns, now_ns, {}, (), shut)
-        return Reset(client_key, now_ns, shut)
+        accepted = sorted((*memory.shut, *memory.runs))
+        # What lies behind is kept as well: another reset may be under a clock that stands before it.
+        runs = _merged([(first, min(last, now_ns - 1)) for first, last in accepted if first < now_ns], 0)
+        shut = _merged([(max(first, now_ns), last) for first, last in accepted if last >= now_ns], 0)
+        self._clients[client_key] = _ClientMemory(now_ns, now_ns, {}, runs, shut)
+        return Reset(client_key, now_ns, runs, shut)
 
     def reset_all(self, now_ns: int) -> list[Reset]:
         """Begin everybody's time anew whose time is ahead, and lower a floor that lies in the future.
@@ -143,7 +146,9 @@ class ReplayMemory:
         if len(kept) >= MAX_NONCES:
             return ReplayRefusal("too_many")
         kept[knock.random_nonce] = (timestamp_ns, source)
-        runs = _merged(sorted((*memory.runs, (timestamp_ns, timestamp_ns))), 2 * self._window_ns)
+        # What was shut and lies behind now stays known, since a reset lets `low_ns` fall.
+        behind = [run for run in memory.shut if run[1] < low_ns]
+        runs = _merged(sorted((*memory.runs, *behind, (timestamp_ns, timestamp_ns))), 2 * self._window_ns)
         shut = tuple(run for run in memory.shut if run[1] >= low_ns)
         self._clients[client_key] = _ClientMemory(high_ns, low_ns, kept, runs, shut)
         return Remembered(client_key, timestamp_ns, knock.random_nonce, source, low_ns, runs)

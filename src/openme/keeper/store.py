@@ -448,7 +448,7 @@ class Store:
             self._connection.execute("DELETE FROM nonce WHERE client = ? AND (timestamp_ns < ? OR nonce = ?)", which)
 
     def _write_reset(self, done: Reset) -> None:
-        self._put_mark(done.client_key, done.low_ns, done.low_ns, b"", _pack_runs(done.shut))
+        self._put_mark(done.client_key, done.low_ns, done.low_ns, _pack_runs(done.runs), _pack_runs(done.shut))
         self._drop_nonces(done.client_key, MAX_NS)
 
     def _write(self, knock: Accepted) -> None:

@@ -189,9 +189,8 @@ def test_reset_shuts_the_runs_in_which_the_time_ahead_lies_and_nothing_else() ->
     memory = ReplayMemory(W * S)
     for seconds in (0, 1000, 1000 + W, 1000 + 2 * W, 5000):
         assert knock(memory, T + seconds, seconds) == "accepted"
-    assert memory.reset(KEY, T * S + 1) == Reset(
-        KEY, T * S + 1, (((T + 1000) * S, (T + 1000 + 2 * W) * S), ((T + 5000) * S, (T + 5000) * S))
-    )
+    shut = (((T + 1000) * S, (T + 1000 + 2 * W) * S), ((T + 5000) * S, (T + 5000) * S))
+    assert memory.reset(KEY, T * S + 1) == Reset(KEY, T * S + 1, ((T * S, T * S),), shut)
     assert knock(memory, T, 0) == "stale"
     for seconds, expected in (
         (10, "accepted"),
@@ -246,4 +245,17 @@ def test_a_mark_from_before_there_were_runs_is_one_run() -> None:
     memory = ReplayMemory(W * S)
     memory.load([(KEY, (T + 100) * S, T * S, (), ())], [])
     done = memory.reset(KEY, (T - 5) * S)
-    assert done == Reset(KEY, (T - 5) * S, ((T * S, (T + 100) * S),))
+    assert done == Reset(KEY, (T - 5) * S, (), ((T * S, (T + 100) * S),))
+
+
+def test_resets_under_clocks_that_fall_and_windows_that_shrink_let_nothing_in_twice() -> None:
+    memory = ReplayMemory(W * S)
+    assert knock(memory, T + 4, "first") == "accepted"
+    memory.reset(KEY, T * S)
+    assert knock(memory, T + 59, "second") == "accepted"
+    memory.set_window(5 * S)
+    assert knock(memory, T + 60, "third") == "accepted"  # what was shut lies behind the low time now
+    for now in (T + 30, T, T - 100):
+        memory.reset(KEY, now * S)
+        for seconds, label in ((4, "first"), (59, "second"), (60, "third")):
+            assert knock(memory, T + seconds, label) == "stale", (now, label)
