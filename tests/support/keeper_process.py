@@ -179,7 +179,13 @@ class KeeperWorld:
             self.process._on_ruleset_change()
         self.process._outbox.flush()
         self.process._serve_strangers()
+        self.work_off()
         self.process._tick()
+
+    def work_off(self) -> None:
+        """As many turns as the jobs under way need, in which nothing else happens."""
+        while self.process._slices:
+            self.process._slices.advance()
 
     def ask(self, command: str, **more: Any) -> dict[str, Any]:
         """A request by the control socket, and the answer."""
@@ -195,6 +201,7 @@ class KeeperWorld:
             self.process._on_control()
             for key, _ in self.process._selector.select(0):
                 key.data()
+            self.work_off()
             return b"".join(iter(lambda: peer.recv(1 << 16), b""))
 
     def orders(self, *kinds: OrderKind) -> list[Order]:
@@ -271,5 +278,6 @@ def keeper_world(
             trial=trial,
         )
         process = KeeperProcess(parts, clock)
+        process._end_what_was_lost_before()  # as the beginning of `run` does: from here on expiries are known
         stack.callback(process._selector.close)
         yield KeeperWorld(process, parts, clock, firewall, listener_end, kept, path, state_dir, stack)

@@ -70,6 +70,10 @@ class Grants:
         made._by_address = {address: dict(beside) for address, beside in self._by_address.items()}
         return made
 
+    def become(self, other: "Grants") -> None:
+        """Hold what `other` holds. Whoever was given these before sees that by them."""
+        self._by_address = other._by_address
+
     def next_deadline(self) -> float | None:
         """Monotonic seconds at which the next grant ends."""
         return min((grant.deadline for grant in self), default=None)

@@ -292,7 +292,8 @@ class Keeper:
 
     def follow(self, plan: Reconfiguration) -> None:
         """Judge by what was planned from now on; nothing else may have changed since."""
-        self.config, self._registry, self.grants = plan.config, plan.registry, plan.grants
+        self.config, self._registry = plan.config, plan.registry
+        self.grants.become(plan.grants)
         self._replay.set_window(round(plan.config.replay_window * _NS))
         if self.epochs is not None:
             self.epochs.follow(plan.config.replay_window, plan.config.epoch_horizon)

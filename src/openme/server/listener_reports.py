@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-import openme
 from openme.refusals import REPORT_INTERVAL, RefusalCounts
 from openme.server.channel import ChannelClosedError, send
 from openme.wire.frame import SOURCE_SIZE, Report, ReportKind, unpack_report_untrusted
@@ -27,7 +26,7 @@ _MAX_ERRNO = 4095  # the kernel's own bound
 
 _MISTAKE_BASE = 1_000_000  # a line's number is smaller than this
 
-_SOURCE = Path(openme.__file__).parent
+_SOURCE = Path(__file__).parents[1]
 # Listed when this is imported, so that both processes have the same list and need no file for it.
 _MODULES = sorted(str(path) for path in _SOURCE.rglob("*.py"))
 

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from openme.cli import unhide
+from openme.config.server import load_server_config
+from openme.errors import OpenmeError
 from openme.ports import parse_port_spec
 from openme.server.hidden_ports import read_hidden_ports, write_hidden_ports
 from openme.server.start import state_lock
@@ -73,7 +76,14 @@ def test_a_server_that_does_not_answer_yet_is_not_written_past(here: Place) -> N
     with state_lock(here.state):
         done = here.run("unhide", "8080/tcp")
     assert done.code == 1
-    assert done.error == "a server is just starting or ending"
+    assert done.error == f"the server did not answer: one holds {here.state / 'lock'}, but nobody listens"
+    assert kept(here) == ["22/tcp", "8080-8090/tcp"]
+
+
+def test_a_server_that_starts_once_nobody_has_answered_is_not_written_past(here: Place) -> None:
+    config = load_server_config(here.config)
+    with state_lock(here.state), pytest.raises(OpenmeError, match="^a server is just starting or ending$"):
+        unhide._take_out(config, parse_port_spec("8080/tcp"))
     assert kept(here) == ["22/tcp", "8080-8090/tcp"]
 
 

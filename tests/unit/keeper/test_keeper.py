@@ -320,6 +320,19 @@ def test_an_unchanged_client_keeps_its_door_untouched() -> None:
     assert [g.deadline for g in judge.grants] == [NOW.monotonic + 30]
 
 
+def test_whoever_was_given_the_grants_before_a_change_sees_what_they_are_after_it() -> None:
+    """What closes doors in steps, and what spares the connections of others, asks long after it was made."""
+    judge = keeper()
+    is_open, held = judge.grants.is_open, judge.grants
+    admitted(judge, packet())
+    assert is_open(HOME, *parse_port_spec("22/tcp"))
+    judge.reconfigure(config("{bob: {ed25519_pubkey: KEY_B}}"), later(1))
+    assert not is_open(HOME, *parse_port_spec("22/tcp"))
+    admitted(judge, packet(BOB), later(1))
+    assert is_open(HOME, *parse_port_spec("22/tcp"))
+    assert [grant.client_name for grant in held] == ["bob"]
+
+
 def test_a_longer_window_after_a_change_brings_no_knock_back() -> None:
     judge = keeper()
     judged(judge, packet())

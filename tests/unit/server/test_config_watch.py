@@ -130,14 +130,18 @@ def test_the_first_file_must_load(file: File) -> None:
         ConfigWatch(file.path)
 
 
-def test_whoever_is_revoked_while_the_file_is_broken_is_out(file: File) -> None:
+@pytest.mark.parametrize("broken", [False, True])
+def test_whoever_is_revoked_is_out_also_while_the_file_is_broken(file: File, broken: bool) -> None:  # noqa: FBT001
     watch = ConfigWatch(file.path)
-    assert watch.revoke("alice") is None  # the file is in force, and so says it by itself
-    file.put("clients: [")
-    watch.refresh()
+    if broken:
+        file.put("clients: [")
+        watch.refresh()
+        assert watch.fault is not None
     less = watch.revoke("alice")
     assert less is not None
     assert less.clients.keys() == {"bob"}
+    assert watch.config is less
+    assert watch.revoke("alice") is None  # nothing changes once more
     assert watch.config is less
 
 
@@ -167,8 +171,10 @@ def test_whoever_is_revoked_while_the_file_is_being_read_does_not_come_back_with
 
 
 @pytest.mark.usefixtures("slow")
-def test_whoever_stands_in_a_later_file_again_is_in_again(file: File) -> None:
+def test_whoever_stands_in_a_later_file_again_is_in_again_once_that_is_said(file: File) -> None:
+    """A backup would bring a revoked client back as well."""
     watch = ConfigWatch(file.path)
+    key = watch.keys_of("alice")
     file.write(BOB)
     watch.refresh()
     watch.revoke("alice")
@@ -176,6 +182,9 @@ def test_whoever_stands_in_a_later_file_again_is_in_again(file: File) -> None:
     file.write(ALICE, BOB)
     watch.refresh()
     settled(watch)
+    assert watch.config.clients.keys() == {"bob"}
+    lifted = watch.lift(key)
+    assert lifted is watch.config
     assert watch.config.clients.keys() == {"alice", "bob"}
 
 

@@ -291,6 +291,7 @@ def test_the_state_file_is_written_no_more_than_five_times_a_second(tmp_path: Pa
         for number in range(20):
             before = state_file.stat().st_ino if state_file.exists() else None
             world.knock(packet_v2(label=number))
+            world.work_off()
             writes += state_file.stat().st_ino != before
             world.clock.advance(0.05)
         assert 4 <= writes <= 6

@@ -51,19 +51,31 @@ class Slow(MemoryFirewall):
         return {target.address: 1 for target in targets}
 
 
+@dataclass
 class Watch:
     """Stands for the file: what is set here is read at the next look."""
 
+    config: ServerConfig
+    path: Path = Path("config.yaml")
     fault = None
     is_reading = False
     changed: ServerConfig | None = None
 
     def refresh(self) -> ServerConfig | None:
         changed, self.changed = self.changed, None
+        self.config = changed or self.config
         return changed
 
-    def revoke(self, _name: str) -> None:
-        return
+    def keys_of(self, name: str) -> frozenset[bytes]:
+        client = self.config.clients.get(name)
+        return frozenset() if client is None else frozenset({client.public_key.raw})
+
+    def revoke(self, name: str, _keys: Iterable[bytes] = ()) -> ServerConfig | None:
+        if name not in self.config.clients:
+            return None
+        clients = {other: client for other, client in self.config.clients.items() if other != name}
+        self.config = replace(self.config, clients=clients)
+        return self.config
 
 
 @dataclass
@@ -121,7 +133,7 @@ def made(tmp_path: Path) -> Iterator[Process]:
         stack.callback(store.close)
         parsed = config()
         keeper = Keeper(parsed, ReplayMemory(60 * 10**9), Journal(), lambda _: False)
-        firewall, watch = Slow(), Watch()
+        firewall, watch = Slow(), Watch(parsed)
         firewall.start(rules_for(parsed))
         state_file = tmp_path / "sessions.json"
         parts = Parts(keeper, store, firewall, cast("ConfigWatch", watch), Journal(), ours, control, state_file)
