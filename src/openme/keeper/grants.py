@@ -68,11 +68,12 @@ class Grants:
         """The same grants, so that a change can be tried without being made."""
         made = Grants()
         made._by_address = {address: dict(beside) for address, beside in self._by_address.items()}
+        made._soonest = self._soonest
         return made
 
     def become(self, other: "Grants") -> None:
         """Hold what `other` holds. Whoever was given these before sees that by them."""
-        self._by_address = other._by_address
+        self._by_address, self._soonest = other._by_address, other._soonest  # noqa: SLF001  # of this class
 
     def next_deadline(self) -> float | None:
         """Monotonic seconds at which the next grant ends."""
