@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
+from openme.config.client_index import ClientIndex
 from openme.errors import OpenmeError
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
 from openme.keys.x25519 import ServerPrivateKey
@@ -121,8 +122,20 @@ class ServerConfig:
         Those of clients at fault are among them: nobody may open them now, and they must not lie open to everybody.
         """
         ranges = {r for group in self.groups.values() for r in group}
-        ranges.update(r for client in self.clients.values() for r in client.ports)
+        ranges.update(r for item in self.index.openable for r in item.ports)
         return merged((*ranges, *self.orphan_ports))
+
+    @cached_property
+    def index(self) -> ClientIndex:
+        """The clients as the keeper looks for them."""
+        return ClientIndex(self.clients.values())
+
+    def with_index(self, index: ClientIndex, named_ports: tuple[PortRange, ...] | None = None) -> "ServerConfig":
+        """Know what is known already of this config's clients, and perhaps of the ports it names. Returns itself."""
+        self.__dict__["index"] = index
+        if named_ports is not None:
+            self.__dict__["named_ports"] = named_ports
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,16 +64,31 @@ class Grants:
             for item in port_list.ports
         )
 
-    def copy(self) -> "Grants":
-        """The same grants, so that a change can be tried without being made."""
+    def addresses(self) -> list[IPAddress]:
+        """The addresses that somebody has open doors for."""
+        return list(self._by_address)
+
+    def holds(self, grant: Grant) -> bool:
+        """Whether this opening is in force still, under whatever ports and name: not a later one in its place."""
+        held = self._by_address.get(grant.address, {}).get(grant.client_key)
+        return held is not None and held.deadline == grant.deadline
+
+    def part(self, addresses: Iterable[IPAddress]) -> "Grants":
+        """The same grants for these addresses, so that a change can be tried without being made."""
         made = Grants()
-        made._by_address = {address: dict(beside) for address, beside in self._by_address.items()}
+        made._by_address = {address: dict(b) for address in addresses if (b := self._by_address.get(address))}
         made._soonest = self._soonest
         return made
 
-    def become(self, other: "Grants") -> None:
-        """Hold what `other` holds. Whoever was given these before sees that by them."""
-        self._by_address, self._soonest = other._by_address, other._soonest  # noqa: SLF001  # of this class
+    def put_back(self, part: "Grants", addresses: Iterable[IPAddress]) -> None:
+        """Hold for these addresses what `part`, taken for just these, has become."""
+        held, soonest = part._by_address, part._soonest  # noqa: SLF001  # of this class
+        for address in addresses:
+            if beside := held.get(address):
+                self._by_address[address] = beside
+            else:
+                self._by_address.pop(address, None)
+        self._soonest = min(self._soonest, soonest)
 
     def next_deadline(self) -> float | None:
         """Monotonic seconds at which the next grant ends."""

@@ -89,7 +89,7 @@ class Stranger:
 
 @dataclass(frozen=True, slots=True)
 class Reconfiguration:
-    """What a changed config asks of the firewall, new rules and doors to move or close, and what follows from it."""
+    """What a config asks of the firewall for `addresses`, rules and doors to move or close, and what follows."""
 
     rules: Rules
     change: Change
@@ -97,6 +97,7 @@ class Reconfiguration:
     config: ServerConfig
     registry: Registry
     grants: Grants
+    addresses: tuple[IPAddress, ...]
 
 
 class Keeper:
@@ -120,7 +121,7 @@ class Keeper:
         self._replay = replay
         self._journal = journal
         self._is_own = is_own
-        self._registry = Registry(config.clients.values())
+        self._registry = Registry(config.index)
         self._last_from: dict[IPAddress, tuple[bytes, ...]] = {}
         self.new_sources: deque[IPAddress] = deque(maxlen=_MAX_NEW_SOURCES)
         """Addresses that clients have begun to knock from, for whoever passes them on to the listener."""
@@ -266,10 +267,20 @@ class Keeper:
         self.follow(plan)
         return plan
 
-    def plan(self, config: ServerConfig, now: Now, rules: Rules | None = None) -> Reconfiguration:
-        """What a changed config would lead to; nothing is changed yet. `rules`: those that it will be in force with."""
-        registry = Registry(config.clients.values())
-        grants = self.grants.copy()
+    def plan(
+        self,
+        config: ServerConfig,
+        now: Now,
+        rules: Rules | None = None,
+        addresses: Iterable[IPAddress] | None = None,
+    ) -> Reconfiguration:
+        """What a config would lead to for these addresses (None: all); nothing is changed yet.
+
+        `rules`: those that it will be in force with.
+        """
+        registry = self._registry if config is self.config else Registry(config.index)
+        addresses = tuple(self.grants.addresses() if addresses is None else dict.fromkeys(addresses))
+        grants = self.grants.part(addresses)
         ended: list[tuple[Grant, str]] = []
         moved: list[Grant] = []
         for grant in grants:
@@ -288,12 +299,16 @@ class Keeper:
         rules = rules_for(config) if rules is None else rules
         still = tuple(d for d in closing.close if d not in opening and d[0] in rules.port_lists)
         change = Change(tuple(opening.values()), still)
-        return Reconfiguration(rules, change, tuple(ended), config, registry, grants)
+        return Reconfiguration(rules, change, tuple(ended), config, registry, grants, addresses)
+
+    def settle(self, plan: Reconfiguration) -> None:
+        """Hold the grants that were planned for some addresses; nothing else may have changed since."""
+        self.grants.put_back(plan.grants, plan.addresses)
 
     def follow(self, plan: Reconfiguration) -> None:
         """Judge by what was planned from now on; nothing else may have changed since."""
         self.config, self._registry = plan.config, plan.registry
-        self.grants.become(plan.grants)
+        self.settle(plan)
         self._replay.set_window(round(plan.config.replay_window * _NS))
         if self.epochs is not None:
             self.epochs.follow(plan.config.replay_window, plan.config.epoch_horizon)

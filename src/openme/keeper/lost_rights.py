@@ -42,9 +42,9 @@ class Expiries:
         self._looked = now
         self._ends: list[tuple[datetime, bytes]] = []
 
-    def follow(self, clients: Iterable[ClientEntry]) -> None:
-        """Know the clients of a changed config."""
-        self._ends = sorted((c.expires, c.public_key.raw) for c in clients if c.expires is not None)
+    def follow(self, ends: Iterable[tuple[datetime, bytes]]) -> None:
+        """Know when the clients of a changed config expire: moment and public key of each."""
+        self._ends = sorted(ends)
 
     def passed(self, now: datetime) -> list[bytes]:
         """Public keys of the clients that have expired since the last look. Where the clock was set back they may

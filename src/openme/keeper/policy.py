@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+from openme.config.client_index import Openable
 from openme.config.model import ClientEntry
 from openme.firewall.base import PortList
 from openme.ports import merged, port
@@ -60,7 +61,7 @@ def health_list(health_port: int) -> PortList:
     return PortList((port("tcp", health_port),))
 
 
-def client_lists(client: ClientEntry, health_port: int) -> tuple[PortList, ...]:
+def client_lists(client: ClientEntry | Openable, health_port: int) -> tuple[PortList, ...]:
     """The port lists that this client's doors consist of."""
     lists: list[PortList] = []
     if client.ports:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from openme.config.client_index import ClientIndex
 from openme.config.model import ClientEntry
 from openme.wire import v1
 
@@ -9,25 +10,21 @@ from openme.wire import v1
 class Registry:
     """The clients of one config, immutable; a changed config makes a new registry."""
 
-    def __init__(self, clients: Iterable[ClientEntry]) -> None:
-        self._clients = tuple(clients)
-        self._by_key = {client.public_key.raw: client for client in reversed(self._clients)}
-        self._by_key_id: dict[bytes, list[ClientEntry]] = {}
-        for client in self._by_key.values():
-            self._by_key_id.setdefault(client.public_key.key_id, []).append(client)
+    def __init__(self, clients: Iterable[ClientEntry] | ClientIndex) -> None:
+        self._index = clients if isinstance(clients, ClientIndex) else ClientIndex(clients)
 
     def by_key(self, public_key: bytes) -> ClientEntry | None:
         """The client with this 32-byte public key."""
-        return self._by_key.get(public_key)
+        return self._index.by_key(public_key)
 
     def by_key_id(self, key_id: bytes) -> Sequence[ClientEntry]:
         """The clients with this version 2 key id: none, one, or, as an id is short, perhaps more."""
-        return self._by_key_id.get(key_id, ())
+        return self._index.by_key_id(key_id)
 
     def signer_among(self, packet: bytes, keys: Iterable[bytes]) -> ClientEntry | None:
         """The client among these public keys whose signature a version 1 packet carries, or None."""
         for key in keys:
-            client = self._by_key.get(key)
+            client = self._index.by_key(key)
             if client is not None and v1.signed_by(packet, client.public_key):
                 return client
         return None
@@ -38,6 +35,6 @@ class Registry:
         Nothing in a version 1 packet names its client, so every public key is tried (spec wire-v1.md "Linear
         search"). An iterator, so that the caller can stop when strangers have had their share of the time.
         """
-        for key, client in self._by_key.items():
+        for key, client in self._index.items():
             if key not in tried:
                 yield client if v1.signed_by(packet, client.public_key) else None

@@ -124,12 +124,16 @@ def without_revoked(config: ServerConfig, revoked: Mapping[bytes, Revocation]) -
     if not disabled:
         return config
     ports = [r for name in disabled for r in config.clients[name].ports]
-    return replace(
+    clients = dict(config.clients)
+    keys = [clients.pop(name).public_key.raw for name in disabled]
+    less = replace(
         config,
-        clients={name: client for name, client in config.clients.items() if name not in disabled},
+        clients=clients,
         client_faults=(*config.client_faults, *(_fault(config, name, revoked) for name in disabled)),
         orphan_ports=merged((*config.orphan_ports, *ports)),
     )
+    # The same ports are named as before.
+    return less.with_index(config.index.without(keys), config.named_ports)
 
 
 def revoked_names(config: ServerConfig, revoked: Mapping[bytes, Revocation]) -> Collection[str]:

@@ -22,8 +22,8 @@ def rules_for(config: ServerConfig, kept: Iterable[PortRange] = (), interface_in
         item.proto == "tcp" and item.first <= config.health_port <= item.last for item in config.named_ports
     )
     lists = {health}
-    for client in config.clients.values():
-        lists.update(client_lists(client, config.health_port))
+    for item in config.index.openable:
+        lists.update(client_lists(item, config.health_port))
     return Rules(
         knock_port=config.udp_port,
         open_knock_port=config.open_knock_port,

@@ -1,5 +1,6 @@
 """Looks whether the config file has changed, before every grant."""
 
+import gc
 import logging
 import os
 import pickle
@@ -12,8 +13,10 @@ from typing import Any
 from openme.config.model import ConfigError, ServerConfig
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
+from openme.firewall.base import Steps
 from openme.keeper.revoked_keys import revoked_names, without_revoked
 from openme.ports import PortRange, without
+from openme.server.config_parts import read_parts, write_parts
 from openme.server.privileges import die_with_parent
 from openme.server.revoked_watch import RevokedWatch
 
@@ -60,6 +63,11 @@ class ConfigWatch:
     def is_reading(self) -> bool:
         """Whether a changed file is being read, so that the last good one still decides."""
         return self._reader is not None
+
+    @property
+    def is_arriving(self) -> bool:
+        """Whether each look at the file now takes over a part of what was read."""
+        return self._reader is not None and self._reader.is_done
 
     def refresh(self) -> ServerConfig | None:
         """The new config if the file or the revoked keys have changed and load, else None.
@@ -114,7 +122,9 @@ class ConfigWatch:
 
     def unlist(self, ports: Iterable[PortRange]) -> ServerConfig:
         """These ports stand under `hide:` of the file no longer; the config in force without them."""
-        self._last_good = replace(self._last_good, hide=without(self._last_good.hide, tuple(ports)))
+        before = self._last_good
+        shown = replace(before, hide=without(before.hide, tuple(ports)))
+        self._last_good = shown.with_index(before.index, before.named_ports)
         self.config = self._less_revoked()
         return self.config
 
@@ -195,10 +205,11 @@ class ConfigWatch:
 
 
 class _Reader:
-    """A child process that loads the config and leaves it in memory that both share."""
+    """A child process that loads the config and leaves it, in parts, in memory that both share."""
 
     def __init__(self, load: Callable[[], ServerConfig]) -> None:
         self._started = time.monotonic()
+        self._parts: Steps[_Outcome] | None = None
         self._result = os.memfd_create("config", os.MFD_CLOEXEC)
         self._child = os.fork()
         if self._child == 0:
@@ -207,9 +218,9 @@ class _Reader:
                 try:
                     outcome: _Outcome = load()
                 except OpenmeError as error:
-                    outcome = OpenmeError(error.message, error.hint)
+                    outcome = error
                 with os.fdopen(self._result, "wb") as file:
-                    pickle.dump(outcome, file, pickle.HIGHEST_PROTOCOL)
+                    write_parts(outcome, file)
             finally:
                 os._exit(0)
 
@@ -218,18 +229,31 @@ class _Reader:
         """How long it has been reading."""
         return time.monotonic() - self._started
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the child has ended, and what it has read is being taken over."""
+        return self._parts is not None
+
     def poll(self) -> _Outcome | None:
-        """What the child has read, or None while it still reads."""
-        if os.waitpid(self._child, os.WNOHANG)[0] == 0:
-            return None
+        """What the child has read, or None while it still reads and while there are more parts to take over."""
+        if self._parts is None:
+            if os.waitpid(self._child, os.WNOHANG)[0] == 0:
+                return None
+            self._parts = self._taken_over()
+        try:
+            next(self._parts)
+        except StopIteration as end:
+            outcome: _Outcome = end.value
+            return outcome
+        except (EOFError, pickle.UnpicklingError):
+            return OpenmeError("the process that read the config has died")
+        gc.freeze()  # the garbage collector would look through all that has arrived again and again
+        return None
+
+    def _taken_over(self) -> Steps[_Outcome]:
         with os.fdopen(self._result, "rb") as file:
             file.seek(0)
-            content = file.read()
-        if not content:
-            return OpenmeError("the process that read the config has died")
-        # Our own child wrote it, into memory that nobody else has.
-        outcome: _Outcome = pickle.loads(content)  # noqa: S301
-        return outcome
+            return (yield from read_parts(file))
 
 
 def say_warnings(config: ServerConfig) -> None:

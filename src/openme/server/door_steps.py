@@ -1,11 +1,16 @@
 """Many doors at once: the first of them now, the rest in steps between which knocks are served."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from openme.firewall.base import Door, Firewall, FirewallError, Rules, Steps
 from openme.keeper.grants import DoorKey, Grants
 from openme.server.slices import Slices
+
+if TYPE_CHECKING:
+    from openme.firewall.base import PortList
 
 AT_ONCE = 500
 """Doors of one transaction: some milliseconds."""
@@ -27,40 +32,62 @@ class DoorSteps:
         self._slices = slices
         self._monotonic = monotonic
         self._waiting = 0
+        self._port_lists: Collection[PortList] | None = None
 
     def __bool__(self) -> bool:
         return self._waiting > 0
 
     def apply(self, rules: Rules, doors: Iterable[Door]) -> None:
         """See `Firewall.apply`; beyond `WITH_RULES` doors, for the rest only the rules are in force at once."""
-        doors = list(doors)
-        self._firewall.apply(rules, doors[:WITH_RULES])
-        self._later([(door.port_list, door.address) for door in doors[WITH_RULES:]])
+        waiting = iter(doors)
+        self._firewall.apply(rules, list(islice(waiting, WITH_RULES)))
+        self._port_lists = rules.port_lists
+        self._later((door.port_list, door.address) for door in waiting)
+
+    def restore(self, rules: Rules, first: Iterable[Door] = (), but: Collection[DoorKey] = ()) -> None:
+        """Put rules in force, and with them what the grants have open: `first` before all others, none of `but`."""
+
+        def doors() -> Iterator[Door]:
+            said = {(door.port_list, door.address): door for door in first}
+            yield from (door for key, door in said.items() if key not in but)
+            now = self._monotonic()
+            for grant in grants:
+                for port_list, address in grant.doors:
+                    key = port_list, address
+                    # Whether one for a single use is used up only the kernel knew, in the set that was lost.
+                    if port_list.single_use or port_list not in rules.port_lists or key in said or key in but:
+                        continue
+                    if (door := self._grants.door(key, now)) is not None:
+                        yield door
+
+        grants = list(self._grants)
+        self.apply(rules, doors())
 
     def open(self, doors: Sequence[Door]) -> None:
         """See `Firewall.open`."""
         if doors:
             self._firewall.open(doors[:AT_ONCE])
-        self._later([(door.port_list, door.address) for door in doors[AT_ONCE:]])
+        if len(doors) > AT_ONCE:
+            self._later([(door.port_list, door.address) for door in doors[AT_ONCE:]])
 
     def close(self, doors: Sequence[DoorKey]) -> None:
         """See `Firewall.close`."""
         self._firewall.close(doors[:AT_ONCE])
-        self._later(doors[AT_ONCE:])
+        if len(doors) > AT_ONCE:
+            self._later(doors[AT_ONCE:])
 
-    def _later(self, keys: Sequence[DoorKey]) -> None:
-        if keys:
-            self._waiting += 1
-            self._slices.add(self._agree(keys))
+    def _later(self, keys: Iterable[DoorKey]) -> None:
+        self._waiting += 1
+        self._slices.add(self._agree(iter(keys)))
 
-    def _agree(self, keys: Sequence[DoorKey]) -> Steps[None]:
-        """Make these doors what the grants say that they are."""
+    def _agree(self, keys: Iterator[DoorKey]) -> Steps[None]:
+        """Make these doors what the grants say that they are, as far as the rules in force know their port lists."""
         try:
-            for start in range(0, len(keys), AT_ONCE):
+            while part := list(islice(keys, AT_ONCE)):
                 yield
                 now = self._monotonic()
-                part = keys[start : start + AT_ONCE]
-                doors = {key: self._grants.door(key, now) for key in part}
+                known = part if self._port_lists is None else [key for key in part if key[0] in self._port_lists]
+                doors = {key: self._grants.door(key, now) for key in known}
                 try:
                     self._firewall.close([key for key, door in doors.items() if door is None])
                     # Whether one for a single use is used up only the kernel knows.

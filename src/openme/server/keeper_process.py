@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from openme.config.model import ServerConfig
 from openme.config.section import nearest
 from openme.durations import format_duration
 from openme.errors import OpenmeError
-from openme.firewall.base import CutTarget, Door, Firewall, FirewallError, Rules, Steps
+from openme.firewall.base import CutTarget, Door, Firewall, FirewallError, IPAddress, Rules, Steps
 from openme.keeper.deliveries import Deliveries, Offer
 from openme.keeper.epochs import Epochs
-from openme.keeper.grants import Change, DoorKey, Grant
+from openme.keeper.grants import Change, Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Judgement, Keeper, Now, Reconfiguration, Stranger
 from openme.keeper.lost_rights import Expiries, lost_by_change, lost_by_keys
@@ -50,9 +51,6 @@ from openme.server.stored import moment, stored_value
 from openme.wire import v2
 from openme.wire.frame import KEY_SIZE, REPORT_SIZE, Order, OrderKind, accepted, known_source
 
-if TYPE_CHECKING:
-    from openme.wire.knock import IPAddress
-
 _BATCH = 256  # frames that share one sync of the disk and one firewall transaction
 _MAX_STRANGERS = 256  # that wait for their client to be searched for
 _STRANGERS_PATIENCE = 3.0  # seconds after which one who still waits has knocked again or gone
@@ -65,6 +63,9 @@ _BUSY_LISTENER = 0.01  # seconds until orders are offered again to a listener th
 _ERASING_INTERVAL = 60.0  # seconds between two tries to erase an epoch's key from a disk that refuses
 _MAX_RECEIPTS = 256  # of one client and address that are remembered, to be forgotten when the opening ends early
 _SAID_AT_ONCE = 100  # openings that end, each with a line in the log
+_NAMES_AT_ONCE = 1000
+ADDRESSES_AT_ONCE = 200
+"""Addresses whose doors follow a change in one step: some milliseconds."""
 _TICK = 0.5  # seconds between two looks at expiry and config, so that what ends is closed within a second
 
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -139,7 +140,10 @@ class KeeperProcess:
         self._slices = Slices()
         self._replies = Replies(self._selector)
         self._doors = DoorSteps(parts.firewall, self._keeper.grants, self._slices, lambda: self._clocks().monotonic)
-        self._cutting = Cutting(parts.firewall, self._slices, self._keeper.grants.is_open, lambda: self._doors)
+        self._following = 0
+        self._cutting = Cutting(
+            parts.firewall, self._slices, self._keeper.grants.is_open, lambda: self._doors or self._following
+        )
         self._expiries = Expiries(clocks().utc)
         self._strangers: deque[tuple[float, Stranger]] = deque()
         self._searched: Stranger | None = None
@@ -214,7 +218,7 @@ class KeeperProcess:
         return self._trial_until is not None
 
     def _timeout(self) -> float:
-        if self._strangers or self._searched or self._slices:
+        if self._strangers or self._searched or self._slices or self._watch.is_arriving:
             return 0
         return _BUSY_LISTENER if self._outbox else _TICK
 
@@ -238,7 +242,8 @@ class KeeperProcess:
         if expired := self._expiries.passed(now.utc):  # a right ends by that alone, or by a config
             early = self._keeper.overdue(now)
             self._end(early, now)
-            self._end_exchanges(lost_by_keys(expired, self._keeper.client, self._store.holders_of, now.utc), early)
+            lost = lost_by_keys(expired, self._keeper.client, self._store.holders_of, now.utc)
+            self._end_exchanges(lost, [grant for grant, _ in early])
         if over or early:
             self._state_changed = True
         if (
@@ -274,13 +279,10 @@ class KeeperProcess:
             if self._firewall.intact():
                 return
             _log.warning("openme's rules were removed from the firewall: putting them back")
-            self._doors.apply(self._rules, self._doors_to_restore(now).values())
+            self._doors.restore(self._rules)
         except FirewallError as error:
             _log.error("the rules could not be put back: %s", error.message)  # one line for the operator
             self._ruleset_changed = True
-
-    def _doors_to_restore(self, now: Now) -> dict[DoorKey, Door]:
-        return self._keeper.grants.lasting_doors_of(self._keeper.grants, now.monotonic)
 
     # -- knocks
 
@@ -423,7 +425,8 @@ class KeeperProcess:
         config = self._keep_what_needs_a_restart(config)
         kept = self._hidden.ports
         self._hidden.note(config)
-        plan = self._keeper.plan(config, now, self._rules_for(config))
+        first, rest = self._whose_doors_follow(config)
+        plan = self._keeper.plan(config, now, self._rules_for(config), first)
         has_new_rules = plan.rules != self._rules
         if has_new_rules:
             try:
@@ -437,7 +440,7 @@ class KeeperProcess:
         self._hidden.took(config)
         if ("v2" in config.protocols) != (self._keeper.epochs is not None):
             self._switch_v2(config, now)
-        self._follow(plan, Change(close=plan.change.close) if has_new_rules else plan.change, now)
+        self._follow(plan, Change(close=plan.change.close) if has_new_rules else plan.change, now, rest)
         self._follow_interface(now)
         self._give_v1_keys()
         return True
@@ -451,15 +454,38 @@ class KeeperProcess:
         before = self._keeper.config
         keys = {client.public_key.raw for client in refused.clients.values()}
         clients = {name: client for name, client in before.clients.items() if client.public_key.raw in keys}
-        config = before if len(clients) == len(before.clients) else replace(before, clients=clients)
+        if len(clients) == len(before.clients):
+            config = before
+        else:
+            gone = [client.public_key.raw for name, client in before.clients.items() if name not in clients]
+            config = replace(before, clients=clients).with_index(before.index.without(gone))
         self._watch.refuse(config, error.message)
         self._ruleset_changed = True  # whatever the try has left behind is put right
         self._retry_at = now.monotonic + self._retry_after
         self._retry_after = min(2 * self._retry_after, _LAST_RETRY)
-        plan = self._keeper.plan(config, now, self._rules)
-        self._follow(plan, plan.change, now)
+        first, rest = self._whose_doors_follow(config)
+        plan = self._keeper.plan(config, now, self._rules, first)
+        self._follow(plan, plan.change, now, rest)
 
-    def _follow(self, plan: Reconfiguration, change: Change, now: Now) -> None:
+    def _whose_doors_follow(self, config: ServerConfig) -> tuple[list[IPAddress], list[IPAddress]]:
+        """The addresses whose doors follow a changed config at once, and those whose doors do so afterwards, in steps.
+
+        Who has gone comes first. Where that is all that has changed of clients, nobody else is looked at.
+        """
+        grants, before = self._keeper.grants, self._keeper.config.clients
+        addresses = grants.addresses()
+        if len(addresses) <= ADDRESSES_AT_ONCE:
+            return addresses, []
+        gone = dict.fromkeys(grant.address for grant in grants if config.index.by_key(grant.client_key) is None)
+        first = list(gone)
+        if all(before.get(name) is client for name, client in config.clients.items()):
+            return first[:ADDRESSES_AT_ONCE], first[ADDRESSES_AT_ONCE:]
+        if len(first) < ADDRESSES_AT_ONCE:
+            first += islice((a for a in addresses if a not in gone), ADDRESSES_AT_ONCE - len(first))
+            return first, addresses
+        return first[:ADDRESSES_AT_ONCE], first[ADDRESSES_AT_ONCE:] + addresses
+
+    def _follow(self, plan: Reconfiguration, change: Change, now: Now, rest: list[IPAddress]) -> None:
         """Judge by this plan from now on, whose rules are in force, and do to the doors what is left to do."""
         clients = self._keeper.config.clients
         self._slices.add(self._say_ended(plan.ended))
@@ -470,11 +496,36 @@ class KeeperProcess:
             # One line for the operator; the doors that should have closed do so when their time is over.
             _log.error("the changed config is not in the firewall: %s", error.message)
             self._note_left_open(error, now)
-        self._expiries.follow(plan.config.clients.values())
+        self._expiries.follow(plan.config.index.ends)
         lost = lost_by_change(clients, self._keeper.client, self._store.holders_of, now.utc)
-        self._end_exchanges(lost, plan.ended)
+        ended = [grant for grant, _ in plan.ended]
+        if rest:
+            self._following += 1
+            self._slices.add(self._follow_later(rest, ended))
+        self._end_exchanges(lost, ended)
         gc.freeze()
         self._state_changed = True
+
+    def _follow_later(self, addresses: list[IPAddress], ended: list[Grant]) -> Steps[None]:
+        """Have the doors for these addresses follow the config in force, which may be a later one by then."""
+        try:
+            for start in range(0, len(addresses), ADDRESSES_AT_ONCE):
+                yield
+                now = self._clocks()
+                part = addresses[start : start + ADDRESSES_AT_ONCE]
+                plan = self._keeper.plan(self._keeper.config, now, self._rules, part)
+                self._keeper.settle(plan)
+                if plan.ended:
+                    self._slices.add(self._say_ended(plan.ended))
+                    ended += (grant for grant, _ in plan.ended)
+                self._state_changed = True
+                try:
+                    self._apply(plan.change)
+                except FirewallError as error:
+                    _log.error("the changed config is not in the firewall: %s", error.message)  # one line
+                    self._note_left_open(error, now)
+        finally:
+            self._following -= 1
 
     def _rules_for(self, config: ServerConfig) -> Rules:
         indexes = () if self._interfaces is None else self._interfaces.indexes_of(config.interface)
@@ -506,7 +557,8 @@ class KeeperProcess:
         for name in fixed:
             if getattr(config, name) != getattr(current, name):
                 _log.warning("%s has changed: this takes effect when the server is restarted", name)
-        return replace(config, **{name: getattr(current, name) for name in fixed})
+        kept = replace(config, **{name: getattr(current, name) for name in fixed})
+        return kept.with_index(config.index, config.named_ports)
 
     # -- keys
 
@@ -617,8 +669,27 @@ class KeeperProcess:
 
     # -- ending grants
 
-    def _end(self, ended: list[tuple[Grant, str]], now: Now) -> None:
+    def _end(self, ended: Sequence[tuple[Grant, str]], now: Now) -> None:
+        """End these grants: of very many the last in steps, unless they have been given anew by then."""
+        self._end_some(ended[:ADDRESSES_AT_ONCE], now)
+        if len(ended) > ADDRESSES_AT_ONCE:
+            self._following += 1
+            self._slices.add(self._end_later(ended))
+
+    def _end_later(self, ended: Sequence[tuple[Grant, str]]) -> Steps[None]:
+        try:
+            for start in range(ADDRESSES_AT_ONCE, len(ended), ADDRESSES_AT_ONCE):
+                yield
+                part = ended[start : start + ADDRESSES_AT_ONCE]
+                held = [(grant, why) for grant, why in part if self._keeper.grants.holds(grant)]
+                self._end_some(held, self._clocks())
+                self._state_changed = True
+        finally:
+            self._following -= 1
+
+    def _end_some(self, ended: Sequence[tuple[Grant, str]], now: Now) -> None:
         change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
+        change = replace(change, open=tuple(d for d in change.open if d.port_list in self._rules.port_lists))
         self._slices.add(self._say_ended(ended))
         try:
             self._apply_large(change)
@@ -644,22 +715,24 @@ class KeeperProcess:
             if number % _SAID_AT_ONCE == 0:
                 yield
 
-    def _end_exchanges(self, lost: Steps[list[CutTarget]], ended: Iterable[tuple[Grant, str]] = ()) -> None:
+    def _end_exchanges(self, lost: Steps[list[CutTarget]], ended: Sequence[Grant] = ()) -> None:
         """End the UDP exchanges, and the TCP handshakes under way, that clients have lost the right to.
 
-        Their open doors count too, whether or not the disk knows of them.
+        Their open doors count too, whether or not the disk knows of them; `ended` may grow while doors follow.
         """
-        grants = [CutTarget(grant.address, grant.ports) for grant, _ in ended]
 
         def find() -> Steps[list[CutTarget]]:
-            return grants + (yield from lost)
+            targets = yield from lost
+            while self._following:
+                yield
+            return (yield from targets_of(ended, targets))
 
         self._cutting.add(find())
 
     def _end_what_was_lost_before(self) -> None:
         """What clients lost while no server ran."""
         now = self._clocks().utc
-        self._expiries.follow(self._keeper.config.clients.values())
+        self._expiries.follow(self._keeper.config.index.ends)
         self._end_exchanges(lost_by_keys(self._store.holder_keys(), self._keeper.client, self._store.holders_of, now))
 
     def _apply(self, change: Change) -> None:
@@ -670,11 +743,8 @@ class KeeperProcess:
             # Most likely somebody has flushed the host's ruleset. Put ours back together with what is to be open, in
             # one transaction: were it two, the second could fail after the first has opened what is then taken back.
             _log.warning("the firewall refused (%s): putting the rules in force again", error.message)
-            doors = self._doors_to_restore(self._clocks())
             # Those asked for now come first: of a great many the last wait for their turn.
-            doors = {(door.port_list, door.address): door for door in change.open} | doors
-            closing = set(change.close)
-            self._doors.apply(self._rules, [door for key, door in doors.items() if key not in closing])
+            self._doors.restore(self._rules, change.open, set(change.close))
             self._apply_once(Change(close=change.close))
 
     def _apply_large(self, change: Change) -> None:
@@ -784,12 +854,11 @@ class KeeperProcess:
         self._end([(grant, "closed by the operator") for grant in grants], now)
         self._state_changed = True
         outcome: dict[str, Any] = {
-            "closed": [str(grant.address) for grant in grants],
             "not_closed": self._why_left_open(now),
             "known": name in self._keeper.config.clients,
             "near": nearest(name, self._keeper.config.clients),
         }
-        return self._when_cut(name, targets, outcome, cut=request.cut)
+        return _with_closed(grants, self._when_cut(name, targets, outcome, cut=request.cut))
 
     def _reset(self, request: Request, now: Now) -> dict[str, Any]:
         if request.everybody:
@@ -828,10 +897,10 @@ class KeeperProcess:
     def _targets(self, name: str, keys: Iterable[bytes], *, established: bool) -> Steps[list[CutTarget]]:
         """Every address that this client has opened lately, also by doors closed long since, and the doors open now."""
         keys = {*keys, *(key for key, (known_as, _) in self._seen.items() if known_as == name)}
-        # Taken now: in a moment they are ended.
-        targets = [CutTarget(g.address, g.ports, established) for g in self._keeper.grants_of(name)]
+        grants = self._keeper.grants_of(name)  # now: in a moment they are ended
 
         def find() -> Steps[list[CutTarget]]:
+            targets = yield from targets_of(grants, [], established=established)
             for key in keys:
                 targets.extend(CutTarget(h.address, h.ports, established) for h in self._store.holders_of(key))
                 yield
@@ -875,8 +944,12 @@ class KeeperProcess:
     # -- what others see
 
     def _sessions(self, now: Now) -> Steps[dict[str, Any]]:
-        names = {client.public_key.raw: name for name, client in self._keeper.config.clients.items()}
-        last_seen = {names[key]: at for key, (_, at) in self._seen.items() if key in names}
+        last_seen: dict[str, float] = {}
+        for number, (key, (_, at)) in enumerate(list(self._seen.items()), 1):
+            if (client := self._keeper.client(key)) is not None:
+                last_seen[client.name] = at
+            if number % _NAMES_AT_ONCE == 0:
+                yield
         value = yield from sessions_value(self._keeper.grants, last_seen, now.unix)
         value["hidden_though_unnamed"] = [str(item) for item in unnamed(self._keeper.config, self._hidden.ports)]
         warning = None if self._interfaces is None else self._interfaces.warning
@@ -910,6 +983,28 @@ class KeeperProcess:
                 )
             else:
                 _log.info("the replay memory is on the disk again")
+
+
+def targets_of(
+    grants: Iterable[Grant], targets: list[CutTarget], *, established: bool = False
+) -> Steps[list[CutTarget]]:
+    """What these grants have let in, and the targets given."""
+    found = []
+    for number, grant in enumerate(grants, 1):
+        found.append(CutTarget(grant.address, grant.ports, established))
+        if number % _NAMES_AT_ONCE == 0:
+            yield
+    return found + targets
+
+
+def _with_closed(grants: Sequence[Grant], outcome: Steps[dict[str, Any]]) -> Steps[dict[str, Any]]:
+    """The outcome, in the end, and the addresses of these grants."""
+    closed = []
+    for number, grant in enumerate(grants, 1):
+        closed.append(str(grant.address))
+        if number % _NAMES_AT_ONCE == 0:
+            yield
+    return {"closed": closed} | (yield from outcome)
 
 
 def _with(file: dict[str, Any], outcome: Steps[dict[str, Any]]) -> Steps[dict[str, Any]]:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from heapq import merge
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from openme.moments import rfc3339
 RUN_DIR = Path("/run/openme")
 DEFAULT_STATE_FILE = RUN_DIR / "sessions.json"
 _AT_ONCE = 100  # sessions or names of one step
+_SORTED_AT_ONCE = 2000
 
 
 def make_run_dir() -> None:
@@ -24,14 +26,22 @@ def make_run_dir() -> None:
 
 def sessions_value(grants: Iterable[Grant], last_seen: Mapping[str, float], now: float) -> Steps[dict[str, Any]]:
     """The state file's content: `updated_at`, `active_sessions`, `last_seen`."""
-    sessions: list[tuple[str, str, dict[str, Any]]] = []
+    runs: list[list[tuple[str, str, dict[str, Any]]]] = [[]]
     for grant in grants:
         address = str(grant.address)
-        sessions.append((grant.client_name, address, _session(grant, address)))
+        runs[-1].append((grant.client_name, address, _session(grant, address)))
+        if len(runs[-1]) % _AT_ONCE == 0:
+            yield
+        if len(runs[-1]) == _SORTED_AT_ONCE:
+            runs[-1].sort(key=_by_name)
+            runs.append([])
+    runs[-1].sort(key=_by_name)
+    yield
+    sessions: list[dict[str, Any]] = []
+    for _, _, session in merge(*runs, key=_by_name):
+        sessions.append(session)
         if len(sessions) % _AT_ONCE == 0:
             yield
-    sessions.sort(key=lambda item: item[:2])
-    yield
     seen: dict[str, str] = {}
     for name, at in sorted(last_seen.items()):
         seen[name] = rfc3339(at)
@@ -39,9 +49,13 @@ def sessions_value(grants: Iterable[Grant], last_seen: Mapping[str, float], now:
             yield
     return {
         "updated_at": rfc3339(now),
-        "active_sessions": [session for _, _, session in sessions],
+        "active_sessions": sessions,
         "last_seen": seen,
     }
+
+
+def _by_name(item: tuple[str, str, dict[str, Any]]) -> tuple[str, str]:
+    return item[:2]
 
 
 def _session(grant: Grant, address: str) -> dict[str, Any]:

@@ -134,12 +134,12 @@ def test_one_door_for_the_longest_time_that_somebody_asks_for() -> None:
     assert grants.door((WEB, ELSEWHERE), 10.0) is None
 
 
-def test_a_copy_ends_its_grants_as_the_original_does_and_can_take_its_place() -> None:
+def test_a_part_ends_its_grants_as_the_original_does_and_can_be_put_back() -> None:
     grants = Grants()
     grants.add(grant("alice", 10.0))
-    tried = grants.copy()
+    tried = grants.part([HOME])
     tried.add(grant("bob", 5.0))
     assert [g.client_name for g in grants] == ["alice"]
-    grants.become(tried)
+    grants.put_back(tried, [HOME])
     assert [g.client_name for g in grants.expire(5.0)] == ["bob"]
-    assert [g.client_name for g in grants.copy().expire(10.0)] == ["alice"]
+    assert [g.client_name for g in grants.part([HOME]).expire(10.0)] == ["alice"]

@@ -99,7 +99,7 @@ def test_expiries_are_told_once_and_again_after_the_clock_was_set_back() -> None
         return expiries.passed(moment + timedelta(seconds=seconds))
 
     expiries = Expiries(moment)
-    expiries.follow([alice(", expires: 2026-11-23T12:00:10Z"), alice(), alice(", expires: 2026-11-23T12:00:00Z")])
+    expiries.follow([(moment + timedelta(seconds=10), KEY), (moment, KEY)])
     assert at(9) == []
     assert at(10) == [KEY]
     assert at(11) == []

@@ -59,6 +59,7 @@ class Watch:
     path: Path = Path("config.yaml")
     fault = None
     is_reading = False
+    is_arriving = False
     changed: ServerConfig | None = None
 
     def refresh(self) -> ServerConfig | None:
