@@ -50,10 +50,24 @@ class Grants:
 
     def __init__(self) -> None:
         self._by_address: dict[IPAddress, dict[bytes, Grant]] = {}
+        self._by_client: dict[bytes, dict[IPAddress, None]] = {}
         self._soonest = float("inf")  # no grant ends before; asked at every turn of the loop, with all of them in force
 
     def __iter__(self) -> Iterator[Grant]:
         return iter([grant for beside in self._by_address.values() for grant in beside.values()])
+
+    def gradually(self) -> Iterator[Grant]:
+        """As they are when it is each one's turn, for who takes them in steps between which they change."""
+        for beside in list(self._by_address.values()):
+            yield from list(beside.values())
+
+    def clients(self) -> Iterable[bytes]:
+        """The public keys of those who have open doors."""
+        return self._by_client.keys()
+
+    def of_client(self, client_key: bytes) -> list[Grant]:
+        """The grants of the client with this public key."""
+        return [self._by_address[address][client_key] for address in self._by_client.get(client_key, ())]
 
     def is_open(self, address: IPAddress, service: PortRange) -> bool:
         """Whether anybody has an open door for this address to this one port."""
@@ -76,7 +90,11 @@ class Grants:
     def part(self, addresses: Iterable[IPAddress]) -> "Grants":
         """The same grants for these addresses, so that a change can be tried without being made."""
         made = Grants()
-        made._by_address = {address: dict(b) for address in addresses if (b := self._by_address.get(address))}
+        for address in addresses:
+            if beside := self._by_address.get(address):
+                made._by_address[address] = dict(beside)
+                for client_key in beside:
+                    made._note(client_key, address)
         made._soonest = self._soonest
         return made
 
@@ -84,10 +102,13 @@ class Grants:
         """Hold for these addresses what `part`, taken for just these, has become."""
         held, soonest = part._by_address, part._soonest  # noqa: SLF001  # of this class
         for address in addresses:
-            if beside := held.get(address):
-                self._by_address[address] = beside
-            else:
-                self._by_address.pop(address, None)
+            before, after = self._by_address.pop(address, {}), held.get(address, {})
+            for client_key in before.keys() - after.keys():
+                self._forget(client_key, address)
+            for client_key in after.keys() - before.keys():
+                self._note(client_key, address)
+            if after:
+                self._by_address[address] = after
         self._soonest = min(self._soonest, soonest)
 
     def next_deadline(self) -> float | None:
@@ -127,6 +148,8 @@ class Grants:
         earlier = beside.get(grant.client_key)
         self._soonest = min(self._soonest, grant.deadline)
         beside[grant.client_key] = grant if earlier is None else replace(grant, opened_at=earlier.opened_at)
+        if earlier is None:
+            self._note(grant.client_key, grant.address)
         return earlier
 
     def take_back(self, grant: Grant, earlier: Grant | None) -> None:
@@ -171,6 +194,17 @@ class Grants:
     def _drop(self, grant: Grant) -> Grant | None:
         beside = self._by_address.get(grant.address, {})
         held = beside.pop(grant.client_key, None)
+        if held is not None:
+            self._forget(grant.client_key, grant.address)
         if held is not None and not beside:
             del self._by_address[grant.address]
         return held
+
+    def _note(self, client_key: bytes, address: IPAddress) -> None:
+        self._by_client.setdefault(client_key, {})[address] = None
+
+    def _forget(self, client_key: bytes, address: IPAddress) -> None:
+        addresses = self._by_client[client_key]
+        del addresses[address]
+        if not addresses:
+            del self._by_client[client_key]

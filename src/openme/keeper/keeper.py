@@ -336,6 +336,10 @@ class Keeper:
 
     def grants_of(self, name: str) -> list[Grant]:
         """The open doors of the client with this name."""
+        client = self.config.clients.get(name)
+        if client is not None:
+            # Under whatever name they were opened: after a changed config they follow one by one.
+            return self.grants.of_client(client.public_key.raw)
         return [grant for grant in self.grants if grant.client_name == name]
 
     def adopt(self, grants: Iterable[Grant]) -> None:

@@ -51,7 +51,7 @@ class DoorSteps:
             said = {(door.port_list, door.address): door for door in first}
             yield from (door for key, door in said.items() if key not in but)
             now = self._monotonic()
-            for grant in grants:
+            for grant in self._grants.gradually():
                 for port_list, address in grant.doors:
                     key = port_list, address
                     # Whether one for a single use is used up only the kernel knew, in the set that was lost.
@@ -60,7 +60,6 @@ class DoorSteps:
                     if (door := self._grants.door(key, now)) is not None:
                         yield door
 
-        grants = list(self._grants)
         self.apply(rules, doors())
 
     def open(self, doors: Sequence[Door]) -> None:

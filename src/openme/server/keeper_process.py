@@ -64,7 +64,8 @@ _ERASING_INTERVAL = 60.0  # seconds between two tries to erase an epoch's key fr
 _MAX_RECEIPTS = 256  # of one client and address that are remembered, to be forgotten when the opening ends early
 _SAID_AT_ONCE = 100  # openings that end, each with a line in the log
 _NAMES_AT_ONCE = 1000
-ADDRESSES_AT_ONCE = 200
+_COMPARED_AT_ONCE = 500  # names with one that is misspelt
+ADDRESSES_AT_ONCE = 100
 """Addresses whose doors follow a change in one step: some milliseconds."""
 _TICK = 0.5  # seconds between two looks at expiry and config, so that what ends is closed within a second
 
@@ -476,7 +477,8 @@ class KeeperProcess:
         addresses = grants.addresses()
         if len(addresses) <= ADDRESSES_AT_ONCE:
             return addresses, []
-        gone = dict.fromkeys(grant.address for grant in grants if config.index.by_key(grant.client_key) is None)
+        away = [key for key in grants.clients() if config.index.by_key(key) is None]
+        gone = dict.fromkeys(grant.address for key in away for grant in grants.of_client(key))
         first = list(gone)
         if all(before.get(name) is client for name, client in config.clients.items()):
             return first[:ADDRESSES_AT_ONCE], first[ADDRESSES_AT_ONCE:]
@@ -856,9 +858,19 @@ class KeeperProcess:
         outcome: dict[str, Any] = {
             "not_closed": self._why_left_open(now),
             "known": name in self._keeper.config.clients,
-            "near": nearest(name, self._keeper.config.clients),
+            "near": self._near(name),
         }
         return _with_closed(grants, self._when_cut(name, targets, outcome, cut=request.cut))
+
+    def _near(self, name: str) -> str | None:
+        """Whom somebody may have meant who says a name that nobody has; of very many, by the first letters."""
+        names = self._keeper.config.clients
+        if name in names:
+            return None
+        if len(names) <= _COMPARED_AT_ONCE:
+            return nearest(name, names)
+        start = name[:2].lower()
+        return nearest(name, islice((known for known in names if known[:2].lower() == start), _COMPARED_AT_ONCE))
 
     def _reset(self, request: Request, now: Now) -> dict[str, Any]:
         if request.everybody:
@@ -866,7 +878,7 @@ class KeeperProcess:
         name = request.name
         client = self._keeper.config.clients.get(name)
         if client is None:
-            return {"known": False, "near": nearest(name, self._keeper.config.clients)}
+            return {"known": False, "near": self._near(name)}
         done = self._keeper.reset(client.public_key.raw, now)
         if done is None:
             return {"known": True, "was_ahead": False}
@@ -950,7 +962,7 @@ class KeeperProcess:
                 last_seen[client.name] = at
             if number % _NAMES_AT_ONCE == 0:
                 yield
-        value = yield from sessions_value(self._keeper.grants, last_seen, now.unix)
+        value = yield from sessions_value(self._keeper.grants.gradually(), last_seen, now.unix)
         value["hidden_though_unnamed"] = [str(item) for item in unnamed(self._keeper.config, self._hidden.ports)]
         warning = None if self._interfaces is None else self._interfaces.warning
         value["warnings"] = [] if warning is None else [warning]

@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from heapq import merge
 from pathlib import Path
 from typing import Any
 
-from openme.firewall.base import Steps
+from openme.firewall.base import Steps, T
 from openme.keeper.grants import Grant
 from openme.moments import rfc3339
 
@@ -26,24 +26,16 @@ def make_run_dir() -> None:
 
 def sessions_value(grants: Iterable[Grant], last_seen: Mapping[str, float], now: float) -> Steps[dict[str, Any]]:
     """The state file's content: `updated_at`, `active_sessions`, `last_seen`."""
-    runs: list[list[tuple[str, str, dict[str, Any]]]] = [[]]
+    found: list[tuple[str, str, dict[str, Any]]] = []
     for grant in grants:
         address = str(grant.address)
-        runs[-1].append((grant.client_name, address, _session(grant, address)))
-        if len(runs[-1]) % _AT_ONCE == 0:
+        found.append((grant.client_name, address, _session(grant, address)))
+        if len(found) % _AT_ONCE == 0:
             yield
-        if len(runs[-1]) == _SORTED_AT_ONCE:
-            runs[-1].sort(key=_by_name)
-            runs.append([])
-    runs[-1].sort(key=_by_name)
+    sessions = [session for _, _, session in (yield from _sorted(found, lambda item: item[:2]))]
     yield
-    sessions: list[dict[str, Any]] = []
-    for _, _, session in merge(*runs, key=_by_name):
-        sessions.append(session)
-        if len(sessions) % _AT_ONCE == 0:
-            yield
     seen: dict[str, str] = {}
-    for name, at in sorted(last_seen.items()):
+    for name, at in (yield from _sorted(list(last_seen.items()), lambda item: item[0])):
         seen[name] = rfc3339(at)
         if len(seen) % _AT_ONCE == 0:
             yield
@@ -54,8 +46,18 @@ def sessions_value(grants: Iterable[Grant], last_seen: Mapping[str, float], now:
     }
 
 
-def _by_name(item: tuple[str, str, dict[str, Any]]) -> tuple[str, str]:
-    return item[:2]
+def _sorted(items: list[T], key: Callable[[T], Any]) -> Steps[list[T]]:
+    """The items in the order of their keys."""
+    runs = []
+    for start in range(0, len(items), _SORTED_AT_ONCE):
+        runs.append(sorted(items[start : start + _SORTED_AT_ONCE], key=key))
+        yield
+    made: list[T] = []
+    for item in merge(*runs, key=key):
+        made.append(item)
+        if len(made) % _SORTED_AT_ONCE == 0:
+            yield
+    return made
 
 
 def _session(grant: Grant, address: str) -> dict[str, Any]:
