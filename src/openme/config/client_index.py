@@ -79,6 +79,11 @@ class ClientIndex:
         """The client with this 32-byte public key."""
         return None if public_key in self._out else self._all.by_key.get(public_key)
 
+    def missing(self, keys: "Iterable[bytes]") -> list[bytes]:
+        """Those of these public keys that no client has."""
+        known, out = self._all.by_key, self._out
+        return [key for key in keys if key not in known or key in out]
+
     def by_key_id(self, key_id: bytes) -> "Sequence[ClientEntry]":
         """The clients with this version 2 key id."""
         found = self._all.by_key_id.get(key_id, ())

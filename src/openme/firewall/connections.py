@@ -122,15 +122,20 @@ class Connection(NamedTuple):
 class Wanted:
     """What is to end, for a quick look whether a row of the table is of it. False where nothing is."""
 
-    def __init__(self, targets: Iterable[CutTarget]) -> None:
+    def __init__(self, targets: Iterable[CutTarget] = ()) -> None:
         self._ports: dict[bytes, tuple[set[PortRange], set[PortRange]]] = {}
+        self.has_tcp = False
+        self.add(targets)
+
+    def add(self, targets: Iterable[CutTarget]) -> None:
+        """These are to end too."""
         for target in targets:
             address = target.address
             if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
                 address = address.ipv4_mapped
             if target.ports:
                 self._ports.setdefault(address.packed, (set(), set()))[target.established].update(target.ports)
-        self.has_tcp = any(item.proto == "tcp" for kinds in self._ports.values() for ports in kinds for item in ports)
+                self.has_tcp = self.has_tcp or any(item.proto == "tcp" for item in target.ports)
 
     def __bool__(self) -> bool:
         return bool(self._ports)

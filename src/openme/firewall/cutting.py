@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 
 from openme.firewall.base import CutTarget, FirewallError, IPAddress, IsOpen, Steps
 from openme.firewall.connections import MOST_AT_ONCE, Connection, Connections, Wanted
 
 CUT_PASSES = 100
 """Looks at the connections until none is left; each ends at most `connections.MOST_AT_ONCE`."""
+TARGETS_AT_ONCE = 200
 SILENCED_AT_ONCE = 200
 """Connections of one transaction: about a millisecond."""
 
@@ -23,7 +25,11 @@ def cut_in_steps(
     The table is looked through until no such connection is left: a packet may have been between a door and the table
     when the door closed. Where a door is open, what is found after the first whole look is somebody's good right.
     """
-    wanted = Wanted(targets)
+    wanted = Wanted()
+    waiting = iter(targets)
+    while some := list(islice(waiting, TARGETS_AT_ONCE)):
+        wanted.add(some)
+        yield
     ended: Counter[IPAddress] = Counter()
     if not wanted:
         return ended

@@ -50,7 +50,7 @@ class Grants:
 
     def __init__(self) -> None:
         self._by_address: dict[IPAddress, dict[bytes, Grant]] = {}
-        self._by_client: dict[bytes, dict[IPAddress, None]] = {}
+        self._by_client: dict[bytes, dict[IPAddress, Grant]] = {}
         self._soonest = float("inf")  # no grant ends before; asked at every turn of the loop, with all of them in force
 
     def __iter__(self) -> Iterator[Grant]:
@@ -67,7 +67,7 @@ class Grants:
 
     def of_client(self, client_key: bytes) -> list[Grant]:
         """The grants of the client with this public key."""
-        return [self._by_address[address][client_key] for address in self._by_client.get(client_key, ())]
+        return list(self._by_client.get(client_key, {}).values())
 
     def is_open(self, address: IPAddress, service: PortRange) -> bool:
         """Whether anybody has an open door for this address to this one port."""
@@ -93,8 +93,8 @@ class Grants:
         for address in addresses:
             if beside := self._by_address.get(address):
                 made._by_address[address] = dict(beside)
-                for client_key in beside:
-                    made._note(client_key, address)
+                for grant in beside.values():
+                    made._note(grant)
         made._soonest = self._soonest
         return made
 
@@ -105,8 +105,8 @@ class Grants:
             before, after = self._by_address.pop(address, {}), held.get(address, {})
             for client_key in before.keys() - after.keys():
                 self._forget(client_key, address)
-            for client_key in after.keys() - before.keys():
-                self._note(client_key, address)
+            for grant in after.values():
+                self._note(grant)
             if after:
                 self._by_address[address] = after
         self._soonest = min(self._soonest, soonest)
@@ -147,9 +147,8 @@ class Grants:
         beside = self._by_address.setdefault(grant.address, {})
         earlier = beside.get(grant.client_key)
         self._soonest = min(self._soonest, grant.deadline)
-        beside[grant.client_key] = grant if earlier is None else replace(grant, opened_at=earlier.opened_at)
-        if earlier is None:
-            self._note(grant.client_key, grant.address)
+        beside[grant.client_key] = held = grant if earlier is None else replace(grant, opened_at=earlier.opened_at)
+        self._note(held)
         return earlier
 
     def take_back(self, grant: Grant, earlier: Grant | None) -> None:
@@ -159,6 +158,7 @@ class Grants:
         else:
             self._soonest = min(self._soonest, earlier.deadline)
             self._by_address[grant.address][grant.client_key] = earlier
+            self._note(earlier)
 
     def expire(self, now: float) -> list[Grant]:
         """Drop and return the grants whose time is over; the kernel has closed their doors by itself."""
@@ -200,8 +200,8 @@ class Grants:
             del self._by_address[grant.address]
         return held
 
-    def _note(self, client_key: bytes, address: IPAddress) -> None:
-        self._by_client.setdefault(client_key, {})[address] = None
+    def _note(self, grant: Grant) -> None:
+        self._by_client.setdefault(grant.client_key, {})[grant.address] = grant
 
     def _forget(self, client_key: bytes, address: IPAddress) -> None:
         addresses = self._by_client[client_key]

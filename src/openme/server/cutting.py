@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from openme.firewall.base import IPAddress
 
+_COUNTED_AT_ONCE = 1000
+
 _log = logging.getLogger("openme.keeper")
 
 
@@ -77,7 +79,11 @@ class Cutting:
                     error = refused
             for cut in cuts:
                 # Behind one address connections have no owner: they count for everybody who asked for their end.
-                cut.ended = sum(ended.get(address, 0) for address in {target.address for target in cut.targets})
+                addresses: set[IPAddress] = set()
+                for start in range(0, len(cut.targets) if ended else 0, _COUNTED_AT_ONCE):
+                    addresses.update(t.address for t in cut.targets[start : start + _COUNTED_AT_ONCE])
+                    yield
+                cut.ended = sum(number for address, number in ended.items() if address in addresses)
                 cut.error = error if cut.targets else None
                 cut.done = True
         self._at_work = False

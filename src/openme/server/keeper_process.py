@@ -200,7 +200,9 @@ class KeeperProcess:
                     key.data()
                 self._outbox.flush()
                 self._serve_strangers()
-                self._slices.advance()
+                if self._slices:
+                    self._slices.advance()
+                    gc.freeze()  # what steps have left behind would be looked through again and again as well
                 self._tick()
         except ChannelClosedError as error:
             _log.error("the listener is gone (%s)", error)  # the operator needs the fact, not a trace
@@ -477,7 +479,7 @@ class KeeperProcess:
         addresses = grants.addresses()
         if len(addresses) <= ADDRESSES_AT_ONCE:
             return addresses, []
-        away = [key for key in grants.clients() if config.index.by_key(key) is None]
+        away = config.index.missing(grants.clients())
         gone = dict.fromkeys(grant.address for key in away for grant in grants.of_client(key))
         first = list(gone)
         if all(before.get(name) is client for name, client in config.clients.items()):

@@ -71,11 +71,15 @@ def _session(grant: Grant, address: str) -> dict[str, Any]:
 
 
 def json_text(value: Mapping[str, Any]) -> Steps[str]:
-    """The value as JSON: a line for each of its keys, and for each item of a list or mapping that it holds."""
+    """The value as JSON: a line for each of its keys, and for each item of a list or mapping that it holds.
+
+    Its lists are empty afterwards: to let go of tens of thousands of items in one go takes its time too.
+    """
     parts: list[str] = []
     for key, item in value.items():
         if isinstance(item, list):
-            lines, brackets = (json.dumps(inner) for inner in item), "[]"
+            item.reverse()
+            lines, brackets = (json.dumps(item.pop()) for _ in range(len(item))), "[]"
         elif isinstance(item, Mapping):
             lines, brackets = (f"{json.dumps(name)}: {json.dumps(inner)}" for name, inner in item.items()), "{}"
         else:

@@ -143,3 +143,32 @@ def test_a_part_ends_its_grants_as_the_original_does_and_can_be_put_back() -> No
     grants.put_back(tried, [HOME])
     assert [g.client_name for g in grants.expire(5.0)] == ["bob"]
     assert [g.client_name for g in grants.part([HOME]).expire(10.0)] == ["alice"]
+
+
+def test_a_clients_grants_are_found_by_key_whatever_happens_to_them() -> None:
+    grants = Grants()
+
+    def found() -> dict[bytes, list[Grant]]:
+        return {key: grants.of_client(key) for key in grants.clients()}
+
+    def in_force() -> dict[bytes, list[Grant]]:
+        held = list(grants)
+        return {key: [g for g in held if g.client_key == key] for key in {g.client_key for g in held}}
+
+    alice, bob, later = grant("alice", 10.0), grant("bob", 20.0), grant("alice", 30.0)
+    for held in (alice, bob):
+        grants.add(held)
+        assert found() == in_force()
+    earlier = grants.add(later)
+    assert found() == in_force()
+    grants.take_back(later, earlier)
+    assert found() == in_force()
+    part = grants.part([HOME])
+    part.remove([alice], 0.0)
+    assert found() == in_force()
+    grants.put_back(part, [HOME])
+    assert found() == in_force() == {bob.client_key: [bob]}
+    assert not grants.holds(alice)
+    assert grants.holds(bob)
+    grants.expire(20.0)
+    assert found() == {}
