@@ -151,3 +151,14 @@ def test_what_is_given_up_waits_no_more(subject: Subject) -> None:
     subject.doors.apply(RULES, doors_of(grants))
     subject.slices.close()
     assert not subject.doors
+
+
+def test_a_door_that_the_rules_do_not_know_yet_spoils_no_others_turn(subject: Subject) -> None:
+    """Its grant follows the changed config in a moment."""
+    web = PortList(merged(parse_port_spec("443/tcp")))
+    for number in range(20):
+        subject.grant(number, port_list=web if number == 15 else SSH)
+    subject.doors.apply(RULES, ())
+    subject.doors._later([(web if number == 15 else SSH, FIRST + number) for number in range(20)])
+    subject.all_turns()
+    assert subject.open_now() == {FIRST + number for number in range(20) if number != 15}
