@@ -79,6 +79,10 @@ class ClientIndex:
         """The client with this 32-byte public key."""
         return None if public_key in self._out else self._all.by_key.get(public_key)
 
+    def is_part_of(self, other: "ClientIndex") -> bool:
+        """Whether this is `other`, or was made of it by taking clients out, so that whoever is left is as before."""
+        return self._all is other._all and self._out >= other._out  # noqa: SLF001  # of this class
+
     def missing(self, keys: "Iterable[bytes]") -> list[bytes]:
         """Those of these public keys that no client has."""
         known, out = self._all.by_key, self._out

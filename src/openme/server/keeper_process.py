@@ -475,18 +475,16 @@ class KeeperProcess:
 
         Who has gone comes first. Where that is all that has changed of clients, nobody else is looked at.
         """
-        grants, before = self._keeper.grants, self._keeper.config.clients
+        grants = self._keeper.grants
         addresses = grants.addresses()
         if len(addresses) <= ADDRESSES_AT_ONCE:
             return addresses, []
         away = config.index.missing(grants.clients())
-        gone = dict.fromkeys(grant.address for key in away for grant in grants.of_client(key))
-        first = list(gone)
-        if all(before.get(name) is client for name, client in config.clients.items()):
+        first = [grant.address for key in away for grant in grants.of_client(key)]
+        if config.index.is_part_of(self._keeper.config.index):
             return first[:ADDRESSES_AT_ONCE], first[ADDRESSES_AT_ONCE:]
         if len(first) < ADDRESSES_AT_ONCE:
-            first += islice((a for a in addresses if a not in gone), ADDRESSES_AT_ONCE - len(first))
-            return first, addresses
+            return first + addresses[: ADDRESSES_AT_ONCE - len(first)], addresses
         return first[:ADDRESSES_AT_ONCE], first[ADDRESSES_AT_ONCE:] + addresses
 
     def _follow(self, plan: Reconfiguration, change: Change, now: Now, rest: list[IPAddress]) -> None:

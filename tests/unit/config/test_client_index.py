@@ -24,6 +24,10 @@ def test_who_is_out_is_found_by_nothing_and_what_he_named_is_named_still() -> No
     assert less.openable == PARSED.index.openable
     assert PARSED.index.by_key(A.raw) is not None, "the one that it was made of is as it was"
     assert less.without([B.raw]).by_key(A.raw) is None
+    assert less.missing([A.raw, B.raw]) == [A.raw]
+    assert less.is_part_of(PARSED.index)
+    assert not PARSED.index.is_part_of(less), "who was out is in again"
+    assert not ClientIndex(PARSED.clients.values()).is_part_of(PARSED.index)
 
 
 def test_of_two_with_one_key_the_first_counts_and_both_go() -> None:

@@ -119,12 +119,12 @@ def test_close_of_many_doors_takes_steps_and_who_knocks_meanwhile_stays_in(world
 
 
 def test_a_cut_waits_for_the_last_of_many_doors_that_the_operator_closes(world: KeeperWorld) -> None:
-    let_in(world, "alice", *range(9))
+    let_in(world, "alice", *range(60))
     world.process._answer(b'{"command": "close", "name": "alice", "cut": true}')
     while world.process._slices:
         assert not world.firewall.cuts or not world.grants()
         world.process._slices.advance()
-    assert len(world.firewall.cuts) == 9
+    assert len(world.firewall.cuts) == 60
 
 
 def test_close_is_answered_with_all_addresses_when_the_last_is_closed(world: KeeperWorld) -> None:
