@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500
 """Doors of one transaction: some milliseconds."""
-WITH_RULES = 200
+WITH_RULES = 100
 """Doors that go into the transaction of the rules, as text, which takes ten times as long."""
 
 _log = logging.getLogger("openme.keeper")

@@ -119,6 +119,7 @@ def test_close_of_many_doors_takes_steps_and_who_knocks_meanwhile_stays_in(world
 
 
 def test_a_cut_waits_for_the_last_of_many_doors_that_the_operator_closes(world: KeeperWorld) -> None:
+    world.work_off()
     let_in(world, "alice", *range(60))
     world.process._answer(b'{"command": "close", "name": "alice", "cut": true}')
     while world.process._slices:
