@@ -82,7 +82,7 @@ def test_a_server_that_does_not_answer_yet_is_not_written_past(here: Place) -> N
 
 def test_a_server_that_starts_once_nobody_has_answered_is_not_written_past(here: Place) -> None:
     config = load_server_config(here.config)
-    with state_lock(here.state), pytest.raises(OpenmeError, match="^a server is just starting or ending$"):
+    with state_lock(here.state), pytest.raises(OpenmeError, match=r"^a server is just starting or ending$"):
         unhide._take_out(config, parse_port_spec("8080/tcp"))
     assert kept(here) == ["22/tcp", "8080-8090/tcp"]
 
