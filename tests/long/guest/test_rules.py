@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from openme.firewall.base import Door, PortList, Rules
+from openme.firewall.base import CutTarget, Door, PortList, Rules
 from openme.firewall.nft import NftFirewall
 from openme.firewall.nft_elements import Refresh
 from openme.ports import merged, parse_port_spec
 from support.netns import Namespace, connect, namespace, until, v4, v6
+from support.steps import done
 
 pytestmark = pytest.mark.root
 
@@ -206,7 +207,8 @@ def test_who_was_in_goes_on_and_who_is_cut_is_told(hosts: Hosts, version: int, h
     client.sendall(b"goes on")
     assert served.recv(100) == b"goes on"
     served.settimeout(10)
-    assert firewall.cut(CLIENT[version], SSH.ports) == 1
+    cut = done(firewall.cut([CutTarget(CLIENT[version], SSH.ports, established=True)]))
+    assert cut == {CLIENT[version]: 1}
     with pytest.raises(OSError, match=r"abort|reset"):
         served.recv(100)
     with pytest.raises(ConnectionResetError):
