@@ -2,11 +2,13 @@
 
 import ctypes
 import errno
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from py_landlock import Landlock, LandlockNotAvailableError, RulesetError
 
-from openme.server import sandbox
+from openme.server import sandbox, start
 from openme.server.sandbox import find_landlock
 from openme.wire.frame import Report, ReportKind
 
@@ -17,6 +19,17 @@ def test_why_there_is_no_landlock_is_told_in_the_librarys_words(monkeypatch: pyt
 
     monkeypatch.setattr(sandbox, "get_abi_version", refuses)
     assert find_landlock() == "Could not find libc"
+
+
+def test_the_keepers_warning_about_landlock_has_that_reason_and_no_other_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    shortfalls = [Report(ReportKind.NO_LANDLOCK), Report(ReportKind.NO_SECCOMP, errno.EINVAL)]
+    monkeypatch.setattr(start, "keep_alone", lambda _: None)
+    monkeypatch.setattr(start, "confine_keeper", lambda *_: shortfalls)
+    prepared = SimpleNamespace(readable=(), writable=(), no_landlock="Could not find libc")
+    assert start._Prepared.give_up(cast("start._Prepared", prepared)) == [
+        "sandbox: Landlock is not in force (Could not find libc): files are protected by their modes alone",
+        "sandbox: seccomp is not in force (Invalid argument)",
+    ]
 
 
 @pytest.mark.parametrize("number", [0, errno.EPERM])
