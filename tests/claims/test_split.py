@@ -26,6 +26,7 @@ from typing import Any
 
 import pyseccomp
 import pytest
+from py_landlock import LandlockError, get_abi_version
 
 import openme
 import support.confined
@@ -194,6 +195,28 @@ def test_both_stay_in_the_session_and_process_group_of_serve(world: ServerWorld)
     for status in parted(world):
         assert os.getsid(status.pid) == os.getsid(0)
         assert os.getpgid(status.pid) == os.getpgid(0)
+
+
+def has_landlock() -> bool:
+    try:
+        return get_abi_version() > 0
+    except LandlockError:
+        return False
+
+
+@pytest.mark.skipif(not has_landlock(), reason="this kernel has no Landlock")
+def test_a_kernel_that_can_enforce_all_of_it_does(world: ServerWorld) -> None:
+    assert "sandbox" not in world.log()
+
+
+@pytest.mark.skipif(not has_landlock(), reason="this kernel has no Landlock")
+@pytest.mark.parametrize("role", ["listener", "guardian"])
+def test_landlock_holds_a_process_that_may_start_no_program(role: str) -> None:
+    """Its library looks for libc by running programs, when it is first used."""
+    done = subprocess.run(
+        [sys.executable, support.confined.__file__, "late", role], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [[], "EACCES"]
 
 
 def confined(tmp_path: Path, which: str) -> dict[str, str]:

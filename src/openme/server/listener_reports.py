@@ -42,10 +42,10 @@ _SHORTFALLS = {
 }
 
 
-def worded(shortfall: Report) -> str:
-    """What a sandbox does not enforce here, for the operator."""
+def worded(shortfall: Report, why: str | None = None) -> str:
+    """What a sandbox does not enforce here, for the operator; `why`, if that is known better than by its number."""
     number = min(shortfall.number, _MAX_ERRNO)
-    return _SHORTFALLS[shortfall.kind].format(os.strerror(number) if number else "this kernel has none")
+    return _SHORTFALLS[shortfall.kind].format(why or (os.strerror(number) if number else "not available here"))
 
 
 # -- the listener's end

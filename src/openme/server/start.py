@@ -59,11 +59,11 @@ from openme.server.privileges import (
     named_user,
 )
 from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
-from openme.server.sandbox import confine_keeper, confine_listener
+from openme.server.sandbox import confine_keeper, confine_listener, find_landlock
 from openme.server.sockets import bind_health, bind_knock
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
-from openme.wire.frame import REPORT_SIZE
+from openme.wire.frame import REPORT_SIZE, ReportKind
 
 FIREWALL_LOCK = b"\0openme-firewall"
 _LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
@@ -228,11 +228,15 @@ class _Prepared:
     systemd: socket.socket | None
     readable: tuple[Path, ...]
     writable: tuple[Path, ...]
+    no_landlock: str | None
 
     def give_up(self) -> list[str]:
         """Keep CAP_NET_ADMIN, the files of the config, state and run directory, and nothing else."""
         keep_alone(KEEPER.capabilities)
-        return [worded(shortfall) for shortfall in confine_keeper(self.readable, self.writable)]
+        return [
+            worded(shortfall, self.no_landlock if shortfall.kind is ReportKind.NO_LANDLOCK else None)
+            for shortfall in confine_keeper(self.readable, self.writable)
+        ]
 
 
 def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_file: Path | None) -> _Prepared:
@@ -255,6 +259,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     health = stack.enter_context(bind_health(config.health_port))
     stack.enter_context(firewall_lock(config.firewall))
     keep_secrets_in_memory()
+    no_landlock = find_landlock()
     children, keeper_end = _start_processes(stack, user, knock, health)
     # From here on this process holds no descriptor that a stranger's bytes come through.
     knock.close()
@@ -282,6 +287,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         # An edit replaces the file, so it is the directory that must stay readable; of a link both ends.
         readable=tuple({config_path.absolute().parent, config_path.resolve().parent}),
         writable=tuple(writable),
+        no_landlock=no_landlock,
     )
 
 

@@ -24,6 +24,7 @@ from openme.server.listener_reports import (
     how_it_ended,
     last_words,
     tell,
+    worded,
 )
 from openme.wire.frame import MAX_NUMBER, REFUSALS, REPORT_SIZE, Report, ReportKind, unpack_report_untrusted
 from openme.wire.knock import BadPacket
@@ -124,6 +125,14 @@ def test_last_words_reach_the_keeper_though_orders_lie_unread(ends: tuple[socket
 def test_nobody_to_tell_is_no_error(ends: tuple[socket.socket, socket.socket]) -> None:
     ends[1].close()
     tell(ends[0], [Report(ReportKind.NO_LANDLOCK)] * 3)
+
+
+def test_what_is_not_in_force_is_said_with_the_best_reason_known() -> None:
+    line = "sandbox: Landlock is not in force ({}): files are protected by their modes alone"
+    refused = Report(ReportKind.NO_LANDLOCK, errno.EPERM)
+    assert worded(refused) == line.format("Operation not permitted")
+    assert worded(refused, "libc is not there") == line.format("libc is not there")
+    assert worded(Report(ReportKind.NO_LANDLOCK)) == line.format("not available here")
 
 
 def test_a_mistake_is_told_by_its_place() -> None:

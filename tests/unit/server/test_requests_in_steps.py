@@ -22,7 +22,9 @@ from openme.keeper.policy import client_lists
 from openme.keeper.replay import Remembered, ReplayMemory
 from openme.keeper.rules import rules_for
 from openme.keeper.store import Accepted, Holder, Store
+from openme.ports import parse_port_spec
 from openme.server.channel import channel
+from openme.server.door_steps import AT_ONCE
 from openme.server.keeper_process import KeeperProcess, Parts
 from support.knocks import ALICE, ELSEWHERE, HOME, NOW, config, later, nonce
 
@@ -212,6 +214,20 @@ def test_a_client_out_of_the_file_loses_its_exchanges_without_a_command(made: Pr
     made.process._tick()
     made.all_turns()
     assert made.firewall.cuts == [expected]
+
+
+def test_doors_that_move_with_the_config_are_open_in_the_end_however_many_they_are(made: Process) -> None:
+    def open_for(port: str) -> set[IPAddress]:
+        return {door.address for door in made.firewall.doors() if door.port_list.ports == parse_port_spec(port)}
+
+    addresses = {ELSEWHERE + number for number in range(AT_ONCE + 100)}
+    for address in addresses:
+        made.let_in(address)
+    made.watch.changed = config("{alice: {ed25519_pubkey: KEY_A, allowed_ports: [443/tcp]}}")
+    made.process._tick()
+    assert len(open_for("443/tcp")) < len(addresses), "not all in one go"
+    made.all_turns()
+    assert open_for("443/tcp") == addresses
 
 
 def test_revoke_looks_once_with_the_edit_that_it_follows(made: Process) -> None:
