@@ -26,6 +26,7 @@ from typing import Any
 
 import pyseccomp
 import pytest
+from py_landlock import get_abi_version
 
 import openme
 import support.confined
@@ -111,6 +112,12 @@ def test_the_listener_is_a_user_that_nobody_else_is_and_may_nothing(world: Serve
     assert listener["Seccomp"] == "2"
     assert str(Path(f"/proc/{listener.pid}/cwd").readlink()) == "/"
     assert keeper["Uid"].split() == ["0"] * 4
+
+
+def test_what_this_kernel_has_of_a_sandbox_is_in_force(world: ServerWorld) -> None:
+    """A process says what it could not put in force before it obeys the first order; this host has all of it."""
+    get_abi_version()  # raises on a kernel without Landlock
+    assert "sandbox:" not in world.log()
 
 
 def test_two_servers_have_two_users(world: ServerWorld, bare: ServerWorld) -> None:

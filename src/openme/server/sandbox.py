@@ -7,9 +7,10 @@ What the kernel or the host lacks is returned as reports, for a warning, and not
 
 import errno
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from py_landlock import Landlock, LandlockError, Scope
+from py_landlock import Landlock, LandlockError, Scope, get_abi_version
 
 from openme.server.roles import GUARDIAN, KEEPER, LISTENER, Allowed
 from openme.wire.frame import Report, ReportKind
@@ -18,6 +19,16 @@ try:
     import pyseccomp
 except (ImportError, OSError, RuntimeError):  # the binding needs libseccomp.so.2 when it is imported
     pyseccomp = None
+
+
+def load_landlock() -> None:
+    """Have the binding look for libc, once and before any process is limited: for that it runs programs.
+
+    A process that may have no child finds none, and would go on without Landlock. What fails here fails, and is
+    reported, when a process is to be confined.
+    """
+    with suppress(OSError, LandlockError):
+        get_abi_version()
 
 
 def confine_listener() -> list[Report]:

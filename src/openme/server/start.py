@@ -59,7 +59,7 @@ from openme.server.privileges import (
     named_user,
 )
 from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
-from openme.server.sandbox import confine_keeper, confine_listener
+from openme.server.sandbox import confine_keeper, confine_listener, load_landlock
 from openme.server.sockets import bind_health, bind_knock
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
@@ -255,6 +255,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     health = stack.enter_context(bind_health(config.health_port))
     stack.enter_context(firewall_lock(config.firewall))
     keep_secrets_in_memory()
+    load_landlock()
     children, keeper_end = _start_processes(stack, user, knock, health)
     # From here on this process holds no descriptor that a stranger's bytes come through.
     knock.close()
