@@ -132,36 +132,45 @@ def _open_lock(state_dir: Path) -> int:
 
 
 @contextmanager
-def firewall_lock(firewall: str) -> Iterator[None]:
+def firewall_lock(firewall: str) -> Iterator[socket.socket | None]:
     """One server per network namespace: two would take the one table from each other for ever.
 
     The lock is an abstract socket, which belongs to the namespace, leaves no file and is gone however its holder ends.
-    Anybody may take the name, so a holder of less right than ours is passed over.
+    Anybody may take the name, so a holder of less right than ours is passed over. Anybody may ask, too, and whoever has
+    asked stays in the queue, which when full tells nobody of us any more: a server takes them off it.
     """
     if firewall == "memory":
-        yield
+        yield None
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as held:
         try:
             held.bind(FIREWALL_LOCK)
-            held.listen(socket.SOMAXCONN)  # whoever asks stays in the queue: nobody ever answers
+            held.listen(socket.SOMAXCONN)
+            held.setblocking(False)  # noqa: FBT003  # the standard library's signature
         except OSError as error:
             if error.errno == errno.EADDRINUSE and firewall_holder() in {0, os.geteuid()}:
                 raise OpenmeError(
                     "another server is running on this machine's firewall",
                     "stop it first; one server can hide all ports and serve all clients",
                 ) from None
-        yield
+        yield held
 
 
 def firewall_holder() -> int | None:
-    """The user who serves on this network namespace's firewall, as the kernel saw it; None: nobody who listens."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
-        asking.settimeout(0)
-        try:
-            asking.connect(FIREWALL_LOCK)
-        except OSError:
-            return None
+    """The user who serves on this network namespace's firewall, as the kernel saw it; None: nobody who answers."""
+    deadline = time.monotonic() + _GLANCE
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as asking:
+        while True:
+            try:
+                asking.connect(FIREWALL_LOCK)
+            except BlockingIOError:  # its queue is full; a server that lives empties it much sooner
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(0.01)
+            except OSError:
+                return None
+            else:
+                break
         credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", credentials)[1])
 
@@ -236,6 +245,7 @@ class _Prepared:
     listener: socket.socket
     children: ListenerAndGuardian
     control: socket.socket
+    firewall_lock: socket.socket | None
     store: Store
     firewall: Firewall
     own_addresses: OwnAddresses
@@ -267,7 +277,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         _log.warning("%s", warning)
     knock = stack.enter_context(bind_knock(config.udp_port))
     health = stack.enter_context(bind_health(config.health_port))
-    stack.enter_context(firewall_lock(config.firewall))
+    lock = stack.enter_context(firewall_lock(config.firewall))
     keep_secrets_in_memory()
     load_landlock()
     children, keeper_end = _start_processes(stack, user, knock, health)
@@ -289,6 +299,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         listener=keeper_end,
         children=children,
         control=control_socket,
+        firewall_lock=lock,
         store=store,
         firewall=firewall,
         own_addresses=OwnAddresses(),
@@ -404,6 +415,7 @@ def _keep(
                 journal=journal,
                 listener=prepared.listener,
                 control=prepared.control,
+                firewall_lock=prepared.firewall_lock,
                 state_file=state_file,
                 trial=trial,
                 reports=reports,
