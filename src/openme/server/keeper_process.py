@@ -97,6 +97,7 @@ class Parts:
     listener: socket.socket
     control: socket.socket
     state_file: Path | None
+    firewall_lock: socket.socket | None = None
     trial: Trial | None = None
     reports: Reports = field(default_factory=Reports)
     hidden: HiddenPorts = field(default_factory=HiddenPorts)
@@ -126,6 +127,7 @@ class KeeperProcess:
         self._deliveries = Deliveries()
         self._receipts: dict[tuple[bytes, IPAddress], list[bytes]] = {}
         self._control = parts.control
+        self._firewall_lock = parts.firewall_lock
         self._state_file = parts.state_file
         self._clocks = clocks
         self._hidden = parts.hidden
@@ -177,6 +179,8 @@ class KeeperProcess:
         self._selector.register(wake_reader, selectors.EVENT_READ, lambda: wake_reader.recv(64))
         self._selector.register(self._listener, selectors.EVENT_READ, self._on_frames)
         self._selector.register(self._control, selectors.EVENT_READ, self._on_control)
+        if (lock := self._firewall_lock) is not None:
+            self._selector.register(lock, selectors.EVENT_READ, lambda: _make_room(lock))
         if self._firewall.changes is not None:
             self._selector.register(self._firewall.changes, selectors.EVENT_READ, self._on_ruleset_change)
         if self._interfaces is not None:
@@ -910,6 +914,13 @@ class KeeperProcess:
                 )
             else:
                 _log.info("the replay memory is on the disk again")
+
+
+def _make_room(lock: socket.socket) -> None:
+    """Somebody has asked whose the firewall is, which the kernel has told him: he goes, so that the next one can ask."""
+    with suppress(OSError):
+        for _ in range(_BATCH):
+            lock.accept()[0].close()
 
 
 def _with(file: dict[str, Any], outcome: Steps[dict[str, Any]]) -> Steps[dict[str, Any]]:

@@ -151,6 +151,8 @@ class Reports:
         self._failure: str | None = None
         self._nonsense = 0
         self._last = float("-inf")
+        self.is_ready = False
+        """Whether the listener waits for its keys."""
         self.delivered: deque[bytes] = deque(maxlen=MOST_DELIVERED)
         """Knocks whose receipt was fetched, by the first 16 bytes of R, for whoever counts them."""
 
@@ -165,6 +167,8 @@ class Reports:
             self._refused(report, now)
         elif report.kind is ReportKind.DELIVERED:
             self.delivered.append(report.knock)
+        elif report.kind is ReportKind.READY:
+            self.is_ready = True
         elif report.kind is ReportKind.RECEIVING_FAILED:
             self._failure = os.strerror(min(report.number, _MAX_ERRNO))
         elif report.kind not in self._said:

@@ -151,6 +151,7 @@ class ReportKind(IntEnum):
     OUT_OF_MEMORY = 5  # it ends
     MISTAKE = 6  # it ends, by a mistake of openme's own; number: where, see server/listener_reports.py
     DELIVERED = 7  # a receipt was fetched to its end; source's place: the first 16 bytes of the knock's R
+    READY = 8  # it is confined, and waits for its keys
 
 
 @dataclass(frozen=True, slots=True)
