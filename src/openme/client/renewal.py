@@ -2,7 +2,7 @@
 
 A receipt brings the keys of the horizon from its knock's epoch on (spec wire-v2.md "Receipt"), so a client that
 fetches one now and then never runs dry. One that only knocks fetches one too, once fewer than half of its keys are
-left: after sending, once a day, for a second at most.
+left: after sending, once a day (once an epoch where those are shorter), for a second at most.
 """
 
 import time
@@ -18,9 +18,9 @@ from openme.keys.ratchet import NS, epoch_at
 FETCH_SECONDS = 1.0
 """For all there is to try after a knock that nobody asked to wait for."""
 TRY_EVERY = 86400
-"""Seconds between two tries, whatever came of the first."""
-WARN_SECONDS = 8 * 7 * 86400
-"""A client whose keys last no longer than this says so."""
+"""Seconds between two tries, whatever came of the first. An epoch's length where that is less: all keys may be over by
+the next day."""
+_WARN_SECONDS = 8 * 7 * 86400
 _FULL_SPAN = 53 * 7 * 86400
 """What a file carries by default, in seconds; where it carries less, the warning comes later in proportion."""
 _FIRST_ATTEMPT = 0.05  # seconds; a first SYN may overtake the opening of the door, and a dropped one is not answered
@@ -34,20 +34,26 @@ def epochs_left(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int) -> int
 def is_due(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int, tried: int | None) -> bool:
     """Whether a knock made now is to fetch its receipt: fewer than half of a file's epochs are left, and no try yet.
 
-    `tried`: Unix seconds of the last try; one in the future was made under another clock, and counts for nothing.
+    The last epoch counts as such also where a file carries two. `tried`: Unix seconds of the last try; one in the
+    future was made under another clock, and counts for nothing.
     """
     now = now_ns // NS
-    if tried is not None and 0 <= now - tried < TRY_EVERY:
+    if tried is not None and 0 <= now - tried < min(TRY_EVERY, keys.length):
         return False
-    return 2 * epochs_left(keys, known, now_ns) < len(keys.keys)
+    left = epochs_left(keys, known, now_ns)
+    return left == 1 or 2 * left < len(keys.keys)
+
+
+def warn_seconds(count: int, length: int) -> int:
+    """A client whose keys last no longer than this says so, where a file carries `count` epochs of `length` seconds."""
+    return min(_WARN_SECONDS, _WARN_SECONDS * count * length // _FULL_SPAN)
 
 
 def last_moment(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int) -> int | None:
     """The Unix second with which the last key's epoch ends, if that is near enough for a warning; else None."""
     length = int(keys.length)
     end = (max(known) + 1) * length
-    warn = min(WARN_SECONDS, WARN_SECONDS * len(keys.keys) * length // _FULL_SPAN)
-    return end - 1 if end - now_ns // NS < warn else None
+    return end - 1 if end - now_ns // NS < warn_seconds(len(keys.keys), length) else None
 
 
 def fetch(
