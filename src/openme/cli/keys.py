@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from openme.cli.output import answer, answer_json, answer_lines, hint, note, table, warn
 from openme.cli.running_server import RunningServer
-from openme.client.renewal import warn_seconds
+from openme.client.renewal import WARN_SECONDS
 from openme.config.model import ServerConfig
 from openme.config.server import load_server_config
 from openme.durations import format_duration
@@ -104,10 +104,9 @@ def _warn(config: ServerConfig, reach: Mapping[str, tuple[int | None, int | None
     """
     if "v2" not in config.protocols:
         warn("server.protocols does not accept v2")
-    soon = warn_seconds(config.epoch_horizon, length)
     for name, (file, fetched) in reach.items():
         end = max(-1 if known is None else known for known in (file, fetched))
-        if end < 0 or (end + 1) * length - now_ns / 10**9 >= soon:
+        if end < 0 or (end + 1) * length - now_ns / 10**9 >= WARN_SECONDS:
             continue
         if fetched is not None:
             known = f"has fetched keys until {_until(fetched, length)} with a receipt, on one device at least"

@@ -20,7 +20,8 @@ FETCH_SECONDS = 1.0
 TRY_EVERY = 86400
 """Seconds between two tries, whatever came of the first. An epoch's length where that is less: all keys may be over by
 the next day."""
-_WARN_SECONDS = 8 * 7 * 86400
+WARN_SECONDS = 8 * 7 * 86400
+"""A client whose keys last no longer than this says so."""
 _FULL_SPAN = 53 * 7 * 86400
 """What a file carries by default, in seconds; where it carries less, the warning comes later in proportion."""
 _FIRST_ATTEMPT = 0.05  # seconds; a first SYN may overtake the opening of the door, and a dropped one is not answered
@@ -44,16 +45,12 @@ def is_due(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int, tried: int 
     return left == 1 or 2 * left < len(keys.keys)
 
 
-def warn_seconds(count: int, length: int) -> int:
-    """A client whose keys last no longer than this says so, where a file carries `count` epochs of `length` seconds."""
-    return min(_WARN_SECONDS, _WARN_SECONDS * count * length // _FULL_SPAN)
-
-
 def last_moment(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int) -> int | None:
     """The Unix second with which the last key's epoch ends, if that is near enough for a warning; else None."""
     length = int(keys.length)
     end = (max(known) + 1) * length
-    return end - 1 if end - now_ns // NS < warn_seconds(len(keys.keys), length) else None
+    warn = min(WARN_SECONDS, WARN_SECONDS * len(keys.keys) * length // _FULL_SPAN)
+    return end - 1 if end - now_ns // NS < warn else None
 
 
 def fetch(

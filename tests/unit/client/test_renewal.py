@@ -40,7 +40,10 @@ def test_the_current_epoch_counts_among_those_that_are_left(gone: int, left: int
 
 @pytest.mark.parametrize(
     ("gone", "count", "due"),
-    [(0, 53, False), (26, 53, False), (27, 53, True), (52, 53, True), (2, 4, False), (3, 4, True), (0, 2, False), (1, 2, True), (0, 1, True)],
+    [
+        *((0, 53, False), (26, 53, False), (27, 53, True), (52, 53, True)),
+        *((2, 4, False), (3, 4, True), (0, 2, False), (1, 2, True), (0, 1, True)),
+    ],
 )
 def test_new_keys_are_due_when_fewer_than_half_are_left(gone: int, count: int, due: bool) -> None:  # noqa: FBT001
     keys = file(count)
