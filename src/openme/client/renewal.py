@@ -2,7 +2,7 @@
 
 A receipt brings the keys of the horizon from its knock's epoch on (spec wire-v2.md "Receipt"), so a client that
 fetches one now and then never runs dry. One that only knocks fetches one too, once fewer than half of its keys are
-left: after sending, once a day (once an epoch where those are shorter), for a second at most.
+left: after sending, once a day, for a second at most.
 """
 
 import time
@@ -18,8 +18,7 @@ from openme.keys.ratchet import NS, epoch_at
 FETCH_SECONDS = 1.0
 """For all there is to try after a knock that nobody asked to wait for."""
 TRY_EVERY = 86400
-"""Seconds between two tries, whatever came of the first. An epoch's length where that is less: all keys may be over by
-the next day."""
+"""Seconds between two tries, whatever came of the first."""
 WARN_SECONDS = 8 * 7 * 86400
 """A client whose keys last no longer than this says so."""
 _FULL_SPAN = 53 * 7 * 86400
@@ -35,14 +34,12 @@ def epochs_left(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int) -> int
 def is_due(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int, tried: int | None) -> bool:
     """Whether a knock made now is to fetch its receipt: fewer than half of a file's epochs are left, and no try yet.
 
-    The last epoch counts as such also where a file carries two. `tried`: Unix seconds of the last try; one in the
-    future was made under another clock, and counts for nothing.
+    `tried`: Unix seconds of the last try; one in the future was made under another clock, and counts for nothing.
     """
     now = now_ns // NS
-    if tried is not None and 0 <= now - tried < min(TRY_EVERY, keys.length):
+    if tried is not None and 0 <= now - tried < TRY_EVERY:
         return False
-    left = epochs_left(keys, known, now_ns)
-    return left == 1 or 2 * left < len(keys.keys)
+    return 2 * epochs_left(keys, known, now_ns) < len(keys.keys)
 
 
 def last_moment(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int) -> int | None:

@@ -245,13 +245,12 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         named_user(config.run_as)  # an unknown one must leave no files behind
     firewall = open_firewall(config.firewall)  # whose absence must leave no files behind
     make_run_dir()
-    with suppress(OSError):  # of one that is not there yet, or that the lock will complain of
-        _check_mode(config.state_dir)
-    # Whatever refuses this start later on: what it has made in there must not look like the rest of a server's memory.
-    prepare_memory(config, is_new=stack.enter_context(state_lock(config.state_dir)))
+    is_new = stack.enter_context(state_lock(config.state_dir))
+    _check_mode(config.state_dir)
     user, warning = user_for(stack, config.run_as, (config_path.resolve(), config.state_dir))
     if warning is not None:
         _log.warning("%s", warning)
+    prepare_memory(config, is_new=is_new)
     knock = stack.enter_context(bind_knock(config.udp_port))
     health = stack.enter_context(bind_health(config.health_port))
     stack.enter_context(firewall_lock(config.firewall))
