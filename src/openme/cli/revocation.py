@@ -43,6 +43,7 @@ class _Revocation:
         self._silent: OpenmeError | None = None
         """Why it is not known what the server does."""
         self._runs = True
+        self._key_is_known = True
         self._not_recorded: OpenmeError | None = None
         self._not_edited: OpenmeError | None = None
         self._connections_cut = 0
@@ -60,6 +61,7 @@ class _Revocation:
                 filed = client_keys(self._path, name) - keys
             except ConfigError:
                 filed = frozenset()  # the edit says why
+            self._key_is_known = bool(keys | filed)
             if filed or not keys:
                 self._out(filed or frozenset(earlier))
             keys |= filed
@@ -139,7 +141,9 @@ class _Revocation:
         name, listed = self._name, self._state_dir / FILE_NAME
         failed = self._not_edited or self._not_recorded
         if failed is not None:
-            if self._not_recorded is None:
+            if self._not_edited is not None and not self._key_is_known:
+                then = f"the key of {name} cannot be read there, and so is not revoked"
+            elif self._not_recorded is None:
                 then = f"no start lets it in again, as {listed} names its key, but its entry still stands in the file"
             elif self._not_edited is None:
                 then = f"a start with an older copy of {self._path} lets it in again: {listed} does not name its key"

@@ -43,7 +43,10 @@ from openme.wire.knock import IPAddress, pack_address, unpack_address
 DATABASE = "state.db"
 COMPLETE = "complete"
 """An empty file that stood beside a whole database before there was a mark."""
-_LIVED = ("ratchet*", "lock", "control", "files.json", "revoked", DATABASE, f"{DATABASE}*", f"{MARK}*", COMPLETE)
+_LIVED = (
+    *("ratchet*", ".ratchet.old", "lock", "control", "files.json", "revoked*", "hidden_ports*"),
+    *(f"{DATABASE}*", f"{MARK}*", COMPLETE),
+)
 _FORMAT = 2
 _BEFORE_THE_MARK = 1
 _PRIMARY_CODE = 0xFF  # sqlite.org/rescode.html: the low byte of an extended result code

@@ -251,6 +251,24 @@ def test_a_firewall_that_refuses_is_said(here: Place) -> None:
         assert "the firewall refused to close" in done.error
 
 
+@pytest.mark.parametrize("text", [None, "clients: [\n", "- a list\n"], ids=["no file", "no YAML", "no map"])
+def test_where_no_key_can_be_found_nothing_is_said_to_be_revoked(here: Place, text: str | None) -> None:
+    here.config.unlink()
+    if text is not None:
+        here.write(text)
+    done = here.run("revoke", "alice")
+    assert done.code == 1
+    assert "the key of alice cannot be read there, and so is not revoked" in done.error
+    assert not (here.state / "revoked").exists()
+
+
+def test_an_earlier_key_of_the_name_is_not_taken_for_the_one_that_cannot_be_read(here: Place) -> None:
+    here.ok("revoke", "alice")
+    here.client("alice")
+    here.write("clients: [\n" + here.config.read_text())
+    assert "the key of alice cannot be read there, and so is not revoked" in here.run("revoke", "alice").error
+
+
 def test_one_who_is_not_there_is_named_with_the_nearest(here: Place) -> None:
     for running in (False, True):
         with here.serving() if running else contextmanager(lambda: iter([None]))():

@@ -153,6 +153,19 @@ def test_an_unknown_run_as_is_refused_as_root(here: Place) -> None:
     assert "nosuchuser" in done.error
 
 
+def test_a_first_start_that_is_refused_is_no_loss_to_the_next(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives up rights")
+    here = place(tmp_path)
+    here.prepare()
+    here.root.chmod(0o777)  # so that the user of run_as could write the config
+    here.write(here.config.read_text().replace("  # run_as: openme", "  run_as: daemon"))
+    assert "could write" in here.run("serve", "--state-file", "").error
+    here.root.chmod(0o700)
+    with here.serving() as server:
+        assert "may lack" not in server.log
+
+
 def test_a_config_that_breaks_while_it_runs_changes_nothing_and_is_said(here: Place) -> None:
     alice = here.client("alice")
     good = here.config.read_text()

@@ -277,6 +277,19 @@ def test_where_nothing_is_left_a_server_has_lost_its_memory_unless_one_was_made(
     assert made_store(tmp_path).loss == "state.db and state.mark are gone"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ratchet", ".ratchet.old", "ratchet.damaged-1", "lock", "control", "files.json", "revoked", "revoked.copy"),
+        *("hidden_ports", "hidden_ports.damaged-1", DATABASE, f"{DATABASE}-wal", "state.mark", "complete"),
+    ],
+)
+def test_each_file_of_a_server_shows_that_one_has_run(tmp_path: Path, name: str) -> None:
+    assert not has_lived(tmp_path)
+    (tmp_path / name).touch()
+    assert has_lived(tmp_path)
+
+
 def refused(reason: str, code: int) -> sqlite3.OperationalError:
     error = sqlite3.OperationalError(reason)
     error.sqlite_errorcode = code
