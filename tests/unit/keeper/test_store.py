@@ -377,6 +377,45 @@ def test_what_no_digest_covers_may_be_anything(tmp_path: Path, value: object) ->
         store.close()
 
 
+def test_an_older_mark_beside_a_lost_database_lets_nothing_in_that_was_signed_before_the_start(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    older = (tmp_path / MARK).read_bytes()
+    accept(memory, store, "b", START + NS)
+    store.close()
+    (tmp_path / MARK).write_bytes(older)
+    (tmp_path / DATABASE).unlink()
+    for path in RUN.iterdir():  # the machine was started anew
+        path.unlink()
+    memory = reopened(tmp_path, START + 2 * NS)
+    assert refusal(memory, "b", START + NS) == "stale"
+    assert refusal(memory, "c", START + 2 * NS) == "accepted"
+
+
+def test_where_neither_database_nor_mark_can_be_written_the_run_directory_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(store._mark_file, "write", refuses)
+    store._connection.execute("PRAGMA query_only=1")
+    accept(memory, store, "b", START + NS)
+    assert store.failing
+    store.close()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    memory = reopened(tmp_path, START + 2 * NS)
+    assert refusal(memory, "b", START + NS) == "stale"
+    assert refusal(memory, "c", START + 2 * NS) == "accepted"
+
+
+def refuses(*_: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
 def test_a_name_in_the_schema_that_is_no_text_any_more_is_damage(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
     accept(memory, store, "a")
