@@ -182,7 +182,11 @@ def _guarded(action: Callable[[], int]) -> int:
     """The exit code of `action`, whatever it raises; no traceback ever reaches a user."""
     try:
         _need_a_clock()
-        code = action()
+        try:
+            code = action()
+        except OverflowError:
+            _need_a_clock()  # it may have been turned since, under a server for one
+            raise
         sys.stdout.flush()
     except OpenmeError as error:
         complain(error)

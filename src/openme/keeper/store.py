@@ -499,8 +499,10 @@ class Store:
 
     def ratchet_seen(self) -> tuple[RatchetNote | None, RatchetNote | None]:
         """The ratchet as it was last known, and as it was about to be written when this server ended."""
-        last = self._connection.execute("SELECT epoch, public FROM ratchet").fetchone()
-        intended = self._connection.execute("SELECT epoch, public FROM ratchet_next").fetchone()
+        last, intended = (
+            next(_readable(self._connection.execute(f"SELECT epoch, public FROM {table}"), _note), None)  # noqa: S608
+            for table in ("ratchet", "ratchet_next")
+        )
         return last, intended
 
     def intend_ratchet(self, epoch: int, public: bytes) -> None:
@@ -540,7 +542,7 @@ class Store:
 
     def renewals(self) -> dict[bytes, int]:
         """The last epoch whose key a client has fetched with a receipt, by 32-byte public key."""
-        return dict(self._connection.execute(_RENEWED)) | self._waiting_renewals
+        return dict(_readable(self._connection.execute(_RENEWED), _renewed)) | self._waiting_renewals
 
     def close(self) -> None:
         """Write what waits, if the disk lets us, and close."""
@@ -629,7 +631,25 @@ def _check(connection: sqlite3.Connection, path: Path, store_id: bytes, *, mark_
     elif version != _FORMAT:
         raise StoreError(f"{path}: made by a newer openme (format {version})", "start that version instead")
     connection.executescript(_EPOCH_SCHEMA)
+    # A flipped bit in the name of a column would show when that is asked for, which may be in the midst of serving.
+    if not _expected_columns() <= _columns(connection):
+        raise _damaged("the database is damaged")
     return bool(version == 0)
+
+
+def _columns(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    """(table, column, type, not null, place in the primary key) of every column."""
+    return set(
+        connection.execute(
+            'SELECT m.name, t.name, t.type, t."notnull", t.pk FROM sqlite_master AS m, pragma_table_info(m.name) AS t'
+        )
+    )
+
+
+def _expected_columns() -> set[tuple[Any, ...]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        _make_tables(connection, NO_DIGEST)
+        return _columns(connection)
 
 
 def _damaged(reason: str) -> sqlite3.DatabaseError:
@@ -703,12 +723,32 @@ def _readable(rows: Iterable[Any], make: Callable[[Any], _Made]) -> Iterator[_Ma
 
 def _seen(row: tuple[Any, ...]) -> tuple[bytes, Seen]:
     client, name, at, source = row
-    return client, Seen(str(name), float(at), unpack_address(source))
+    return _key(client), Seen(str(name), float(at), unpack_address(source))
 
 
 def _holder(row: tuple[Any, ...]) -> Holder:
     client, address, name, ports, opened_at, expires_at = row
-    return Holder(client, unpack_address(address), str(name), _ports(ports), float(opened_at), float(expires_at))
+    return Holder(_key(client), unpack_address(address), str(name), _ports(ports), float(opened_at), float(expires_at))
+
+
+def _renewed(row: tuple[Any, ...]) -> tuple[bytes, int]:
+    client, last = row
+    if type(last) is not int:
+        raise TypeError("not an epoch")
+    return _key(client), last
+
+
+def _note(row: tuple[Any, ...]) -> RatchetNote:
+    epoch, public = row
+    if type(epoch) is not int:
+        raise TypeError("not an epoch")
+    return epoch, _key(public)
+
+
+def _key(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError("not a key")
+    return value
 
 
 def _ports(text: str) -> tuple[PortRange, ...]:
@@ -725,7 +765,7 @@ def read_seen(state_dir: Path) -> dict[bytes, Seen]:
 
 def read_renewals(state_dir: Path) -> dict[bytes, int]:
     """The last epoch whose key a client was given with a receipt, by 32-byte public key."""
-    return dict(_read(state_dir, _RENEWED))
+    return dict(_readable(_read(state_dir, _RENEWED), _renewed))
 
 
 def read_ratchet_seen(state_dir: Path) -> bool:

@@ -43,6 +43,8 @@ class ConfigWatch:
         self._path = path
         self.path = Path(os.path.abspath(path))  # noqa: PTH100  # not resolved: a link may come to point elsewhere
         """The name under which the file is read."""
+        self.forget_in_child: Callable[[], None] = lambda: None
+        """What a child that reads the file does first: it may live on when keys have been erased in this process."""
         self._overrides = dict(overrides or {})
         self._signature = self._look()
         self._reader: _Reader | None = None
@@ -83,7 +85,7 @@ class ConfigWatch:
         self._signature = signature
         if len(self._last_good.clients) > LARGE:
             _log.info("the config has changed; reading its %d clients meanwhile", len(self._last_good.clients))
-            self._reader = _Reader(self._load)
+            self._reader = _Reader(self._load, self.forget_in_child)
             return False
         try:
             outcome: _Outcome = self._load()
@@ -197,13 +199,14 @@ class ConfigWatch:
 class _Reader:
     """A child process that loads the config and leaves it in memory that both share."""
 
-    def __init__(self, load: Callable[[], ServerConfig]) -> None:
+    def __init__(self, load: Callable[[], ServerConfig], forget: Callable[[], None]) -> None:
         self._started = time.monotonic()
         self._result = os.memfd_create("config", os.MFD_CLOEXEC)
         self._child = os.fork()
         if self._child == 0:
             try:
                 die_with_parent()
+                forget()
                 try:
                     outcome: _Outcome = load()
                 except OpenmeError as error:

@@ -120,6 +120,7 @@ class KeeperProcess:
         self._store = parts.store
         self._firewall = parts.firewall
         self._watch = parts.watch
+        self._watch.forget_in_child = self._forget_secrets
         self._journal = parts.journal
         self._listener = parts.listener
         self._reports = parts.reports
@@ -143,6 +144,7 @@ class KeeperProcess:
         self._doors = DoorSteps(parts.firewall, self._keeper.grants, self._slices, lambda: self._clocks().monotonic)
         self._cutting = Cutting(parts.firewall, self._slices, self._keeper.grants.is_open, lambda: self._doors)
         self._expiries = Expiries(clocks().utc)
+        self._frames: list[bytes] = []
         self._strangers: deque[tuple[float, Stranger]] = deque()
         self._searched: Stranger | None = None
         self._stop: Ending | None = None
@@ -289,7 +291,7 @@ class KeeperProcess:
     # -- knocks
 
     def _on_frames(self) -> None:
-        frames = []
+        frames = self._frames = []
         for message in received(self._listener, FRAME_SIZES, _BATCH):
             if len(message) == REPORT_SIZE:
                 self._reports.on_report_untrusted(message, self._clocks().monotonic)
@@ -309,7 +311,15 @@ class KeeperProcess:
                 judgements.append(outcome)
             else:
                 self._queue(outcome)
+        self._frames = []
         self._finish(judgements, now)
+
+    def _forget_secrets(self) -> None:
+        """For a child that is forked from here: it may still be there when an epoch's key is erased."""
+        wipe(*self._frames)
+        self._outbox.wipe()
+        if self._keeper.epochs is not None:
+            self._keeper.epochs.forget()
 
     def _queue(self, stranger: Stranger) -> None:
         """Let a stranger wait. When too many do, one drawn by lot goes, so that nobody can fill the queue for long."""

@@ -50,13 +50,17 @@ def address_of(sockaddr: tuple[str, ...]) -> IPAddress:
 
 @dataclass(slots=True)
 class _HealthConnection:
-    """`said`: what the peer has sent, at most a receipt id. `answer`: what it is still to be told."""
+    """`said`: what the peer has sent, at most a receipt id. `answer`: what it is still to be told.
+
+    `has_ended`: it has said that it says no more, before it could have read anything.
+    """
 
     socket: socket.socket
     address: IPAddress
     deadline: float
     said: bytes = b""
     answer: memoryview | None = None
+    has_ended: bool = False
 
 
 class ListenerProcess:
@@ -243,6 +247,8 @@ class ListenerProcess:
         answer = self._receipts.answer(entry.said, now)
         if answer is None or entry.answer is not None:
             return entry.answer is not None
+        with suppress(OSError):
+            entry.has_ended = not entry.socket.recv(1, socket.MSG_PEEK)
         entry.answer = memoryview(answer)
         if entry.socket in self._selector.get_map():
             self._selector.unregister(entry.socket)
@@ -280,7 +286,7 @@ class ListenerProcess:
             return
         except OSError:
             ended = False
-        if ended and (knock := self._receipts.knock_of(entry.said)) is not None:
+        if ended and not entry.has_ended and (knock := self._receipts.knock_of(entry.said)) is not None:
             self._reporter.delivered(knock)
         self._close_health(number)
 

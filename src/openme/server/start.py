@@ -225,7 +225,8 @@ def serve(config_path: Path, *, interface: str | None, state_file: str | None, t
         prepared = _prepare(stack, config_path, config, sessions)
         on_trial = None
         if trial is not None:
-            on_trial = Trial(trial, (lambda: None) if config.firewall == "memory" else _start_trial_guard(stack))
+            guarded = config.firewall != "memory"
+            on_trial = Trial(trial, _start_trial_guard(stack, prepared.epochs) if guarded else lambda: None)
         hidden = HiddenPorts(config.state_dir, confirmed=trial is None)
         for warning in prepared.give_up():
             _log.warning("%s", warning)
@@ -361,14 +362,17 @@ def _end_processes(children: ListenerAndGuardian) -> None:
         _log.error("the listener does not end and keeps the knock port: kill -9 %d", children.listener)
 
 
-def _start_trial_guard(stack: ExitStack) -> Callable[[], None]:
+def _start_trial_guard(stack: ExitStack, epochs: Epochs | None) -> Callable[[], None]:
     """A process that takes the rules away when we are gone, however we went, before the returned function was called.
 
     Whoever tries openme on a machine far away must get back in although it was killed. It holds a pipe that nobody
-    writes to and its right to change the firewall, and reads nothing else.
+    writes to and its right to change the firewall, and reads nothing else. The key in `epochs` it forgets: it may live
+    on when that has been erased in its parent.
     """
 
     def watch(lifeline: int) -> None:
+        if epochs is not None:
+            epochs.forget()
         os.setpgid(0, 0)  # what ends its parent's group is to find it alive
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)

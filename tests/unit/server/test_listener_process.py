@@ -507,6 +507,17 @@ def test_whoever_reads_a_receipt_to_its_end_is_reported(running: Running) -> Non
         assert told(running) == Report(ReportKind.DELIVERED, knock=datagram[:16])
 
 
+def test_whoever_ended_before_it_was_told_anything_has_not_read_it(running: Running) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    with asking(running, keys.id) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        grant(running, datagram)
+        until(lambda: len(connection.recv(9000, socket.MSG_PEEK)) > 0, "it is answered")
+        until(lambda: not running.process._connections, "the connection is gone")
+    assert nothing_told(running)
+
+
 def test_whoever_resets_has_not_read_it(running: Running) -> None:
     datagram = packet_v2()
     keys = receipt_of(running, datagram)
