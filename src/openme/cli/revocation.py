@@ -161,7 +161,7 @@ class _Revocation:
         if reply is not None and (other := another_file(self._path, reply)) is not None:
             out = f"{name} is out of it" if "file" in reply else f"{name} may still be in"
             self._problems.append(OpenmeError(f"{other.message}: {out}", other.hint))
-        if reply is not None and reply.get("fault"):
+        if reply is not None and reply.get("fault") and "file" in reply:  # an older one's word is above
             warn(f"the running server keeps its last good config, less {name}: {reply['fault']}")
 
     def _report(self) -> None:

@@ -246,7 +246,7 @@ def test_half_of_a_config_is_none(file: File, monkeypatch: pytest.MonkeyPatch, *
 
     watch = ConfigWatch(file.path)
     good = watch.config
-    monkeypatch.setattr(config_watch.pickle, "dump", half)
+    monkeypatch.setattr(pickle, "dump", half)
     file.write(ALICE)
     assert settled(watch) is None
     assert watch.config is good
