@@ -534,7 +534,7 @@ class Store:
         )
         return list(_readable(rows, _holder))
 
-    def _rows(self, query: str, *values: bytes) -> list[Any]:
+    def _rows(self, query: str, *values: bytes | int) -> list[Any]:
         """All rows, or StoreError: the database was whole when it was opened, but a disk may fail at any time."""
         try:
             return self._connection.execute(query, values).fetchall()
@@ -546,6 +546,13 @@ class Store:
     def seen(self) -> dict[bytes, Seen]:
         """The last accepted knock of every client, by public key. StoreError where the disk does not give them."""
         return dict(_readable(self._rows(_SEEN), _seen))
+
+    def seen_in_parts(self, most: int) -> Iterator[dict[bytes, Seen]]:
+        """The same, at most so many clients at a time, in the order of their keys. StoreError as above."""
+        last = b""
+        while rows := self._rows(f"{_SEEN} WHERE client > ? ORDER BY client LIMIT ?", last, most):
+            last = rows[-1][0]
+            yield dict(_readable(rows, _seen))
 
     def renewals(self) -> dict[bytes, int]:
         """The last epoch whose key a client has fetched with a receipt, by 32-byte public key. StoreError as above."""
