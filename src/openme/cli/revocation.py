@@ -10,13 +10,12 @@ the name: the file may say another, or be one that it does not read.
 """
 
 import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from openme.cli.output import complain, note, warn
-from openme.cli.running_server import RunningServer, another_file
+from openme.cli.running_server import RunningServer, another_file, another_serves
 from openme.config.client_keys import client_keys
 from openme.config.edit import NoClientError, remove_client, state_dir_of
 from openme.config.model import ConfigError
@@ -75,14 +74,8 @@ class _Revocation:
         except ConfigError as error:
             self._not_edited = error
         self._judge(self._ask({"command": "reload"}))
-        if not self._runs and _another_serves():
-            self._problems.append(
-                OpenmeError(
-                    f"a server is running on this machine, but not on {self._state_dir}: whether it lets {name} in is"
-                    " not known",
-                    "repeat it with that server's --config",
-                )
-            )
+        if not self._runs and (other := another_serves(self._state_dir)) is not None:
+            self._problems.append(OpenmeError(f"{other.message}: whether it lets {name} in is not known", other.hint))
         if self._problems:
             for problem in self._problems[:-1]:
                 complain(problem)
@@ -165,7 +158,7 @@ class _Revocation:
         if reply is not None and (other := another_file(self._path, reply)) is not None:
             out = f"{name} is out of it" if "file" in reply else f"{name} may still be in"
             self._problems.append(OpenmeError(f"{other.message}: {out}", other.hint))
-        if reply is not None and reply.get("fault"):
+        if reply is not None and reply.get("fault") and "file" in reply:  # an older one's word is above
             warn(f"the running server keeps its last good config, less {name}: {reply['fault']}")
 
     def _report(self) -> None:
@@ -182,12 +175,6 @@ class _Revocation:
             warn(f"the config has other faults, no server can start with it: {error.message}")
         if self._cut:
             warn("no server is running, so no connection was cut")
-
-
-def _another_serves() -> bool:
-    from openme.server.start import firewall_holder  # noqa: PLC0415  # only without a server on our state_dir
-
-    return firewall_holder() in {0, os.geteuid()}
 
 
 def _keys_in(reply: dict[str, Any] | None) -> frozenset[bytes]:

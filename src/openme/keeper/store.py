@@ -521,28 +521,47 @@ class Store:
         return self._holders("")
 
     def holders_of(self, client_key: bytes) -> list[Holder]:
-        """The addresses that one client was given a door for, as `holders` has them, and what waits for the disk."""
+        """The addresses that one client was given a door for, as `holders` has them, and what waits for the disk.
+
+        StoreError where the disk does not give them.
+        """
         waiting = [knock.holder for knock in self._waiting if knock.holder is not None]
         return self._holders(" WHERE client = ?", client_key) + [h for h in waiting if h.client_key == client_key]
 
     def holder_keys(self) -> list[bytes]:
         """The public keys of those whom `holders` names."""
-        return [client for (client,) in self._connection.execute("SELECT DISTINCT client FROM holder")]
+        return [client for (client,) in self._rows("SELECT DISTINCT client FROM holder")]
 
     def _holders(self, which: str, *values: bytes) -> list[Holder]:
-        rows = self._connection.execute(
+        rows = self._rows(
             f"SELECT client, address, name, ports, opened_at, expires_at FROM holder{which}",  # noqa: S608  # ours
-            values,
+            *values,
         )
         return list(_readable(rows, _holder))
 
+    def _rows(self, query: str, *values: bytes | int) -> list[Any]:
+        """All rows, or StoreError: the database was whole when it was opened, but a disk may fail at any time."""
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"the database of {self._directory} cannot be read ({error})", "restart the server: it sets it aside"
+            ) from None
+
     def seen(self) -> dict[bytes, Seen]:
-        """The last accepted knock of every client, by public key."""
-        return dict(_readable(self._connection.execute(_SEEN), _seen))
+        """The last accepted knock of every client, by public key. StoreError where the disk does not give them."""
+        return dict(_readable(self._rows(_SEEN), _seen))
+
+    def seen_in_parts(self, most: int) -> Iterator[dict[bytes, Seen]]:
+        """The same, at most so many clients at a time, in the order of their keys. StoreError as above."""
+        last = b""
+        while rows := self._rows(f"{_SEEN} WHERE client > ? ORDER BY client LIMIT ?", last, most):
+            last = rows[-1][0]
+            yield dict(_readable(rows, _seen))
 
     def renewals(self) -> dict[bytes, int]:
-        """The last epoch whose key a client has fetched with a receipt, by 32-byte public key."""
-        return dict(_readable(self._connection.execute(_RENEWED), _renewed)) | self._waiting_renewals
+        """The last epoch whose key a client has fetched with a receipt, by 32-byte public key. StoreError as above."""
+        return dict(_readable(self._rows(_RENEWED), _renewed)) | self._waiting_renewals
 
     def close(self) -> None:
         """Write what waits, if the disk lets us, and close."""

@@ -17,8 +17,10 @@ from openme.ports import PortRange, without
 from openme.server.privileges import die_with_parent
 from openme.server.revoked_watch import RevokedWatch
 
-LARGE = 200
-"""Clients up to which a knock waits for a changed file (0.02 s); above, a process of its own reads it meanwhile."""
+LARGE = 1 << 15
+"""Bytes up to which a knock waits for a changed file (250 clients, 0.01 s); a process of its own reads a larger one
+meanwhile, however few clients were known before.
+"""
 _REMIND = 60.0  # seconds between two lines about a file that is still broken
 
 _log = logging.getLogger("openme.config")
@@ -66,7 +68,7 @@ class ConfigWatch:
     def refresh(self) -> ServerConfig | None:
         """The new config if the file or the revoked keys have changed and load, else None.
 
-        Waits for a file of up to `LARGE` clients, and always for the revoked keys.
+        Waits for a file of up to `LARGE` bytes, and always for the revoked keys.
         """
         revoked = self._revoked.refresh()
         if self._follow_file():
@@ -83,8 +85,8 @@ class ConfigWatch:
             return False
         # Taken before reading: a change while reading is seen at the next look.
         self._signature = signature
-        if len(self._last_good.clients) > LARGE:
-            _log.info("the config has changed; reading its %d clients meanwhile", len(self._last_good.clients))
+        if signature is not None and signature[1] > LARGE:
+            _log.info("the config has changed; reading its %d KiB meanwhile", signature[1] >> 10)
             self._reader = _Reader(self._load, self.forget_in_child)
             return False
         try:
@@ -168,6 +170,7 @@ class ConfigWatch:
         self._last_good = outcome
         self.config = self._less_revoked()
         if not again:
+            self._refusal = None  # what the firewall says of another file is news, also in the same words
             say_warnings(self.config)
         return True
 
@@ -204,6 +207,7 @@ class _Reader:
         self._result = os.memfd_create("config", os.MFD_CLOEXEC)
         self._child = os.fork()
         if self._child == 0:
+            status = 1
             try:
                 die_with_parent()
                 forget()
@@ -213,8 +217,9 @@ class _Reader:
                     outcome = OpenmeError(error.message, error.hint)
                 with os.fdopen(self._result, "wb") as file:
                     pickle.dump(outcome, file, pickle.HIGHEST_PROTOCOL)
+                status = 0
             finally:
-                os._exit(0)
+                os._exit(status)
 
     @property
     def seconds(self) -> float:
@@ -223,12 +228,13 @@ class _Reader:
 
     def poll(self) -> _Outcome | None:
         """What the child has read, or None while it still reads."""
-        if os.waitpid(self._child, os.WNOHANG)[0] == 0:
+        ended, status = os.waitpid(self._child, os.WNOHANG)
+        if not ended:
             return None
         with os.fdopen(self._result, "rb") as file:
             file.seek(0)
             content = file.read()
-        if not content:
+        if status:  # killed, or short of memory: what it has left may be half of the config
             return OpenmeError("the process that read the config has died")
         # Our own child wrote it, into memory that nobody else has.
         outcome: _Outcome = pickle.loads(content)  # noqa: S301

@@ -1,10 +1,11 @@
 """Ends connections while knocks are served: what is asked for meanwhile goes into the next look, all of it together."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Firewall, FirewallError, IsOpen, Steps
 from openme.server.slices import Slices
 
@@ -18,16 +19,19 @@ _log = logging.getLogger("openme.keeper")
 
 @dataclass(slots=True, eq=False)
 class Cut:
-    """What was asked for, and what has come of it: `ended` connections, or an `error`. Neither until it is `done`."""
+    """What was asked for, and what has come of it: `ended` connections, or an `error`. Neither until it is `done`.
+
+    An error may be about a part: all that was known is cut all the same.
+    """
 
     find: Steps[list[CutTarget]]
     targets: list[CutTarget] = field(default_factory=list)
     done: bool = False
     ended: int = 0
-    error: FirewallError | None = None
+    error: OpenmeError | None = None
 
     def outcome(self) -> Steps[int]:
-        """Wait until it is done; how many connections ended. FirewallError if some could not be."""
+        """Wait until it is done; how many connections ended. OpenmeError if some could not be, or found."""
         while not self.done:
             yield
         if self.error is not None:
@@ -49,9 +53,11 @@ class Cutting:
         self._waiting: list[Cut] = []
         self._at_work = False
 
-    def add(self, find: Steps[list[CutTarget]]) -> Cut:
-        """End what `find` finds. It is done, and logged, also if nobody waits for the outcome."""
-        cut = Cut(find)
+    def add(self, find: Steps[list[CutTarget]], known: Iterable[CutTarget] = ()) -> Cut:
+        """End what is known, and what `find` finds, which may raise OpenmeError. It is done, and logged, also if nobody
+        waits for the outcome.
+        """
+        cut = Cut(find, list(known))
         self._waiting.append(cut)
         if not self._at_work:
             self._at_work = True
@@ -65,7 +71,11 @@ class Cutting:
             ended: Mapping[IPAddress, int] = {}
             error = None
             for cut in cuts:
-                cut.targets = yield from cut.find
+                try:
+                    cut.targets += yield from cut.find
+                except OpenmeError as unread:
+                    _log.error("connections may live on that should have ended: %s", unread.message)
+                    cut.error = unread
             while self._must_wait():
                 yield
             targets = [target for cut in cuts for target in cut.targets]
@@ -78,6 +88,7 @@ class Cutting:
             for cut in cuts:
                 # Behind one address connections have no owner: they count for everybody who asked for their end.
                 cut.ended = sum(ended.get(address, 0) for address in {target.address for target in cut.targets})
-                cut.error = error if cut.targets else None
+                if cut.targets and error is not None:
+                    cut.error = error
                 cut.done = True
         self._at_work = False

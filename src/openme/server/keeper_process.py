@@ -447,7 +447,9 @@ class KeeperProcess:
                 self._stay(config, error, now)
                 return False
             self._rules = plan.rules
-        self._retry_at, self._retry_after = None, _FIRST_RETRY
+        if self._watch.fault is None:
+            # Else this is the last good config, less somebody perhaps, while a refused file waits for its next try.
+            self._retry_at, self._retry_after = None, _FIRST_RETRY
         self._hidden.took(config)
         if ("v2" in config.protocols) != (self._keeper.epochs is not None):
             self._switch_v2(config, now)
@@ -663,12 +665,7 @@ class KeeperProcess:
 
         Their open doors count too, whether or not the disk knows of them.
         """
-        grants = [CutTarget(grant.address, grant.ports) for grant, _ in ended]
-
-        def find() -> Steps[list[CutTarget]]:
-            return grants + (yield from lost)
-
-        self._cutting.add(find())
+        self._cutting.add(lost, [CutTarget(grant.address, grant.ports) for grant, _ in ended])
 
     def _end_what_was_lost_before(self) -> None:
         """What clients lost while no server ran."""
@@ -725,7 +722,7 @@ class KeeperProcess:
         answer: dict[str, Any] | Steps[dict[str, Any]]
         try:
             answer = self._answer(raw)
-        except FirewallError as error:
+        except OpenmeError as error:
             answer = {"error": error.message}
         if isinstance(answer, dict):
             self._replies.send(peer, json.dumps(answer).encode())
@@ -738,7 +735,7 @@ class KeeperProcess:
         try:
             try:
                 answer = yield from steps
-            except FirewallError as error:
+            except OpenmeError as error:
                 answer = {"error": error.message}
             text = yield from json_text(answer)
         finally:
@@ -839,25 +836,28 @@ class KeeperProcess:
             "lost_until": moment(before_ns) if moved and before_ns is not None else None,
         }
 
-    def _targets(self, name: str, keys: Iterable[bytes], *, established: bool) -> Steps[list[CutTarget]]:
-        """Every address that this client has opened lately, also by doors closed long since, and the doors open now."""
+    def _targets(
+        self, name: str, keys: Iterable[bytes], *, established: bool
+    ) -> tuple[Steps[list[CutTarget]], list[CutTarget]]:
+        """Every address that this client has opened lately, also by doors closed long since; and the doors open now."""
         keys = {*keys, *(key for key, (known_as, _) in self._seen.items() if known_as == name)}
         # Taken now: in a moment they are ended.
-        targets = [CutTarget(g.address, g.ports, established) for g in self._keeper.grants_of(name)]
+        known = [CutTarget(g.address, g.ports, established) for g in self._keeper.grants_of(name)]
 
         def find() -> Steps[list[CutTarget]]:
+            targets: list[CutTarget] = []
             for key in keys:
                 targets.extend(CutTarget(h.address, h.ports, established) for h in self._store.holders_of(key))
                 yield
             return targets
 
-        return find()
+        return find(), known
 
     def _when_cut(
-        self, name: str, targets: Steps[list[CutTarget]], answer: dict[str, Any], *, cut: bool
+        self, name: str, targets: tuple[Steps[list[CutTarget]], list[CutTarget]], answer: dict[str, Any], *, cut: bool
     ) -> Steps[dict[str, Any]]:
         """The answer, once the client's exchanges and, where `cut` asks for it, connections have ended."""
-        asked = self._cutting.add(targets)
+        asked = self._cutting.add(*targets)
 
         def wait() -> Steps[dict[str, Any]]:
             ended = yield from asked.outcome()

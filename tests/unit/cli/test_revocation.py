@@ -222,19 +222,28 @@ def test_a_server_that_hangs_up_fails_what_needs_its_answer(here: Place, command
     assert "the server did not answer: it hung up" in done.error
 
 
+def test_check_config_says_that_a_server_did_not_answer(here: Place) -> None:
+    with another_server(here, lambda _: b""):
+        done = here.ok("check-config")
+    assert "it hung up: whether the running server takes this config is not known" in done.err
+
+
 def test_an_older_server_is_named_as_such(here: Place) -> None:
     """It knows neither `client` nor what file it reads."""
 
     def answer(request: dict[str, Any]) -> bytes:
         if request["command"] == "client":
             return b'{"error": "the server is of another version than this command: restart it"}'
-        return b"{}" if request["command"] == "reset" else b'{"fault": null, "reading": false, "closed": []}'
+        if request["command"] == "reset":
+            return b"{}"
+        return b'{"fault": "hide: unknown key", "reading": false, "closed": []}'
 
     for command in (["revoke", "alice"], ["close", "bob"], ["reset", "bob"], ["add", "carol"], ["rotate", "v1-key"]):
         with another_server(here, answer):
             done = here.run(*command)
         assert done.code == 1
         assert "of an older version" in done.error
+        assert "less alice" not in done.err, "nobody knows"
     assert set(load_server_config(here.config).clients) == {"bob"}
 
 

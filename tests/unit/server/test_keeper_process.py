@@ -13,7 +13,6 @@ import pytest
 
 from openme.firewall.base import Door
 from openme.keeper.ratchet_file import read_ratchet
-from openme.keeper.store import read_seen
 from openme.server import keeper_process
 from openme.server.keeper_process import Ending, Trial
 from openme.wire.frame import FRAME_SIZE, Order, OrderKind
@@ -58,7 +57,7 @@ def test_a_knock_opens_its_doors_and_is_remembered(world: KeeperWorld, datagram:
     assert len(world.firewall.doors()) == 2  # its ports, and the health port
     assert said(records) == [f"alice: opened 22/tcp for {HOME} for 30s"]
     assert [session["client_name"] for session in world.ask("sessions")["active_sessions"]] == ["alice"]
-    seen = read_seen(world.state_dir)[ALICE.public.raw]
+    seen = world.parts.store.seen()[ALICE.public.raw]
     assert (seen.name, seen.source) == ("alice", HOME)
     world.knock(datagram)
     assert world.orders(OrderKind.REFUSED)
@@ -69,7 +68,7 @@ def test_the_knock_is_on_the_disk_before_its_door_opens(world: KeeperWorld, monk
     real = world.firewall.open
 
     def opens(doors: Iterable[Door]) -> None:
-        known.append(ALICE.public.raw in read_seen(world.state_dir))
+        known.append(ALICE.public.raw in world.parts.store.seen())
         real(doors)
 
     monkeypatch.setattr(world.firewall, "open", opens)
@@ -621,3 +620,19 @@ def test_the_listener_hears_serve_after_its_keys(world: KeeperWorld) -> None:
     world.process.run(lambda: os.kill(os.getpid(), signal.SIGTERM))
     told = [order.kind for order in world.orders()]
     assert told.index(OrderKind.USE_V1_KEY) < told.index(OrderKind.SERVE)
+
+
+def test_a_disk_that_does_not_give_what_it_was_given_ends_nobody(tmp_path: Path) -> None:
+    """The database was whole when it was opened; from then on a page of it may go bad at any time."""
+    with keeper_world(tmp_path) as world:
+        world.knock(packet_v2())
+        assert world.grants() == {"alice"}
+        world.parts.store._connection.execute("DROP TABLE holder")
+        world.parts.store._connection.execute("DROP TABLE seen")
+        assert "cannot be read" in world.ask("stored")["error"]
+        assert "cannot be read" in world.ask("revoke", name="alice", cut=True)["error"]
+        assert world.grants() == world.open_for() == set()
+        assert world.firewall.cuts, "what the doors in memory name is cut all the same"
+        world.write_config("{}")
+        world.turn()
+        assert world.ask("sessions")["active_sessions"] == []

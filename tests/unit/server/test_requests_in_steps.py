@@ -1,5 +1,6 @@
 """Control requests that take long: the keeper serves others meanwhile, and answers when it is done."""
 
+import base64
 import json
 import logging
 import selectors
@@ -287,3 +288,22 @@ def test_a_disk_that_refuses_the_state_file_is_said_once(made: Process, caplog: 
             made.process._tick()
             made.all_turns()
     assert caplog.text.count("cannot be written") == 1
+
+
+def test_what_is_stored_of_many_is_told_in_steps(made: Process) -> None:
+    keys = [number.to_bytes(32, "big") for number in range(1, 1001)]
+    knocks = [Remembered(key, NOW.unix_ns, nonce(HOME), HOME, 0) for key in keys]
+    made.store.commit([Accepted(knock, "somebody", NOW.unix, None) for knock in knocks])
+    steps = made.process._answer(b'{"command": "stored"}')
+    assert not isinstance(steps, dict)
+    taken = 0
+    answer: dict[str, Any] = {}
+    while not answer:
+        try:
+            next(steps)
+        except StopIteration as end:
+            answer = end.value
+        taken += 1
+    assert taken >= 5
+    assert [base64.b64decode(key) for key, *_ in answer["seen"]] == keys
+    assert answer["seen"][0][1:] == ["somebody", NOW.unix, str(HOME)]
