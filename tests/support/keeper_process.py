@@ -28,6 +28,7 @@ from openme.server import control
 from openme.server.channel import ORDER_SIZES, channel, received
 from openme.server.config_watch import ConfigWatch
 from openme.server.keeper_process import KeeperProcess, Parts, Trial
+from openme.server.stored import prepare_memory
 from openme.wire.frame import Order, OrderKind, unpack_order
 from openme.wire.knock import IPAddress
 from support.knocks import ALICE, BOB, HOME, NOW, SERVER, frame, keeper, later
@@ -247,12 +248,14 @@ def keeper_world(
     """A keeper with alice and bob registered, its rules in force, version 2's epoch live, and a listener that reads."""
     with ExitStack() as stack:
         state_dir = root / "state"
+        is_new = not state_dir.exists()
         state_dir.mkdir(0o700, exist_ok=True)
         path = root / "config.yaml"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(config_text(state_dir, clients, server))
         watch = ConfigWatch(path)
+        prepare_memory(watch.config, is_new=is_new)  # or what is not there yet would be a loss
         store = Store(state_dir)
         stack.callback(store.close)
         clock = GivenClock()
