@@ -125,6 +125,8 @@ class NftFirewall:
         self._locked: set[HostChain] = set()
         self._sets: dict[PortList, SetNames] = {}
         self._handles: list[tuple[str, int]] = []
+        self._table: int | None = None
+        self._untold_loss = False
         self._redirects: set[Redirect] = set()
 
     def start(self, rules: Rules) -> None:
@@ -168,7 +170,14 @@ class NftFirewall:
 
     def cut(self, targets: Iterable[CutTarget], is_open: IsOpen = nowhere) -> Steps[Mapping[IPAddress, int]]:
         """See `Firewall.cut`."""
-        return cut_in_steps(self._connections, self._silence, targets, is_open)
+        networks = () if self._rules is None else self._rules.always_open_from
+        return cut_in_steps(
+            self._connections,
+            self._silence,
+            targets,
+            is_open,
+            lambda address: any(address in network for network in networks),
+        )
 
     def doors(self) -> list[Door]:
         """See `Firewall.doors`. An element that somebody else put there without a timeout has infinite `seconds`."""
@@ -184,13 +193,15 @@ class NftFirewall:
         for attempt in range(ATTEMPTS):
             marks = self._marks()
             script = stop_script(
-                table_exists=nft_listing.table_exists(self._netlink),
+                table_exists=nft_listing.table_handle(self._netlink) is not None,
                 marks=[*marks.present, *marks.stale],
             )
             if not script or self._run(script, last=attempt == ATTEMPTS - 1):
                 break
         self._sets = {}
         self._handles = []
+        self._table = None
+        self._untold_loss = False
         self._rules = None
         self._taken = False
 
@@ -213,7 +224,14 @@ class NftFirewall:
             _log.error("unused ports: %s", error.message)
 
     def intact(self) -> bool:
-        """Whether our table is as we left it and every chain of the host's has our rule (at its head or not)."""
+        """Whether our table is as we left it and every chain of the host's has our rule (at its head or not).
+
+        False once also where the table was lost and has been put back meanwhile, perhaps without all that was in it.
+        """
+        if self._untold_loss or nft_listing.table_handle(self._netlink) != self._table:
+            self._untold_loss = False
+            self._table = None
+            return False
         if not self._handles or self._rule_handles() != self._handles:
             return False
         if not {name for names in self._sets.values() for name in names} <= nft_listing.set_names_of_table(
@@ -250,13 +268,23 @@ class NftFirewall:
     def _put_in_force(self, rules: Rules, doors: Iterable[Door] = ()) -> None:
         one_path = self._can_take_one_path()
         for attempt in range(ATTEMPTS):
-            stale_sets = nft_listing.set_names_of_table(self._netlink) - wanted_sets(rules)
+            table = nft_listing.table_handle(self._netlink)
+            sets = nft_listing.set_names_of_table(self._netlink)
+            stale_sets = sets - wanted_sets(rules)
+            # A table in the place of the one that we made has been loaded from a file: its doors are of whenever that
+            # was saved. (What is there at a start is of a run that died, and is taken over.)
+            is_strange = self._rules is not None and table != self._table
+            emptied = (sets & wanted_sets(rules)) - set(CUT_SETS.values()) if is_strange else ()
             stale_chains = nft_listing.chain_names_of_table(self._netlink) - wanted_chains(rules, one_path=one_path)
             marks = self._marks()
-            script = table_script(rules, stale_sets, doors, stale_chains=stale_chains, one_path=one_path)
+            script = table_script(
+                rules, stale_sets, doors, stale_chains=stale_chains, emptied=emptied, one_path=one_path
+            )
             if self._run(script + marks_script(marks.missing, marks.stale), last=attempt == ATTEMPTS - 1):
                 self._say_locked(marks)
+                self._untold_loss = self._untold_loss or (is_strange and self._table is not None)
                 break
+        self._table = nft_listing.table_handle(self._netlink)
         is_other = self._rules not in {None, rules}
         self._rules = rules
         self._one_path = one_path

@@ -13,7 +13,6 @@ import pytest
 
 from openme.firewall.base import Door
 from openme.keeper.ratchet_file import read_ratchet
-from openme.keeper.store import read_seen
 from openme.server import keeper_process
 from openme.server.keeper_process import Ending, Trial
 from openme.wire.frame import FRAME_SIZE, Order, OrderKind
@@ -58,7 +57,7 @@ def test_a_knock_opens_its_doors_and_is_remembered(world: KeeperWorld, datagram:
     assert len(world.firewall.doors()) == 2  # its ports, and the health port
     assert said(records) == [f"alice: opened 22/tcp for {HOME} for 30s"]
     assert [session["client_name"] for session in world.ask("sessions")["active_sessions"]] == ["alice"]
-    seen = read_seen(world.state_dir)[ALICE.public.raw]
+    seen = world.parts.store.seen()[ALICE.public.raw]
     assert (seen.name, seen.source) == ("alice", HOME)
     world.knock(datagram)
     assert world.orders(OrderKind.REFUSED)
@@ -69,7 +68,9 @@ def test_the_knock_is_on_the_disk_before_its_door_opens(world: KeeperWorld, monk
     real = world.firewall.open
 
     def opens(doors: Iterable[Door]) -> None:
-        known.append(ALICE.public.raw in read_seen(world.state_dir))
+        # Nobody else may read the database meanwhile.
+        store = world.parts.store
+        known.append(ALICE.public.raw in store.seen() and not store._connection.in_transaction)
         real(doors)
 
     monkeypatch.setattr(world.firewall, "open", opens)
@@ -238,6 +239,26 @@ def test_a_repair_that_is_refused_is_tried_again_and_not_at_once(world: KeeperWo
     world.clock.advance(0.5)
     world.turn()
     assert not world.firewall.lost
+
+
+def test_what_clients_lost_ends_again_after_a_repair_and_one_look_at_a_time(world: KeeperWorld) -> None:
+    """While the rules were away it may have begun anew."""
+    world.knock(packet_v2())
+    world.write_config("{bob: {ed25519_pubkey: KEY_B}}")
+    world.turn()
+    world.turn()
+    assert world.firewall.cuts
+    world.firewall.cuts.clear()
+    for _ in range(3):
+        world.firewall.flush()
+        world.process._on_ruleset_change()
+        world.clock.advance(0.5)
+        world.process._tick()
+        assert not world.firewall.lost
+    world.work_off()
+    looks = world.firewall.calls[::-1].index("apply")
+    assert world.firewall.calls[-looks:].count("cut") == 2
+    assert {address for address, _ in world.firewall.cuts} == {HOME}
 
 
 def test_a_change_that_left_our_rules_alone_is_no_repair(world: KeeperWorld) -> None:
