@@ -297,6 +297,25 @@ def test_an_exchange_without_a_label_is_cut_too(net: Net, version: int, began: s
         assert fate(vpn) == "silent"
         assert refused(lambda: vpn.sendto(b"keepalive", peer))
         assert fate(client) == "silent"
+        # The service may speak at any time after somebody has flushed the ruleset.
+        net.server.nft("flush ruleset")
+        net.firewall.apply(RULES)
+
+
+def test_what_comes_by_no_door_again_and_again_holds_up_no_cut(net: Net) -> None:
+    """What the host forwards, say, which no rule of ours stops."""
+    vpn = net.receive(51820)
+    client = net.client_socket(ALICE[4], socket.SOCK_DGRAM, 51820)
+    net.firewall.start(replace(RULES, hidden=()))
+    client.send(b"datagram")
+    vpn.sendto(b"answer", vpn.recvfrom(100)[1])
+    cut = net.firewall.cut([CutTarget(ALICE[4], VPN.ports)])
+    with suppress(StopIteration):
+        while True:
+            next(cut)
+            client.send(b"datagram")
+    client.send(b"datagram")
+    assert net.conntrack() == 1
 
 
 def test_an_exchange_of_a_network_that_needs_no_door_is_left_alone(net: Net) -> None:

@@ -44,6 +44,7 @@ from openme.firewall.nft_elements import (
 from openme.firewall.nftables_rules import (
     CUT_SECONDS,
     CUT_SETS,
+    CUT_SIZE,
     MARK_COMMENT,
     TABLE,
     TAKEN_SYN_SET,
@@ -127,6 +128,7 @@ class NftFirewall:
         self._handles: list[tuple[str, int]] = []
         self._table: int | None = None
         self._untold_loss = False
+        self._silenced: dict[tuple[str, bytes], None] = {}
         self._redirects: set[Redirect] = set()
 
     def start(self, rules: Rules) -> None:
@@ -249,15 +251,20 @@ class NftFirewall:
         """
         if not self._handles:
             return
-        cut: dict[str, dict[bytes, int]] = {name: {} for name in CUT_SETS.values()}
-        for connection in connections:
-            cut[CUT_SETS[connection.version]][cut_key(connection)] = CUT_SECONDS * 1000
-        messages = [
-            message for name, keys in cut.items() if keys for message in refreshed(TABLE, name, keys, self._refresh)
-        ]
+        silenced = {(CUT_SETS[connection.version], cut_key(connection)): None for connection in connections}
+        self._silenced.update(silenced)
+        while len(self._silenced) > CUT_SIZE:
+            del self._silenced[next(iter(self._silenced))]
+        messages = self._silencing(silenced)
         if self._taken:
             messages += removed(TABLE, TAKEN_UDP_SET, list({connection.id: None for connection in connections}))
         self._transact(messages + self._forget_syns())
+
+    def _silencing(self, silenced: Iterable[tuple[str, bytes]]) -> list[Message]:
+        cut: dict[str, dict[bytes, int]] = {}
+        for name, key in silenced:
+            cut.setdefault(name, {})[key] = CUT_SECONDS * 1000
+        return [message for name, keys in cut.items() for message in refreshed(TABLE, name, keys, self._refresh)]
 
     def _forget_syns(self) -> list[Message]:
         """Messages after which no repeated SYN is known. Whoever waits for an answer to his first one knocks again; one
@@ -267,6 +274,7 @@ class NftFirewall:
 
     def _put_in_force(self, rules: Rules, doors: Iterable[Door] = ()) -> None:
         one_path = self._can_take_one_path()
+        is_strange = False
         for attempt in range(ATTEMPTS):
             table = nft_listing.table_handle(self._netlink)
             sets = nft_listing.set_names_of_table(self._netlink)
@@ -274,7 +282,7 @@ class NftFirewall:
             # A table in the place of the one that we made has been loaded from a file: its doors are of whenever that
             # was saved. (What is there at a start is of a run that died, and is taken over.)
             is_strange = self._rules is not None and table != self._table
-            emptied = (sets & wanted_sets(rules)) - set(CUT_SETS.values()) if is_strange else ()
+            emptied = sets & wanted_sets(rules) if is_strange else ()
             stale_chains = nft_listing.chain_names_of_table(self._netlink) - wanted_chains(rules, one_path=one_path)
             marks = self._marks()
             script = table_script(
@@ -290,6 +298,8 @@ class NftFirewall:
         self._one_path = one_path
         self._sets = {port_list: set_names(port_list) for port_list in rules.port_lists}
         self._taken = TAKEN_SYN_SET in wanted_sets(rules)
+        if is_strange:  # whoever was cut while the table before it stood is to stay cut
+            self._transact(self._silencing(self._silenced))
         if is_other:  # somebody may have lost the right to what he has begun
             self._transact(self._forget_syns())
         self._handles = self._rule_handles()
