@@ -158,6 +158,8 @@ class KeeperProcess:
         self._given: dict[int, bytes] = {}
         self._next_erasing = float("-inf")
         self._next_repair = float("-inf")
+        self._rules_were_away = False
+        self._is_ending = False
         self._left_open: tuple[float, str] | None = None
         self._state_written = float("-inf")
 
@@ -281,6 +283,7 @@ class KeeperProcess:
                 return
             _log.warning("openme's rules were removed from the firewall: putting them back")
             self._doors.apply(self._rules, self._doors_to_restore(now).values())
+            self._end_what_began_without_rules()
         except FirewallError as error:
             _log.error("the rules could not be put back: %s", error.message)  # one line for the operator
             self._ruleset_changed = True
@@ -672,6 +675,26 @@ class KeeperProcess:
         now = self._clocks().utc
         self._expiries.follow(self._keeper.config.clients.values())
         self._end_exchanges(lost_by_keys(self._store.holder_keys(), self._keeper.client, self._store.holders_of, now))
+
+    def _end_what_began_without_rules(self) -> None:
+        """What clients without a right may have begun while somebody had taken our rules away.
+
+        One look at all of them at a time, however often that happens.
+        """
+        self._rules_were_away = True
+        if not self._is_ending:
+            self._is_ending = True
+            self._slices.add(self._end_again())
+
+    def _end_again(self) -> Steps[None]:
+        while self._rules_were_away:
+            self._rules_were_away = False
+            now = self._clocks().utc
+            lost = lost_by_keys(self._store.holder_keys(), self._keeper.client, self._store.holders_of, now)
+            cut = self._cutting.add(lost)
+            while not cut.done:
+                yield
+        self._is_ending = False
 
     def _apply(self, change: Change) -> None:
         """Make the firewall's doors agree with the grants; FirewallError if it cannot be made to."""

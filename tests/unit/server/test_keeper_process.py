@@ -68,7 +68,9 @@ def test_the_knock_is_on_the_disk_before_its_door_opens(world: KeeperWorld, monk
     real = world.firewall.open
 
     def opens(doors: Iterable[Door]) -> None:
-        known.append(ALICE.public.raw in world.parts.store.seen())
+        # Nobody else may read the database meanwhile.
+        store = world.parts.store
+        known.append(ALICE.public.raw in store.seen() and not store._connection.in_transaction)
         real(doors)
 
     monkeypatch.setattr(world.firewall, "open", opens)
@@ -237,6 +239,26 @@ def test_a_repair_that_is_refused_is_tried_again_and_not_at_once(world: KeeperWo
     world.clock.advance(0.5)
     world.turn()
     assert not world.firewall.lost
+
+
+def test_what_clients_lost_ends_again_after_a_repair_and_one_look_at_a_time(world: KeeperWorld) -> None:
+    """While the rules were away it may have begun anew."""
+    world.knock(packet_v2())
+    world.write_config("{bob: {ed25519_pubkey: KEY_B}}")
+    world.turn()
+    world.turn()
+    assert world.firewall.cuts
+    world.firewall.cuts.clear()
+    for _ in range(3):
+        world.firewall.flush()
+        world.process._on_ruleset_change()
+        world.clock.advance(0.5)
+        world.process._tick()
+        assert not world.firewall.lost
+    world.work_off()
+    looks = world.firewall.calls[::-1].index("apply")
+    assert world.firewall.calls[-looks:].count("cut") == 2
+    assert {address for address, _ in world.firewall.cuts} == {HOME}
 
 
 def test_a_change_that_left_our_rules_alone_is_no_repair(world: KeeperWorld) -> None:
