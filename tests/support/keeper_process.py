@@ -247,7 +247,6 @@ def keeper_world(
     """A keeper with alice and bob registered, its rules in force, version 2's epoch live, and a listener that reads."""
     with ExitStack() as stack:
         state_dir = root / "state"
-        is_new = not state_dir.exists()
         state_dir.mkdir(0o700, exist_ok=True)
         path = root / "config.yaml"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
