@@ -67,8 +67,8 @@ class Watched:
         now = time.monotonic()
         longest, most, worked = _DOUBLES.unpack_from(self._shared)
         away, busy = now - self._since[0], time.thread_time() - self._since[1]
-        # A look at the clock twice a second is no work.
-        worked = now if timeout == 0 or busy > 0.005 else worked
+        # A look at the clock and the grants twice a second is no work.
+        worked = now if timeout == 0 or busy > 0.03 else worked
         _DOUBLES.pack_into(self._shared, 0, max(longest, away), max(most, busy), worked)
         try:
             return self._selector.select(timeout)

@@ -5,15 +5,24 @@ Real: everything but the server's wall clock, which is turned by libfaketime (su
 across restarts. Clients' clocks are right throughout. The keys that a clock could destroy are version 2's.
 """
 
+import time
+
 import pytest
 
+from openme.keeper.mark import MARK
+from openme.keeper.store import DATABASE
 from support.claims import ClaimsWorld, noted
 from support.server import CLIENT
 
 pytestmark = pytest.mark.root
 
-HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
+HOUR, DAY, WEEK, YEAR = 3600, 86400, 7 * 86400, 365 * 86400
 STEPS = [HOUR, -HOUR, DAY, -DAY, YEAR, -YEAR]
+
+
+def _now() -> int:
+    """The offset that counts as the right time: an hour before it has to lie in the same epoch."""
+    return 2 * HOUR if time.time() % WEEK < 2 * HOUR else 0
 
 
 def _turn(world: ClaimsWorld, offset: int, *, restart: bool) -> None:
@@ -49,19 +58,21 @@ def test_stepped_and_set_right(world: ClaimsWorld, step: int, restart: bool) -> 
 
 def test_turned_back_to_when_a_knock_was_good(world: ClaimsWorld) -> None:
     """The attacker turns the clock so that an old knock's time fits again, to the second, as often as he likes."""
-    world.clock.step(-HOUR)
+    now = _now()
+    past = now - HOUR
+    world.clock.step(past)
     old = world.assert_opens(world.alice)  # an hour ago, all clocks agreed
     world.close("alice")
-    world.clock.step(0)
+    world.clock.step(now)
     fresh = world.assert_opens(world.alice)
     world.close("alice")
     for offset, restart in (
-        (-HOUR, False),
-        (0, True),
-        (-HOUR, True),
-        (-HOUR - 59, False),
-        (-HOUR + 59, True),
-        (0, False),
+        (past, False),
+        (now, True),
+        (past, True),
+        (past - 59, False),
+        (past + 59, True),
+        (now, False),
     ):
         _turn(world, offset, restart=restart)
         with noted(f"{offset:+d} s"):
@@ -71,12 +82,13 @@ def test_turned_back_to_when_a_knock_was_good(world: ClaimsWorld) -> None:
 
 def test_a_knock_that_never_arrived_is_stale_once_its_client_has_knocked_later(world: ClaimsWorld) -> None:
     """As promised: until its client's next knocks someone who swallowed it and turns the clock back can deliver it."""
-    world.clock.step(-HOUR)
+    now = _now()
+    world.clock.step(now - HOUR)
     swallowed = world.signed(world.alice)
-    world.clock.step(0)
+    world.clock.step(now)
     world.assert_opens(world.alice)
     world.close("alice")
-    world.clock.step(-HOUR)
+    world.clock.step(now - HOUR)
     world.assert_refuses(swallowed)
     assert f"alice: refused: stale (from {CLIENT[4]})" in world.log()
 
@@ -98,3 +110,32 @@ def test_a_client_whose_clock_was_ahead_with_the_servers_is_reset_by_the_operato
     world.clock.step(DAY)
     world.ask("sessions")
     world.assert_refuses(ahead)
+
+
+def test_memory_and_mark_lost_under_a_clock_ahead_wait_for_the_operators_word(world: ClaimsWorld) -> None:
+    """Nothing is left that knows what was accepted: no clock that is set back lets anybody in, `reset --all` does."""
+    old = world.assert_opens(world.alice)
+    world.kill()
+    world.forget_newest()
+    for name in (DATABASE, f"{DATABASE}-wal", MARK):
+        (world.state_dir / name).unlink(missing_ok=True)
+    world.clock.step(YEAR)
+    world.start()
+    world.says("the replay memory may lack knocks (state.db and state.mark are gone)")
+    world.clock.step(0)
+    for _ in range(2):
+        world.restart()
+        world.says("nobody gets in before")
+        world.says("openme reset --all")
+        world.assert_refuses(old, world.packet(world.alice))
+    done = world.openme(world.server, "--config", world.config, "reset", "--all", code=0)
+    assert "are accepted again" in done.stderr
+    assert "could use it once when its time comes" in done.stderr
+    world.assert_refuses(old)
+    world.clock.step(61)  # what may have been dated ahead when it was accepted
+    world.ask("sessions")
+    world.assert_refuses(old)
+    world.assert_opens(world.alice)
+    world.restart()
+    assert "nobody gets in" not in world.log()
+    world.assert_opens(world.alice)

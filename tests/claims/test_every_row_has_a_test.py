@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 ROWS = (
     *("port_scan", "silence", "noise", "identity", "replay", "forgery", "forward_secrecy", "revocation", "expiry"),
     *("flood", "spoofing", "relay", "target", "clock", "split", "secrets", "no_lock_out", "host_firewall"),
-    "stays_hidden",
+    *("stays_hidden", "forwarded", "fleet_replay", "fleet_engine", "fleet_node", "fleet_outage"),
 )
 NOT_YET = "not shown yet"
 

@@ -8,27 +8,34 @@ past knocks under either version.
 """
 
 import hashlib
+import hmac
+import os
 import re
+import secrets
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import monocypher
 import pytest
-from nacl.bindings import crypto_scalarmult
+from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt, crypto_scalarmult
 
-from openme.keeper.ratchet_file import FILE_NAME, read_ratchet
+from openme.keeper.ratchet_file import FILE_NAME, finish_erasing, read_ratchet, write_ratchet
+from openme.keeper.store import make_memory
 from openme.keys.ratchet import Ratchet
 from openme.keys.x25519 import public_key_of
 from openme.server import control
 from openme.wire import v1, v2
 from openme.wire.knock import BadPacket
+from support import independent_v2
 from support.claims import ClaimsWorld
 from support.disk import Ext4Disk
 from support.netns import until
 from support.recorded import Recorder, recorder
+from support.server import KNOCK_PORT
 
 WEEK = 7 * 86400
 
@@ -113,6 +120,7 @@ class Thief(ClaimsWorld):
     def mount(self, disk: Ext4Disk) -> None:
         self.disk = disk
         self.put_ratchet((self.state_dir / FILE_NAME).read_bytes(), disk.seen)
+        make_memory(disk.seen)
         clock = self.state_dir / "test-clock"
         (disk.seen / clock.name).write_bytes(clock.read_bytes())
         self.clock = type(self.clock)(self.state_dir, disk.seen)
@@ -162,6 +170,73 @@ def test_version_2_the_past_is_closed_once_its_epoch_is_erased(tmp_path: Path) -
                     v2.open_untrusted(packet, schedule.aead_key, schedule.aead_nonce)
 
 
+_CALLS = ("open", "write", "fsync", "pwrite", "link", "rename", "unlink", "close")
+
+
+def _write_and_die(state_dir: Path, later: Ratchet, step: int) -> bool:
+    """Write the ratchet in a process that is killed before its call number `step`; whether it came to its end."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    left = step
+
+    def dying(real: Callable[..., Any]) -> Callable[..., Any]:
+        def act(*arguments: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **named)
+
+        return act
+
+    try:
+        for name in _CALLS:
+            setattr(os, name, dying(getattr(os, name)))
+        write_ratchet(state_dir, later)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("cut", [False, True], ids=["killed", "power cut"])
+@pytest.mark.parametrize("made", [["-O", "inline_data", "-I", "512"], ["-b", "1024"]], ids=["inline_data", "1 KiB"])
+def test_killed_at_every_call_of_the_erasing_the_old_key_leaves_the_raw_disk(
+    tmp_path: Path, made: list[str], *, cut: bool
+) -> None:
+    """After the next start has finished it, and made the step where the kill came before it."""
+    with ExitStack() as stack:
+        where = tmp_path / "state"
+        where.mkdir()
+        disk = Ext4Disk(stack, where, tmp_path / "image", *made)
+        found_old = found_new = step = 0
+        ended = False
+        while not ended:
+            old = secrets.token_bytes(32)
+            write_ratchet(disk.seen, Ratchet(WEEK, 2951, bytes(bytearray(old))))
+            disk.run("sync")
+            assert old in disk.cut_power().read_bytes(), "the look itself works"
+            later = Ratchet(WEEK, 2951, bytes(bytearray(old))).later(2952)
+            ended = _write_and_die(disk.seen, later, step)
+            if cut:
+                disk.boot_from(disk.cut_power())
+            finish_erasing(disk.seen)
+            now = read_ratchet(disk.seen)
+            assert now is not None
+            if now.index == 2951:
+                found_old += 1
+                write_ratchet(disk.seen, now.later(2952))
+            else:
+                found_new += 1
+            disk.run("sync")
+            assert old not in disk.cut_power().read_bytes(), f"killed before call {step}"
+            assert [path.name for path in disk.seen.glob("*ratchet*")] == [FILE_NAME]
+            step += 1
+        assert found_old > 5
+        assert found_new > 5
+
+
 @pytest.mark.root
 def test_version_2_without_evidence_nothing_is_erased_and_service_goes_on(tmp_path: Path) -> None:
     """The other side: a clock that is wrong by a week, and set right again, costs nobody anything."""
@@ -178,3 +253,77 @@ def test_version_2_without_evidence_nothing_is_erased_and_service_goes_on(tmp_pa
         world.clock.step(0)
         world.ask("sessions")  # the server has looked at its clock
         world.assert_opens(world.alice)
+
+
+# -- version 2: what lies in memory after an erasing
+
+KNOCKS = 25
+SHORT = 12  # seconds of an epoch: long enough for 25 knocks on a slow machine
+MIDDLE = 12  # bytes from the middle of a secret, since what overwrites a freed block often spares its middle
+
+
+def secrets_of(private: bytes, packets: list[bytes]) -> dict[str, bytes]:
+    """Every secret of every recorded knock: what opens it or its receipt, and what it says."""
+    public = public_key_of(private)
+    found: dict[str, bytes] = {}
+    for number, packet in enumerate(packets):
+        shared = crypto_scalarmult(private, monocypher.elligator_map(packet[:32]))
+        extracted = hmac.digest(bytes(32), shared, "sha256")
+        key, nonce, _, receipt_key, receipt_nonce = independent_v2.keys_of(shared, public, packet[:32])
+        plaintext = crypto_aead_chacha20poly1305_ietf_decrypt(packet[40:], packet[:32], nonce, key)
+        of_this = {"shared secret": shared, "HKDF key": extracted, "AEAD key": key, "AEAD nonce": nonce}
+        of_this |= {"receipt key": receipt_key, "receipt nonce": receipt_nonce}
+        # The random nonce stays on purpose, in the replay memory; time and target are what the log may say.
+        of_this |= {"signature": plaintext[45:], "signed fields": plaintext[:16]}
+        found |= {f"{name} {number}": value for name, value in of_this.items()}
+    return found
+
+
+def middles(wanted: dict[str, bytes]) -> dict[str, bytes]:
+    """The middle bytes of each secret, which tell it as well as the whole."""
+    return {name: value[(len(value) - MIDDLE) // 2 :][:MIDDLE] for name, value in wanted.items()}
+
+
+@pytest.mark.root
+def test_version_2_no_process_keeps_a_secret_of_a_knock_whose_epoch_is_erased(tmp_path: Path) -> None:
+    """No later knock helps by overwriting: the epoch is erased since the server has run for a whole one since."""
+    with ExitStack() as stack:
+        world = ClaimsWorld(stack, tmp_path, epoch_length=f"{SHORT}s", replay_window="5s")
+        (world.state_dir / FILE_NAME).unlink()
+        world.openme(world.server, "--config", world.config, "init", "--upgrade", code=0)
+        world.populate(2)
+        world.start()
+        until(lambda: time.time() % SHORT < SHORT / 3, 2 * SHORT)
+        ratchet = read_ratchet(world.state_dir)
+        assert ratchet is not None
+        epoch = int(time.time()) // SHORT
+        private = ratchet.private_key(epoch)
+        packets = [world.packet(world.alice) for _ in range(KNOCKS)]
+        world.send(*packets)
+        until(lambda: world.opened("alice") == KNOCKS, SHORT)
+        # One receipt is fetched, too.
+        answer = ask_receipt(world, packets[-1], private)
+        assert answer
+        wanted = secrets_of(private, packets)
+        wanted |= {"epoch private key": private, "receipt text": receipt_text_of(answer, packets[-1], private)}
+        wanted = middles(wanted)
+        until(lambda: f"erased the keys before epoch {epoch + 1}" in world.log(), 5 * SHORT)
+        left = []
+        for process, pid in zip(("keeper", "listener", "guardian"), world.pids(), strict=True):
+            content = memory(pid)
+            left += [f"{name} ({process})" for name, value in wanted.items() if value in content]
+        assert left == []
+
+
+def ask_receipt(world: ClaimsWorld, packet: bytes, private: bytes) -> bytes:
+    """What the health port says to whoever made this knock."""
+    identity = v2.schedule_untrusted(packet, private, public_key_of(private)).receipt.id
+    asking = world.connection(world.client, KNOCK_PORT, wait=5)
+    asking.sendall(identity)
+    return b"".join(iter(lambda: asking.recv(65536), b""))
+
+
+def receipt_text_of(answer: bytes, packet: bytes, private: bytes) -> bytes:
+    keys = v2.schedule_untrusted(packet, private, public_key_of(private)).receipt
+    text = crypto_aead_chacha20poly1305_ietf_decrypt(answer, keys.id, keys.nonce, keys.key)
+    return text[:96]

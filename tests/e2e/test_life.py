@@ -346,7 +346,7 @@ def test_a_missing_interface_is_waited_for_by_name(make_world: Callable[..., Ser
 def test_memory_serves_without_privilege_and_touches_nothing(make_world: Callable[..., ServerWorld]) -> None:
     world = make_world(firewall="memory")
     alice = world.add("alice")
-    for path in (world.folder, world.config, world.state_dir):
+    for path in (world.folder, world.config, world.state_dir, *world.state_dir.iterdir()):
         os.chown(path, 65534, 65534)
     # Nobody, who may read the program wherever it lies, and no more.
     may_read = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")

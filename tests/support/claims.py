@@ -22,6 +22,7 @@ from openme.config.profile import render_profile
 from openme.config.server import load_server_config
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET
 from openme.keeper.ratchet_file import read_ratchet
+from openme.keeper.store import make_memory
 from openme.keys.ed25519 import ClientPrivateKey
 from support.clock import Clock
 from support.netns import Namespace, until
@@ -58,6 +59,7 @@ class ClaimsWorld(ServerWorld):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.forget_newest()
         self.put_ratchet(self._ratchet)
+        make_memory(self.state_dir)
         self.write_config(self._pristine)
         self.clock.step(0)
 

@@ -4,12 +4,14 @@ A process holds a mount namespace; `openme serve` joins it, and the test reaches
 /proc/PID/root. Nothing is mounted in the namespace of this machine.
 """
 
+import os
 import shutil
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
 PAGE = 4096
+SECTOR = 512
 
 
 class Disk:
@@ -42,6 +44,23 @@ class Disk:
         done = subprocess.run([*self.prefix, *map(str, words)], capture_output=True, text=True, check=False, timeout=30)
         assert done.returncode == 0, f"{words}: {done.stderr}"
 
+    def fill(self, left: int = 0) -> None:
+        """Leave not one block, or so many bytes."""
+        with (self.seen / "filler").open("ab", buffering=0) as file:
+            for size in (PAGE, SECTOR):
+                try:
+                    while True:
+                        file.write(bytes(size))
+                except OSError:
+                    continue
+            if left:
+                file.truncate(file.tell() - left)
+                os.fsync(file.fileno())
+
+    def free(self) -> None:
+        """Give the space back."""
+        (self.seen / "filler").unlink()
+
     def _end(self) -> None:
         self._holder.communicate("")  # the mounts go with the last process in here
 
@@ -53,19 +72,6 @@ class TinyDisk(Disk):
         super().__init__(stack, where)
         self.run("mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", where)
 
-    def fill(self) -> None:
-        """Leave not one page."""
-        with (self.seen / "filler").open("ab", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(PAGE))
-            except OSError:
-                return
-
-    def free(self) -> None:
-        """Give the space back."""
-        (self.seen / "filler").unlink()
-
 
 class Ext4Disk(Disk):
     """An ext4 file system on a loop device.
@@ -75,13 +81,14 @@ class Ext4Disk(Disk):
     told to flush, and that its own cache loses nothing more.
     """
 
-    def __init__(self, stack: ExitStack, where: Path, image: Path) -> None:
+    def __init__(self, stack: ExitStack, where: Path, image: Path, *words: str) -> None:
+        """`words`: how mkfs.ext4 is to make it."""
         super().__init__(stack, where)
         self._image = image
         self._copies = 0
         with image.open("wb") as file:
             file.truncate(16 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=0", str(image)], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=0", *words, str(image)], check=True)
         self._mount()
 
     def _mount(self) -> None:

@@ -140,7 +140,8 @@ class Opened:
     receipt: tuple[bytes, bytes, bytes]
 
 
-def _keys(shared: bytes, epoch_public: bytes, representative: bytes) -> list[bytes]:
+def keys_of(shared: bytes, epoch_public: bytes, representative: bytes) -> list[bytes]:
+    """AEAD key and nonce, then the receipt's id, key and nonce."""
     raw = derived(shared, b"openme-v2\0" + epoch_public + representative, 104)
     return [raw[:32], raw[32:44], raw[44:60], raw[60:92], raw[92:]]
 
@@ -171,7 +172,7 @@ def sealed(
     signer = SigningKey(client_seed)
     fields += hashlib.sha256(b"openme-v2 key id" + bytes(signer.verify_key)).digest()[:4]
     signature = signer.sign(b"openme-v2 knock\0" + epoch_public + representative + fields).signature
-    key, nonce, *receipt = _keys(crypto_scalarmult(secret, epoch_public), epoch_public, representative)
+    key, nonce, *receipt = keys_of(crypto_scalarmult(secret, epoch_public), epoch_public, representative)
     content = crypto_aead_chacha20poly1305_ietf_encrypt(fields + signature, representative, nonce, key)
     mac = filter_mac(epoch_public, representative + bytes(8) + content)
     return representative + mac + content, (receipt[0], receipt[1], receipt[2])
@@ -182,7 +183,7 @@ def opened(packet: bytes, epoch_private: bytes, client_public: bytes) -> Opened:
     epoch_public, representative = crypto_scalarmult_base(epoch_private), packet[:32]
     assert packet[32:40] == filter_mac(epoch_public, packet)
     point = elligator_map(representative).to_bytes(32, "little")
-    key, nonce, *receipt = _keys(crypto_scalarmult(epoch_private, point), epoch_public, representative)
+    key, nonce, *receipt = keys_of(crypto_scalarmult(epoch_private, point), epoch_public, representative)
     plaintext = crypto_aead_chacha20poly1305_ietf_decrypt(packet[40:], representative, nonce, key)
     transcript = b"openme-v2 knock\0" + epoch_public + representative + plaintext[:45]
     VerifyKey(client_public).verify(transcript, plaintext[45:])

@@ -23,18 +23,23 @@ from openme.config.server import load_server_config, parse_expiry, validate_name
 from openme.errors import OpenmeError
 from openme.keeper.provided import note_file
 from openme.keeper.revoked_keys import Revocation, cure, lift_key, read_revoked, without_revoked
-from openme.keeper.store import Seen, read_seen
+from openme.keeper.store import Seen
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey, KeyTextError, parse_public_key
 from openme.keys.ratchet import epoch_at
 from openme.moments import rfc3339
 from openme.server.admin import key_texts
-from openme.server.epoch_keys import ensure_ratchet
+from openme.server.epoch_keys import clock_trouble, ensure_ratchet
+from openme.server.stored import last_knocks
 
 
 def configure(name: str, parser: argparse.ArgumentParser) -> None:
     """The arguments of the six commands."""
     if name == "list":
         parser.add_argument("--json", action="store_true", help="for programs")
+        return
+    if name == "reset":
+        parser.add_argument("name", metavar="NAME", nargs="?", help="the client's name")
+        parser.add_argument("--all", action="store_true", help="everybody; also after the replay memory was lost")
         return
     parser.add_argument("name", metavar="NAME", help="the client's name")
     if name in {"revoke", "close"}:
@@ -185,7 +190,9 @@ def _epoch_keys(config: ServerConfig) -> EpochKeys:
     ratchet, made = ensure_ratchet(config)
     if made:
         note(f"made the epoch keys of wire version 2 in {config.state_dir}")
-    first = max(ratchet.index, epoch_at(time.time_ns(), ratchet.length))
+    if (trouble := clock_trouble(ratchet, now := time.time_ns())) is not None:
+        raise OpenmeError(*trouble)
+    first = epoch_at(now, ratchet.length)
     try:
         keys = EpochKeys(ratchet.length, first, ratchet.public_keys(first, config.epoch_horizon))
     except ValueError:
@@ -294,7 +301,7 @@ def _revoked(config: ServerConfig) -> dict[bytes, Revocation]:
 
 def _list(args: argparse.Namespace) -> int:
     config = load_server_config(args.config)
-    seen = read_seen(config.state_dir)
+    seen = last_knocks(config.state_dir)
     revoked = _revoked(config)
     known = [(c, seen.get(c.public_key.raw), revoked.get(c.public_key.raw)) for c in config.clients.values()]
     if args.json:
@@ -367,6 +374,10 @@ def _close(args: argparse.Namespace) -> int:
 
 def _reset(args: argparse.Namespace) -> int:
     """Begin a client's time anew, whose clock was far ahead, together with the server's, when it last knocked."""
+    if args.all == (args.name is not None):
+        raise OpenmeError("name a client, or say --all", "see: openme reset --help", exit_code=2)
+    if args.all:
+        return _reset_all(args)
     reply = _asked(args, {"command": "reset", "name": args.name})
     if not reply["known"]:
         refuse_another(args.config, reply)
@@ -374,6 +385,23 @@ def _reset(args: argparse.Namespace) -> int:
     refuse_another(args.config, reply, f"what it knows of {args.name} was reset, if that was needed")
     if reply["was_ahead"]:
         note(f"{args.name}: knocks made from now on are accepted, none from before")
+        for first, last in reply["shut"]:
+            note(f"what it signed for {first} to {last} stays refused when that time comes")
     else:
         note(f"{args.name}: its last knock was not ahead of this machine's clock; nothing was changed")
+    return 0
+
+
+def _reset_all(args: argparse.Namespace) -> int:
+    """Begin everybody's time anew: the operator's word that this machine's clock is right."""
+    reply = _asked(args, {"command": "reset", "all": True})
+    if reply["from"] is not None:
+        note(f"knocks dated {reply['from']} and later are accepted again")
+    if reply["lost_until"] is not None:
+        warn(
+            "whoever recorded a knock that was accepted before the loss and dated later than that, until"
+            f" {reply['lost_until']}, could use it once when its time comes; to end that: openme rotate ratchet, and"
+            " new client files"
+        )
+    note(f"clients whose time was ahead and begins anew: {reply['clients']}")
     return 0

@@ -17,6 +17,7 @@ from openme.config.template import render_server_config
 from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET_FILE
 from openme.keeper.ratchet_file import read_ratchet
+from openme.keeper.store import has_lived, make_memory, unmake_memory
 from openme.keys.ed25519 import encode_base64
 from openme.keys.x25519 import ServerPrivateKey
 from openme.server.epoch_keys import check_length, ensure_ratchet, replace_ratchet
@@ -65,7 +66,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
     )
     config = parse_server_config(text, path)  # before anything is written: what was asked for must load again
     _refuse_existing(path, force=args.force)
-    ratchet = False
+    ratchet = memory = False
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         made = not state_dir.exists()
@@ -75,6 +76,8 @@ def run(_name: str, args: argparse.Namespace) -> int:
     try:
         with locked_directory(path.parent, path):
             _refuse_existing(path, force=args.force)
+            if memory := not has_lived(state_dir):
+                make_memory(state_dir)
             ratchet = _prepare_ratchet(config, anew=args.force)
             kept = _keep_old(path)
             replace_file(path, text.encode(), None, path)
@@ -82,6 +85,8 @@ def run(_name: str, args: argparse.Namespace) -> int:
         if ratchet:
             with suppress(OSError):
                 (state_dir / RATCHET_FILE).unlink()
+        if memory:
+            unmake_memory(state_dir)
         if made:
             with suppress(OSError):
                 state_dir.rmdir()

@@ -3,22 +3,23 @@
 import argparse
 import secrets
 import time
+from collections.abc import Mapping
 
 from openme.cli.output import answer, answer_json, answer_lines, hint, note, table, warn
 from openme.cli.running_server import RunningServer
-from openme.config.model import ClientEntry, ServerConfig
+from openme.client.renewal import WARN_SECONDS
+from openme.config.model import ServerConfig
 from openme.config.server import load_server_config
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.keeper.provided import read_files
 from openme.keeper.ratchet_file import read_ratchet
-from openme.keeper.store import read_renewals
 from openme.keys.ed25519 import encode_base64
 from openme.keys.ratchet import epoch_at
 from openme.keys.x25519 import ServerPrivateKey
-from openme.server.epoch_keys import check_length, replace_ratchet, start_of
-
-_SOON = 30 * 86400  # seconds before its last epoch is over at which a client is named
+from openme.server.epoch_keys import check_length, clock_trouble, replace_ratchet, start_of
+from openme.server.stored import disk_fault
+from openme.server.stored import renewals as renewals_of
 
 
 def configure(name: str, parser: argparse.ArgumentParser) -> None:
@@ -47,10 +48,12 @@ def _epochs(args: argparse.Namespace) -> int:
         raise OpenmeError(f"there are no epoch keys in {config.state_dir}", "openme init --upgrade makes them")
     check_length(ratchet, config)
     length, oldest = ratchet.length, ratchet.index
-    ratchet.forget()
     now = time.time_ns()
+    trouble = clock_trouble(ratchet, now)
+    ratchet.forget()
+    fault = disk_fault(config.state_dir)
     epoch = epoch_at(now, length)
-    files, renewals = read_files(config.state_dir), read_renewals(config.state_dir)
+    files, renewals = read_files(config.state_dir), renewals_of(config.state_dir)
     clients = [c for c in config.clients.values() if "v2" in c.protocols]
     reach = {c.name: (files.get(c.public_key.raw), renewals.get(c.public_key.raw)) for c in clients}
     if args.json:
@@ -80,20 +83,32 @@ def _epochs(args: argparse.Namespace) -> int:
         ]
         lines += ["", table(["CLIENT", "FILE UNTIL", "RENEWED UNTIL"], rows)]
     answer_lines("\n".join(lines))
-    _warn(config, clients, {name: max(e or -1 for e in both) for name, both in reach.items()}, length, now)
-    if oldest > epoch:
-        warn("this machine's clock stands before the oldest key: no version 2 knock is accepted until it is right")
+    _warn(config, reach, length, now)
+    if fault is not None:
+        warn(f"{config.state_dir} cannot be written ({fault}): no key is erased until it can")
+    if trouble is not None:
+        warn(f"no version 2 knock is accepted: {trouble[0]}")
+        hint(trouble[1])
     return 0
 
 
-def _warn(config: ServerConfig, clients: list[ClientEntry], last: dict[str, int], length: int, now_ns: int) -> None:
-    """Name the clients that will soon be without keys."""
+def _warn(config: ServerConfig, reach: Mapping[str, tuple[int | None, int | None]], length: int, now_ns: int) -> None:
+    """Name the clients that will soon be without keys, by what is known of them.
+
+    A file may be on several devices, of which each fetches keys for itself: the receipt that one has fetched says
+    nothing of the others.
+    """
     if "v2" not in config.protocols:
         warn("server.protocols does not accept v2")
-    for client in clients:
-        end = last[client.name]
-        if end >= 0 and (end + 1) * length - now_ns / 10**9 < _SOON:
-            warn(f"{client.name} has keys until {_until(end, length)}; a new file: openme renew {client.name}")
+    for name, (file, fetched) in reach.items():
+        end = max(-1 if known is None else known for known in (file, fetched))
+        if end < 0 or (end + 1) * length - now_ns / 10**9 >= WARN_SECONDS:
+            continue
+        if fetched is not None:
+            known = f"has fetched keys until {_until(fetched, length)} with a receipt, on one device at least"
+        else:
+            known = f"has keys until {_until(file, length)} by its file, and has fetched no receipt since"
+        warn(f"{name} {known}; a new file: openme renew {name}")
 
 
 def _until(epoch: int | None, length: int) -> str | None:

@@ -14,10 +14,12 @@ from openme.client.door import open_endpoints, wait_open
 from openme.client.knock import Attempt, knock, version_of
 from openme.client.known import Known
 from openme.client.receipt import Proof, prove
+from openme.client.renewal import fetch, is_due, last_moment
 from openme.config.model import Profile
 from openme.durations import format_duration
 from openme.errors import OpenmeError
-from openme.moments import rfc3339
+from openme.keys.ratchet import NS
+from openme.moments import day, rfc3339
 
 SHUT = 3
 DEFAULT_INTERVAL = 25.0  # seconds; below the usual knock_timeout of 30, so that the door stays open
@@ -83,12 +85,55 @@ class _Client:
         if args.check:
             code = self._check(attempt, elsewhere=elsewhere)
             if code and not args.continuous:
+                self._warn_of_keys()
                 return code
         if args.continuous:
-            return self._continue(wanted, args, elsewhere=elsewhere)
+            return self._continue(wanted, args, attempt, elsewhere=elsewhere)
         if profile.post_knock:
-            return max(code, _after(subprocess.run(["sh", "-c", profile.post_knock], check=False).returncode))
+            # Beside it and never before it: nobody waits for new keys.
+            with subprocess.Popen(["sh", "-c", profile.post_knock]) as command:
+                problem = None if args.check else self._renew(attempt)
+                code = max(code, _after(command.wait()))
+        else:
+            problem = None if args.check else self._renew(attempt)
+        self._warn_of_keys(problem)
         return code
+
+    # -- renewing keys
+
+    def _renew(self, attempt: Attempt) -> str | None:
+        """Fetch the receipt of a knock that was just sent, if new keys are due; why what it brought was refused.
+
+        That nothing came is no failure: there is another try tomorrow, and a warning when time runs short.
+        """
+        profile = self.profile
+        if not self.is_v2 or profile.epoch_keys is None:
+            return None
+        now_ns = time.time_ns()
+        if not is_due(profile.epoch_keys, self.known.keys(profile), now_ns, self.known.tried(profile)):
+            return None
+        try:
+            self.known.note_try(profile, now_ns // NS)
+        except OSError as error:
+            # Where a try cannot be noted keys cannot be stored, and every knock would wait in vain.
+            return f"new epoch keys could not be stored: {error.strerror}"
+        knocks = [(sent.endpoint, sent.past) for sent in attempt.sent if sent.past is not None]
+        proof = fetch(knocks, profile.server_health_port)
+        return None if proof is None else self._store(proof)
+
+    def _warn_of_keys(self, problem: str | None = None) -> None:
+        """Say what went wrong with new keys, and that those there are end soon."""
+        if problem:
+            warn(problem)
+        profile = self.profile
+        if not self.is_v2 or profile.epoch_keys is None:
+            return
+        end = last_moment(profile.epoch_keys, self.known.keys(profile), time.time_ns())
+        if end is not None:
+            warn(
+                f"profile {profile.name} has epoch keys until {day(end)}, and cannot knock after that: new ones come"
+                " with a receipt (openme knock --check), or in a new file (on the server: openme renew NAME)"
+            )
 
     def _send(self, wanted: str | None) -> Attempt:
         profile = self.profile
@@ -110,13 +155,14 @@ class _Client:
                 self.known.remember(profile, past)
         return attempt
 
-    def _continue(self, wanted: str | None, args: argparse.Namespace, *, elsewhere: bool) -> int:
-        """Knock again and again; `post_knock` runs once, beside it."""
+    def _continue(self, wanted: str | None, args: argparse.Namespace, attempt: Attempt, *, elsewhere: bool) -> int:
+        """Knock again and again; `post_knock` runs once, beside it. `attempt` is the first knock, sent already."""
         post_knock = self.profile.post_knock
         command = subprocess.Popen(["sh", "-c", post_knock]) if post_knock else None
         next_knock = time.monotonic() + args.interval
         code = 0
         with suppress(KeyboardInterrupt):
+            self._warn_of_keys(None if args.check else self._renew(attempt))
             while True:
                 time.sleep(max(0.0, next_knock - time.monotonic()))
                 next_knock += args.interval
@@ -128,6 +174,8 @@ class _Client:
                     continue
                 if args.check:
                     code = self._check(attempt, elsewhere=elsewhere)
+                elif problem := self._renew(attempt):
+                    warn(problem)
         if command is not None and command.poll() is not None:
             code = max(code, _after(command.returncode))
         return code
@@ -158,14 +206,17 @@ class _Client:
         return proofs
 
     def _keep(self, proof: Proof) -> None:
-        if proof.receipt is None or proof.receipt.epoch_keys is None:
-            return
-        try:
-            refused = self.known.add(self.profile, proof.knock.epoch, proof.receipt.epoch_keys)
-        except OSError as error:
-            refused = f"new epoch keys could not be stored: {error.strerror}"
-        if refused:
+        if refused := self._store(proof):
             warn(refused)
+
+    def _store(self, proof: Proof) -> str | None:
+        """Take over the keys that a receipt brought; why not, if they are refused or cannot be stored."""
+        if proof.receipt is None or proof.receipt.epoch_keys is None:
+            return None
+        try:
+            return self.known.add(self.profile, proof.knock.epoch, proof.receipt.epoch_keys)
+        except OSError as error:
+            return f"new epoch keys could not be stored: {error.strerror}"
 
     def _say_closed(self, *, elsewhere: bool) -> None:
         answer("closed")
@@ -193,6 +244,7 @@ class _Client:
             opened = open_endpoints(endpoints, profile.server_health_port, 2.0)
             if self.is_v2:
                 proofs = self._ask_again(opened)
+        self._warn_of_keys()
         by_proof = self.is_v2 and args.knock
         is_open = any(proof.opened_as_asked for proof in proofs) if by_proof or proofs else bool(opened)
         if args.json:

@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -169,9 +170,18 @@ def _give_up_stdout() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _need_a_clock() -> None:
+    """OpenmeError beyond the year 2262, whose nanoseconds neither Python nor a knock can hold."""
+    try:
+        time.time()
+    except OverflowError:
+        raise OpenmeError("this machine's clock stands beyond the year 2262", "set the clock first") from None
+
+
 def _guarded(action: Callable[[], int]) -> int:
     """The exit code of `action`, whatever it raises; no traceback ever reaches a user."""
     try:
+        _need_a_clock()
         code = action()
         sys.stdout.flush()
     except OpenmeError as error:

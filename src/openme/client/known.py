@@ -120,7 +120,24 @@ class Known:
         except (KeyError, TypeError, ValueError, OverflowError):
             return []
 
+    # -- asking for new keys
+
+    def tried(self, profile: Profile) -> int | None:
+        """When this profile last tried to renew its keys, in Unix seconds; None if nothing is known of it."""
+        path = self._tried_path(profile)
+        value = None if path is None else self._read(path).get("tried")
+        return value if type(value) is int else None
+
+    def note_try(self, profile: Profile, unix: int) -> None:
+        """Keep that this profile tries at this time. OSError if the disk refuses."""
+        if (path := self._tried_path(profile)) is not None:
+            self._write(path, {"tried": unix})
+
     # -- files
+
+    def _tried_path(self, profile: Profile) -> Path | None:
+        path = self._knock_path(profile)
+        return None if path is None else path.with_name(f"{path.name.removesuffix('.knock.json')}.tried.json")
 
     def _keys_path(self, keys: EpochKeys) -> Path:
         return self._directory / f"{_name(keys)}.keys.json"

@@ -15,6 +15,7 @@ CLOCK_DIFFERENCE = 5.0  # seconds between the clocks that are worth a word
 _CONNECT_SECONDS = 1.0
 _READ_SECONDS = 2.5  # a little more than a server waits
 _PAUSE = 0.05
+_LEAST = 0.001  # seconds: a timeout of zero would mean not to wait for anything, and be another error
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,16 @@ def prove(
     knock: PastKnock,
     patience: float = PATIENCE,
     pause: Callable[[float], None] = time.sleep,
+    *,
+    limit: float = _CONNECT_SECONDS + _READ_SECONDS,
 ) -> Proof:
-    """Ask for a receipt, again for `patience` seconds while the server closes without a word."""
+    """Ask for a receipt, again for `patience` seconds while the server closes without a word.
+
+    `limit`: seconds that one time of asking may take, from connecting to the last byte.
+    """
     deadline = time.monotonic() + patience
     while True:
-        answer = _ask(endpoint, port, knock.receipt.id)
+        answer = _ask(endpoint, port, knock.receipt.id, time.monotonic() + limit)
         if answer:
             try:
                 return Proof(endpoint, knock, open_receipt_untrusted(answer, knock.receipt))
@@ -61,15 +67,18 @@ def prove(
         pause(_PAUSE)
 
 
-def _ask(endpoint: Endpoint, port: int, identity: bytes) -> bytes:
-    """All that is said on the health port to this receipt id, one byte more than allowed at most; empty for nothing."""
+def _ask(endpoint: Endpoint, port: int, identity: bytes, limit: float) -> bytes:
+    """All that is said on the health port to this receipt id, one byte more than allowed at most; empty for nothing.
+
+    `limit`: the monotonic time at which to give up.
+    """
     answer = bytearray()
     try:
         with socket.socket(endpoint.family, socket.SOCK_STREAM) as asking:
-            asking.settimeout(_CONNECT_SECONDS)
+            asking.settimeout(max(_LEAST, min(_CONNECT_SECONDS, limit - time.monotonic())))
             asking.connect((endpoint.host, port))
             asking.sendall(identity)
-            end = time.monotonic() + _READ_SECONDS
+            end = min(limit, time.monotonic() + _READ_SECONDS)
             while len(answer) <= MAX_SIZE and (left := end - time.monotonic()) > 0:
                 asking.settimeout(left)
                 chunk = asking.recv(MAX_SIZE + 1 - len(answer))

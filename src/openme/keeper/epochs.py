@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from openme.keys.ratchet import MAX_STEPS, NS, Ratchet, epoch_at
+from openme.wire import v2
 from openme.wire.receipt import EpochKeyList
 
 
@@ -93,6 +94,7 @@ class Epochs:
     def advance_to(self, index: int) -> None:
         """Erase every epoch before `index` from memory; on the disk that has been done."""
         self.ratchet.advance_to(index)
+        v2.overwrite_traces()
         for epoch in [e for e in self.live if e < index]:
             del self.live[epoch]
         while len(self._over) > 1 and self._over[0][0] < index:

@@ -17,7 +17,7 @@ from openme.keeper.grants import Change, Grant, Grants
 from openme.keeper.journal import Journal
 from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide
 from openme.keeper.registry import Registry
-from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal
+from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal, Reset
 from openme.keeper.rules import rules_for
 from openme.keys.erasing import wipe
 from openme.wire import v1, v2
@@ -157,19 +157,21 @@ class Keeper:
 
     def _judge_v2_untrusted(self, frame: Frame, now: Now) -> Judgement:
         """Judge a version 2 frame: its key id names the client. BadPacket: `version`, `epoch`, `decrypt`."""
-        if frame.version != v2.VERSION:
-            raise BadPacket("version")
-        epoch_public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
-        if epoch_public is None:
-            raise BadPacket("epoch")
-        signed = v2.open_untrusted(frame.packet, frame.aead_key, frame.aead_nonce)
-        # Nobody else holds this frame, and nothing needs its key any more.
-        wipe(frame.aead_key, frame.aead_nonce)
+        try:
+            if frame.version != v2.VERSION:
+                raise BadPacket("version")
+            epoch_public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
+            if epoch_public is None:
+                raise BadPacket("epoch")
+            signed = v2.open_untrusted(frame.packet, frame.aead_key, frame.aead_nonce)
+        finally:
+            # Nobody else holds this frame, and nothing needs its key any more.
+            wipe(frame.aead_key, frame.aead_nonce)
         candidates = self._registry.by_key_id(signed.key_id)
-        for client in candidates:
-            if v2.signed_by(frame.packet, signed, epoch_public, client.public_key):
-                judgement = self._judge_signed(client, frame, signed.knock, now)
-                break
+        signer = next((c for c in candidates if v2.signed_by(frame.packet, signed, epoch_public, c.public_key)), None)
+        signed.wipe()
+        if signer is not None:
+            judgement = self._judge_signed(signer, frame, signed.knock, now)
         else:
             reason = "signature" if candidates else "unknown_key"
             self._journal.refused_stranger(reason, frame.source)
@@ -234,13 +236,18 @@ class Keeper:
         if len(self._last_from) > _MAX_SOURCES:
             del self._last_from[next(iter(self._last_from))]
 
-    def reset(self, client_key: bytes, now: Now) -> bool:
+    def reset(self, client_key: bytes, now: Now) -> Reset | None:
         """See `ReplayMemory.reset`."""
         return self._replay.reset(client_key, now.unix_ns)
 
-    def settle_floor(self, now: Now) -> int | None:
-        """See `ReplayMemory.settle_floor`."""
-        return self._replay.settle_floor(now.unix_ns)
+    def reset_all(self, now: Now) -> list[Reset]:
+        """See `ReplayMemory.reset_all`."""
+        return self._replay.reset_all(now.unix_ns)
+
+    @property
+    def floor_ns(self) -> int | None:
+        """Knocks signed before this Unix time in nanoseconds are refused, whoever signed them; None: none are."""
+        return self._replay.floor_ns
 
     def remember_sources(self, sources: Iterable[tuple[IPAddress, bytes]]) -> None:
         """Know again, after a restart, who knocked from where: (address, 32-byte public key), the oldest first."""

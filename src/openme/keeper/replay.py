@@ -15,15 +15,18 @@ from typing import Literal
 from openme.wire.knock import IPAddress, Knock
 
 MAX_NONCES = 256  # per client; more knocks than that within 2·window are refused
+MAX_RUNS = 8
 
 ReplayReason = Literal["replay", "stale", "too_many"]
+Run = tuple[int, int]
+"""The first and last signed time, in nanoseconds, of knocks that were accepted without a gap of more than 2·window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
     """One accepted knock: 32-byte client key, timestamp in nanoseconds, 16-byte nonce, source address.
 
-    `low_ns`: what was signed before this is refused for this client from now on.
+    `low_ns`: what was signed before this is refused for this client from now on. `runs`: where its signed times lie.
     """
 
     client_key: bytes
@@ -31,6 +34,17 @@ class Remembered:
     nonce: bytes
     source: IPAddress
     low_ns: int
+    runs: tuple[Run, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """A client whose time begins anew: what is to be stored instead of all that was known of it."""
+
+    client_key: bytes
+    low_ns: int
+    runs: tuple[Run, ...]
+    shut: tuple[Run, ...]
 
 
 @dataclass(slots=True)
@@ -38,6 +52,8 @@ class _ClientMemory:
     high_ns: int
     low_ns: int
     nonces: dict[bytes, tuple[int, IPAddress]] = field(default_factory=dict)
+    runs: tuple[Run, ...] = ()
+    shut: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,60 +68,63 @@ class ReplayMemory:
     """The memory of all clients. `window_ns` is the server's `replay_window` in nanoseconds.
 
     `floor_ns`: knocks signed before it are refused, whoever the client is. It is set when what was accepted before is
-    not known for certain, after a disk failed: then only what was made since can be told to be new.
+    not known for certain, and moves on the operator's word alone: a clock that is set back proves nothing.
     """
 
-    def __init__(self, window_ns: int, floor_ns: int | None = None, newest_ns: int | None = None) -> None:
-        """`newest_ns`: no knock that was ever accepted is younger, if that is known; the floor never falls below it."""
+    def __init__(self, window_ns: int, floor_ns: int | None = None) -> None:
         self._window_ns = window_ns
-        self._floor_ns = floor_ns
-        self._newest_ns = newest_ns
+        self.floor_ns = floor_ns
         self._clients: dict[bytes, _ClientMemory] = {}
 
     def load(
-        self, marks: Iterable[tuple[bytes, int, int]], nonces: Iterable[tuple[bytes, int, bytes, IPAddress]]
+        self,
+        marks: Iterable[tuple[bytes, int, int, tuple[Run, ...], tuple[Run, ...]]],
+        nonces: Iterable[tuple[bytes, int, bytes, IPAddress]],
     ) -> None:
         """Fill an empty memory from what was stored.
 
-        `marks`: (client key, H, low). `nonces`: (client key, timestamp, nonce, source).
+        `marks`: (client key, H, low, runs, shut). `nonces`: (client key, timestamp, nonce, source).
         """
-        for client_key, high_ns, low_ns in marks:
-            self._clients[client_key] = _ClientMemory(high_ns, low_ns)
+        for client_key, high_ns, low_ns, runs, shut in marks:
+            # A mark from before there were runs: from its low time on anything may have been accepted.
+            self._clients[client_key] = _ClientMemory(high_ns, low_ns, {}, runs or ((low_ns, high_ns),), shut)
         for client_key, timestamp_ns, nonce, source in nonces:
             memory = self._clients.get(client_key)
             if memory is None:  # a mark is stored with every nonce; without one, the strictest that follows from it
-                memory = self._clients[client_key] = _ClientMemory(timestamp_ns, timestamp_ns)
+                memory = self._clients[client_key] = _ClientMemory(
+                    timestamp_ns, timestamp_ns, runs=((timestamp_ns, timestamp_ns),)
+                )
             memory.nonces[nonce] = (timestamp_ns, source)
-
-    def settle_floor(self, now_ns: int) -> int | None:
-        """Lower a floor that a wrong clock has put into the future; the new one, which is to be stored, if it moved.
-
-        What it stands for still holds: it stays above every accepted knock where the newest is known, and otherwise as
-        far ahead of the clock as a knock may be dated.
-        """
-        if self._floor_ns is None or self._floor_ns <= now_ns + self._window_ns:
-            return None
-        lower = now_ns + self._window_ns if self._newest_ns is None else max(self._newest_ns + 1, now_ns)
-        if lower >= self._floor_ns:
-            return None
-        self._floor_ns = lower
-        return lower
 
     def set_window(self, window_ns: int) -> None:
         """Follow a changed `replay_window`. A longer one keeps more from now on, and brings nothing back."""
         self._window_ns = window_ns
 
-    def reset(self, client_key: bytes, now_ns: int) -> bool:
-        """Let a client in again that once knocked with a clock far ahead; whether there was anything to reset.
+    def reset(self, client_key: bytes, now_ns: int) -> Reset | None:
+        """Let a client in again that once knocked with a clock far ahead; None if its time was not ahead.
 
-        Its time begins anew at `now_ns`: what it signed before stays refused, and so does what it signed for later, as
-        far as the nonces are still there: those within 2·window of its last knock.
+        Its time begins anew at `now_ns`: what it signed before stays refused. So does what it signed for later: the
+        runs in which its signed times lay stay shut, so that an honest knock is refused for as long as the client
+        knocked by the wrong clock, when that time comes, and no recorded one ever opens again.
         """
         memory = self._clients.get(client_key)
         if memory is None or memory.high_ns <= now_ns:
-            return False
-        memory.high_ns = memory.low_ns = now_ns
-        return True
+            return None
+        accepted = sorted((*memory.shut, *memory.runs))
+        # What lies behind is kept as well: another reset may be under a clock that stands before it.
+        runs = _merged([(first, min(last, now_ns - 1)) for first, last in accepted if first < now_ns], 0)
+        shut = _merged([(max(first, now_ns), last) for first, last in accepted if last >= now_ns], 0)
+        self._clients[client_key] = _ClientMemory(now_ns, now_ns, {}, runs, shut)
+        return Reset(client_key, now_ns, runs, shut)
+
+    def reset_all(self, now_ns: int) -> list[Reset]:
+        """Begin everybody's time anew whose time is ahead, and lower a floor that lies in the future.
+
+        Not below what may have been dated ahead when it was accepted: now and the window.
+        """
+        if self.floor_ns is not None:
+            self.floor_ns = min(self.floor_ns, now_ns + self._window_ns)
+        return [done for key in list(self._clients) if (done := self.reset(key, now_ns)) is not None]
 
     def accept(self, client_key: bytes, knock: Knock, source: IPAddress) -> Remembered | ReplayRefusal:
         """Remember a knock that has passed every earlier check, or say why it is refused.
@@ -113,12 +132,12 @@ class ReplayMemory:
         The caller stores the result durably before it opens anything.
         """
         timestamp_ns = knock.timestamp_ns
-        if self._floor_ns is not None and timestamp_ns < self._floor_ns:
+        if self.floor_ns is not None and timestamp_ns < self.floor_ns:
             return ReplayRefusal("stale")
         memory = self._clients.get(client_key) or _ClientMemory(timestamp_ns, timestamp_ns - 2 * self._window_ns)
         if first := memory.nonces.get(knock.random_nonce):
             return ReplayRefusal("replay", first[1])
-        if timestamp_ns < memory.low_ns:
+        if timestamp_ns < memory.low_ns or any(first <= timestamp_ns <= last for first, last in memory.shut):
             return ReplayRefusal("stale")
         high_ns = max(memory.high_ns, timestamp_ns)
         # `low_ns` never falls, not even when the window grows: below it nonces have been let go.
@@ -127,5 +146,23 @@ class ReplayMemory:
         if len(kept) >= MAX_NONCES:
             return ReplayRefusal("too_many")
         kept[knock.random_nonce] = (timestamp_ns, source)
-        self._clients[client_key] = _ClientMemory(high_ns, low_ns, kept)
-        return Remembered(client_key, timestamp_ns, knock.random_nonce, source, low_ns)
+        # What was shut and lies behind now stays known, since a reset lets `low_ns` fall.
+        behind = [run for run in memory.shut if run[1] < low_ns]
+        runs = _merged(sorted((*memory.runs, *behind, (timestamp_ns, timestamp_ns))), 2 * self._window_ns)
+        shut = tuple(run for run in memory.shut if run[1] >= low_ns)
+        self._clients[client_key] = _ClientMemory(high_ns, low_ns, kept, runs, shut)
+        return Remembered(client_key, timestamp_ns, knock.random_nonce, source, low_ns, runs)
+
+
+def _merged(runs: list[Run], gap_ns: int) -> tuple[Run, ...]:
+    """The same times in runs that lie further apart than `gap_ns`, at most eight: the nearest ones become one."""
+    merged = runs[:1]
+    for first, last in runs[1:]:
+        if first - merged[-1][1] <= gap_ns:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    while len(merged) > MAX_RUNS:
+        nearest = min(range(1, len(merged)), key=lambda i: merged[i][0] - merged[i - 1][1])
+        merged[nearest - 1 : nearest + 1] = [(merged[nearest - 1][0], merged[nearest][1])]
+    return tuple(merged)

@@ -41,6 +41,7 @@ class Listener:
         epoch = self._epochs.pop(index, None)
         if epoch is not None:
             wipe(epoch.private)
+            v2.overwrite_traces()
 
     def version_untrusted(self, datagram: bytes) -> int:
         """The wire version of a datagram, at the price of one or two short hashes. BadPacket: `length`, `filter`.
@@ -72,7 +73,12 @@ class Listener:
         if epoch is None:
             return self._v1_frame_untrusted(datagram, source), None
         schedule = v2.schedule_untrusted(datagram, epoch.private, epoch.public)
-        v2.open_untrusted(datagram, schedule.aead_key, schedule.aead_nonce)
+        try:
+            v2.check_opens_untrusted(datagram, schedule.aead_key, schedule.aead_nonce)
+        except BadPacket:
+            schedule.wipe()
+            schedule.receipt.wipe()
+            raise
         frame = Frame(
             version=v2.VERSION,
             source=source,

@@ -4,8 +4,9 @@ Everything is bounded: a knock whose verdict does not come is forgotten after so
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from openme.keys.erasing import wipe
 from openme.wire.frame import Order, OrderKind
 from openme.wire.receipt import seal_receipt
 from openme.wire.v2 import ReceiptKeys
@@ -20,7 +21,12 @@ _NS = 10**9
 class _Pending:
     keys: ReceiptKeys
     deadline: float
-    text: bytes = b""
+    parts: list[bytes] = field(default_factory=list)
+
+    def wipe(self) -> None:
+        """Forget what opens the receipt, and what it says."""
+        self.keys.wipe()
+        wipe(*self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +47,11 @@ class Receipts:
     def expect(self, tag: bytes, keys: ReceiptKeys, now: float) -> None:
         """A knock is on its way to the keeper. A copy of it changes nothing that was heard since."""
         if tag in self._pending:
+            keys.wipe()
             return
-        while self._pending:
-            first = next(iter(self._pending))
-            if len(self._pending) < MAX_PENDING and self._pending[first].deadline > now:
-                break
-            del self._pending[first]
+        self.forget_overdue(now)
+        if len(self._pending) >= MAX_PENDING:
+            self._give_up(next(iter(self._pending)))
         self._pending[tag] = _Pending(keys, now + PENDING_SECONDS)
 
     def obey(self, order: Order, now: float) -> bytes | None:
@@ -54,20 +59,37 @@ class Receipts:
         if order.kind is OrderKind.FORGET_RECEIPT:
             self._forget(order.key)
         elif order.kind is OrderKind.REFUSED:
-            self._pending.pop(order.key, None)
-        elif order.kind is OrderKind.RECEIPT_PART and (pending := self._pending.get(order.key)):
-            pending.text += order.text
-        elif order.kind is OrderKind.ACCEPTED and (pending := self._pending.pop(order.key, None)) and order.text:
-            return self._make(order, pending, now)
+            self._give_up(order.key)
+        elif (pending := self._pending.get(order.key)) is not None:
+            pending.parts.append(order.text)
+            if order.kind is OrderKind.ACCEPTED:
+                identity = self._make(order, pending, now) if order.text else None
+                self._give_up(order.key)
+                return identity
         return None
+
+    def forget_overdue(self, now: float) -> None:
+        """Forget knocks whose verdict does not come."""
+        while self._pending:
+            first = next(iter(self._pending))
+            if self._pending[first].deadline > now:
+                break
+            self._give_up(first)
+
+    def _give_up(self, tag: bytes) -> None:
+        if (pending := self._pending.pop(tag, None)) is not None:
+            pending.wipe()
 
     def _make(self, order: Order, pending: _Pending, now: float) -> bytes | None:
         deadline = order.number / _NS
+        text = b"".join(pending.parts)
         try:
             # Once: the key and nonce of a receipt encrypt one message, and every asker gets the same bytes.
-            answer = seal_receipt(pending.text + order.text, pending.keys)
+            answer = seal_receipt(text, pending.keys)
         except ValueError:
             return None
+        finally:
+            wipe(text)
         while self._made:
             first = next(iter(self._made))
             if len(self._made) < MAX_RECEIPTS and self._made[first].deadline > now:
@@ -87,8 +109,13 @@ class Receipts:
             return None
         return made.answer
 
+    def knock_of(self, identity: bytes) -> bytes | None:
+        """The R of the knock whose receipt has this id; None if that is not there any more."""
+        made = self._made.get(identity)
+        return None if made is None else made.tag
+
     def _forget(self, tag: bytes) -> None:
-        self._pending.pop(tag, None)
+        self._give_up(tag)
         if (identity := self._ids.get(tag)) is not None:
             self._drop(identity)
 

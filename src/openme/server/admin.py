@@ -5,8 +5,10 @@
     reload        sha256, lifted           the file; whether a revocation by word alone was `lifted`
     client        sha256, name, keys       the file; `keys` in force under that name, whether one of all is `revoked`
     revoke        sha256, name, keys, cut  the file; `keys` that are out from now on; why doors may be open still
-    close, reset  sha256, name, cut        the file; what was done
+    close         sha256, name, cut        the file; what was done
+    reset         sha256, name or all      the file; what was done
     unhide        sha256, ports            the file; what was `shown`
+    stored                                 what the database knows of clients
     ratchet                                whether one was `made`
     new_ratchet   epoch_length             nothing
 
@@ -29,7 +31,9 @@ from openme.keeper.revoked_keys import KEY_SIZE
 from openme.ports import PortRange, merged, parse_port_spec
 from openme.server.config_watch import ConfigWatch
 
-COMMANDS = frozenset(("sessions", "reload", "client", "revoke", "close", "reset", "unhide", "ratchet", "new_ratchet"))
+COMMANDS = frozenset(
+    ("sessions", "reload", "client", "revoke", "close", "reset", "unhide", "stored", "ratchet", "new_ratchet")
+)
 _MAX_NAME = 4096  # characters
 _MAX_KEYS = 64
 _MAX_PORTS = 4096
@@ -49,6 +53,7 @@ class Request:
     keys: frozenset[bytes] = frozenset()
     lifted: frozenset[bytes] = frozenset()
     cut: bool = False
+    everybody: bool = False
     sha256: str | None = None
     epoch_length: float | None = None
     ports: tuple[PortRange, ...] = ()
@@ -105,10 +110,12 @@ def _ports(specs: object) -> tuple[PortRange, ...]:
 
 
 def _checked(value: dict[str, Any]) -> Request:
-    name, cut = value.get("name", ""), value.get("cut", False)
+    name, cut, everybody = value.get("name", ""), value.get("cut", False), value.get("all", False)
     sha256, epoch_length = value.get("sha256"), value.get("epoch_length")
     if not isinstance(name, str) or len(name) > _MAX_NAME or not isinstance(cut, bool):
         raise ValueError
+    if not isinstance(everybody, bool):
+        raise TypeError
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise ValueError
     if epoch_length is not None and (isinstance(epoch_length, bool) or not isinstance(epoch_length, int | float)):
@@ -119,6 +126,7 @@ def _checked(value: dict[str, Any]) -> Request:
         parse_keys(value.get("keys", [])),
         parse_keys(value.get("lifted", [])),
         cut,
+        everybody,
         sha256,
         epoch_length,
         _ports(value.get("ports", [])),

@@ -86,6 +86,8 @@ class Outbox:
         """Send these behind those that wait. ChannelClosedError if the listener is gone."""
         group = list(orders)
         if len(self._waiting) >= _MAX_WAITING and all(order.kind in _DISPENSABLE for order in group):
+            for order in group:
+                order.wipe()
             return
         self._waiting.extend(group)
         self.flush()
@@ -96,12 +98,10 @@ class Outbox:
             order = self._waiting[0]
             message = order.pack()
             sent = send(self._end, message)
-            if order.kind is OrderKind.USE_EPOCH_KEY:
-                wipe(message)
-                if sent:
-                    wipe(order.key)
+            wipe(message)
             if not sent:
                 return
+            order.wipe()
             self._waiting.popleft()
 
 

@@ -4,6 +4,7 @@ A Unix socket `control` in `state_dir` (0700) for the server's own user and root
 one answer of any length, JSON, each ended by the end of its stream.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openme.errors import OpenmeError
+from openme.keeper.store import beside
+from openme.server.state_file import RUN_DIR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,15 +51,25 @@ def _short_path(directory: Path) -> "Iterator[str]":
         os.close(descriptor)
 
 
+def in_run_dir(state_dir: Path) -> Path:
+    """Where the socket is while the disk of `state_dir` takes no changes."""
+    return beside(RUN_DIR, SOCKET_NAME, state_dir)
+
+
 def listen(state_dir: Path) -> socket.socket:
     """Bind the control socket, in place of what an earlier server left. The caller holds the lock of `state_dir`."""
     control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    with suppress(FileNotFoundError):
-        (state_dir / SOCKET_NAME).unlink()
     previous = os.umask(0o177)
     try:
-        with _short_path(state_dir) as path:
-            control.bind(path)
+        try:
+            (state_dir / SOCKET_NAME).unlink(missing_ok=True)
+            with _short_path(state_dir) as path:
+                control.bind(path)
+        except OSError as error:
+            if error.errno not in {errno.EROFS, errno.ENOSPC, errno.EDQUOT}:
+                raise
+            in_run_dir(state_dir).unlink(missing_ok=True)
+            control.bind(str(in_run_dir(state_dir)))
     finally:
         os.umask(previous)
     control.listen(16)
@@ -65,14 +78,26 @@ def listen(state_dir: Path) -> socket.socket:
 
 def remove(state_dir: Path) -> None:
     """Take the socket away; one that stays is replaced by the next server."""
-    with suppress(OSError):
-        (state_dir / SOCKET_NAME).unlink()
+    for path in (state_dir / SOCKET_NAME, in_run_dir(state_dir)):
+        with suppress(OSError):
+            path.unlink()
 
 
 def is_allowed(peer: socket.socket) -> bool:
     """Whether the peer is root or the server's own user."""
     raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
     return _PEER_CREDENTIALS.unpack(raw)[1] in {0, os.geteuid()}
+
+
+def _connect(control: socket.socket, state_dir: Path) -> None:
+    try:
+        with _short_path(state_dir) as path:
+            control.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError) as nobody:
+        try:
+            control.connect(str(in_run_dir(state_dir)))
+        except PermissionError:
+            raise nobody from None  # only root looks in there, and only root's servers are
 
 
 def ask(state_dir: Path, request: Mapping[str, Any], timeout: float = 30.0) -> dict[str, Any]:
@@ -100,8 +125,7 @@ def _exchange(state_dir: Path, request: bytes, timeout: float) -> bytes:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as control:
             control.settimeout(max(deadline - time.monotonic(), _RETRY))
             try:
-                with _short_path(state_dir) as path:
-                    control.connect(path)
+                _connect(control, state_dir)
             except PermissionError:
                 raise OpenmeError(f"{state_dir}: permission denied", "run it as root: sudo openme …") from None
             except (ConnectionRefusedError, FileNotFoundError, NotADirectoryError):

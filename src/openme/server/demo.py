@@ -142,6 +142,8 @@ def _build(stack: ExitStack, interruptions: Interruptions) -> _Stage:
         return made
 
     stage = _Stage(directory, host("server"), host("alice"), host("mallory"))
+    # A run directory of its own, in the host's own mount namespace: nothing of the demo's stays in this machine's.
+    stage.server.run("mount -t tmpfs -o mode=755 tmpfs /run", show=False)
     connect(Cable((stage.server, "to-alice", SERVER), (stage.alice, "eth0", ALICE)))
     connect(Cable((stage.server, "to-mallory", SERVER), (stage.mallory, "eth0", MALLORY)))
     print(f"Three hosts in namespaces of their own: server {SERVER}, alice {ALICE}, mallory {MALLORY}.")

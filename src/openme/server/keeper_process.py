@@ -21,6 +21,7 @@ from openme.config.section import nearest
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Door, Firewall, FirewallError, Rules, Steps
+from openme.keeper.deliveries import Deliveries, Offer
 from openme.keeper.epochs import Epochs
 from openme.keeper.grants import Change, DoorKey, Grant
 from openme.keeper.journal import Journal
@@ -45,6 +46,7 @@ from openme.server.listener_reports import Reports
 from openme.server.replies import Replies
 from openme.server.slices import Slices
 from openme.server.state_file import json_text, sessions_value, write_state_file
+from openme.server.stored import moment, stored_value
 from openme.wire import v2
 from openme.wire.frame import KEY_SIZE, REPORT_SIZE, Order, OrderKind, accepted, known_source
 
@@ -121,6 +123,7 @@ class KeeperProcess:
         self._listener = parts.listener
         self._reports = parts.reports
         self._outbox = Outbox(parts.listener)
+        self._deliveries = Deliveries()
         self._receipts: dict[tuple[bytes, IPAddress], list[bytes]] = {}
         self._control = parts.control
         self._state_file = parts.state_file
@@ -226,9 +229,6 @@ class KeeperProcess:
         self._follow_interface(now)
         self._hidden.tick(now.monotonic)
         self._follow_epochs(now)
-        if (floor_ns := self._keeper.settle_floor(now)) is not None:
-            self._store.set_floor(floor_ns)
-            _log.warning("the clock was set back: knocks that were too old for a start under a wrong clock are not now")
         self._tell_sources()
         over = self._keeper.grants.expire(now.monotonic)
         for grant in over:
@@ -249,6 +249,7 @@ class KeeperProcess:
             self._state_changed = False
             self._slices.add(self._write_state())
         self._journal.report(now.monotonic)
+        self._note_deliveries()
         self._reports.tick(now.monotonic)
         logs.write_late()
         if self._trial_until is not None and now.monotonic >= self._trial_until:
@@ -364,8 +365,7 @@ class KeeperProcess:
             holder = Holder(
                 grant.client_key, grant.address, grant.client_name, grant.ports, grant.opened_at, grant.expires_at
             )
-        renewed_to = self._keeper.renewed_to(judgement)
-        return Accepted(judgement.remembered, judgement.client.name, now.unix, holder, renewed_to)
+        return Accepted(judgement.remembered, judgement.client.name, now.unix, holder)
 
     def _tell_verdict(self, judgement: Judgement, now: Now, *, opened: bool) -> None:
         """Tell the listener, who makes the receipt now that the firewall has answered. Version 1 has none."""
@@ -375,7 +375,12 @@ class KeeperProcess:
             self._outbox.put([Order(kind, key=judgement.tag or bytes(KEY_SIZE))])
             return
         text = self._keeper.receipt_for(judgement, now) or b""
-        self._outbox.put(accepted(judgement.tag, round(grant.deadline * 10**9), text))
+        if (last := self._keeper.renewed_to(judgement)) is not None:
+            self._deliveries.offer(judgement.tag, Offer(grant.client_key, last))
+        orders = accepted(judgement.tag, round(grant.deadline * 10**9), text)
+        if len(orders) > 1:
+            wipe(text)  # what was cut from it are copies, which the outbox wipes when they are sent
+        self._outbox.put(orders)
         tags = self._receipts.setdefault((grant.client_key, grant.address), [])
         tags.append(judgement.tag)
         del tags[:-_MAX_RECEIPTS]
@@ -556,6 +561,7 @@ class KeeperProcess:
             return {"error": error.message}
         self._store.note_ratchet(ratchet.index, ratchet.public_key(ratchet.index))
         self._store.forget_renewals()
+        self._deliveries.forget()
         _log.warning("there is a new ratchet: version 2 clients need new files")
         self._use_epochs(Epochs(ratchet, config.replay_window, config.epoch_horizon), now)
         return {}
@@ -591,6 +597,17 @@ class KeeperProcess:
         self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live if index < first])
         if not erase_before(first, epochs, self._keeper.config.state_dir, self._store):
             self._next_erasing = now.monotonic + _ERASING_INTERVAL
+
+    def _note_deliveries(self) -> None:
+        """Count the keys of receipts that were fetched."""
+        fetched = [
+            self._deliveries.fetched(self._reports.delivered.popleft()) for _ in range(len(self._reports.delivered))
+        ]
+        for offer in filter(None, fetched):
+            self._store.renew(offer.client_key, offer.last)
+        if any(fetched):
+            self._store.commit(())
+            self._say_disk()
 
     def _tell_sources(self) -> None:
         """Name the addresses that clients knock from to the listener, which then does not make them wait."""
@@ -722,6 +739,8 @@ class KeeperProcess:
         now = self._clocks()
         if request.command == "sessions":
             return self._sessions(now)
+        if request.command == "stored":
+            return stored_value(self._store)
         if request.command == "ratchet":
             return self._save_ratchet(now)
         if request.command == "new_ratchet":
@@ -773,19 +792,38 @@ class KeeperProcess:
         return self._when_cut(name, targets, outcome, cut=request.cut)
 
     def _reset(self, request: Request, now: Now) -> dict[str, Any]:
+        if request.everybody:
+            return self._reset_all(now)
         name = request.name
         client = self._keeper.config.clients.get(name)
         if client is None:
             return {"known": False, "near": nearest(name, self._keeper.config.clients)}
-        key = client.public_key.raw
+        done = self._keeper.reset(client.public_key.raw, now)
+        if done is None:
+            return {"known": True, "was_ahead": False}
         try:
-            self._store.reset(key, now.unix_ns)
+            self._store.reset([done], None)
         except OpenmeError as error:
-            return {"error": error.message}
-        was_ahead = self._keeper.reset(key, now)
-        if was_ahead:
-            _log.info("%s: its time begins anew, on the operator's word", name)
-        return {"known": True, "was_ahead": was_ahead}
+            return {"error": f"{name} is let in until the next start, then say it again: {error.message}"}
+        _log.info("%s: its time begins anew, on the operator's word", name)
+        return {"known": True, "was_ahead": True, "shut": [[moment(first), moment(last)] for first, last in done.shut]}
+
+    def _reset_all(self, now: Now) -> dict[str, Any]:
+        """Begin everybody's time anew; where the memory was lost it is the operator's word that the clock is right."""
+        before_ns = self._keeper.floor_ns
+        done = self._keeper.reset_all(now)
+        floor_ns = self._keeper.floor_ns
+        try:
+            self._store.reset(done, floor_ns)
+        except OpenmeError as error:
+            return {"error": f"this holds until the next start, then say it again: {error.message}"}
+        _log.warning("everybody's time begins anew, on the operator's word")
+        moved = floor_ns is not None and floor_ns != before_ns
+        return {
+            "clients": len(done),
+            "from": moment(floor_ns) if floor_ns is not None and floor_ns > now.unix_ns else None,
+            "lost_until": moment(before_ns) if moved and before_ns is not None else None,
+        }
 
     def _targets(self, name: str, keys: Iterable[bytes], *, established: bool) -> Steps[list[CutTarget]]:
         """Every address that this client has opened lately, also by doors closed long since, and the doors open now."""

@@ -4,6 +4,7 @@ import selectors
 import socket
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 
 from openme.keys.erasing import wipe
@@ -88,6 +89,7 @@ class ListenerProcess:
                 self._work()
                 now = time.monotonic()
                 self._close_overdue(now)
+                self._receipts.forget_overdue(now)
                 self._reporter.report(now)
         except ChannelClosedError:
             return
@@ -113,6 +115,8 @@ class ListenerProcess:
                     wipe(message)
             elif (identity := self._receipts.obey(order, time.monotonic())) is not None:
                 self._tell_who_waits(identity)
+            if order.text:
+                wipe(message)
 
     def _serve(self) -> None:
         """Let strangers in. Until now knocks waited in the socket, and the health port was not there to be seen."""
@@ -180,6 +184,8 @@ class ListenerProcess:
             wipe(message, frame.aead_key, frame.aead_nonce)
             if sent:
                 self._receipts.expect(datagram[: v2.REPRESENTATIVE_SIZE], receipt, time.monotonic())
+            else:
+                receipt.wipe()
         return None if sent else _BUSY
 
     # -- the health port
@@ -253,8 +259,30 @@ class ListenerProcess:
                 return
             except OSError:
                 entry.answer = None
-        if not entry.answer:
+        if entry.answer is None:
             self._close_health(number)
+        elif not entry.answer:
+            self._wait_for_end(number, entry)
+
+    def _wait_for_end(self, number: int, entry: _HealthConnection) -> None:
+        """All is said. The peer's end, without a reset, is its word that it has read that; it has the usual time."""
+        self._selector.unregister(entry.socket)
+        with suppress(OSError):
+            entry.socket.shutdown(socket.SHUT_WR)
+        entry.deadline = time.monotonic() + HEALTH_SECONDS
+        self._selector.register(entry.socket, selectors.EVENT_READ, lambda: self._on_end_untrusted(number))
+
+    def _on_end_untrusted(self, number: int) -> None:
+        entry = self._connections[number]
+        try:
+            ended = not entry.socket.recv(1)
+        except BlockingIOError:
+            return
+        except OSError:
+            ended = False
+        if ended and (knock := self._receipts.knock_of(entry.said)) is not None:
+            self._reporter.delivered(knock)
+        self._close_health(number)
 
     def _close_health(self, number: int) -> None:
         entry = self._connections.pop(number)

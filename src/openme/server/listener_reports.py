@@ -9,18 +9,19 @@ import os
 import signal
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
 from openme.refusals import REPORT_INTERVAL, RefusalCounts
 from openme.server.channel import ChannelClosedError, send
-from openme.wire.frame import Report, ReportKind, unpack_report_untrusted
+from openme.wire.frame import SOURCE_SIZE, Report, ReportKind, unpack_report_untrusted
 from openme.wire.knock import BadPacket, IPAddress
 
 MOST_LINES = 10_000  # refusals in a second that get a line each on level debug: more than one process works on
 _LINES_INTERVAL = 1.0  # seconds
+MOST_DELIVERED = 4096  # between two turns of the keeper's loop
 _MAX_ERRNO = 4095  # the kernel's own bound
 
 _MISTAKE_BASE = 1_000_000  # a line's number is smaller than this
@@ -73,6 +74,10 @@ class Reporter:
             or not self._send(Report(ReportKind.REFUSED, 1, reason, source))
         ):
             self._untold[reason] += 1
+
+    def delivered(self, knock: bytes) -> None:
+        """Tell that the receipt of this knock (its R) was fetched; a keeper too busy to hear it counts it as not."""
+        self._send(Report(ReportKind.DELIVERED, knock=knock[:SOURCE_SIZE]))
 
     def receiving_failed(self, error: OSError) -> None:
         """The knock socket has an error and no datagram."""
@@ -146,6 +151,8 @@ class Reports:
         self._failure: str | None = None
         self._nonsense = 0
         self._last = float("-inf")
+        self.delivered: deque[bytes] = deque(maxlen=MOST_DELIVERED)
+        """Knocks whose receipt was fetched, by the first 16 bytes of R, for whoever counts them."""
 
     def on_report_untrusted(self, raw: bytes, now: float) -> None:
         """Take one message of the listener's; `now` in monotonic seconds."""
@@ -156,6 +163,8 @@ class Reports:
             return
         if report.kind is ReportKind.REFUSED:
             self._refused(report, now)
+        elif report.kind is ReportKind.DELIVERED:
+            self.delivered.append(report.knock)
         elif report.kind is ReportKind.RECEIVING_FAILED:
             self._failure = os.strerror(min(report.number, _MAX_ERRNO))
         elif report.kind not in self._said:

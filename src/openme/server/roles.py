@@ -74,6 +74,7 @@ _LISTENER = (
     + _ASK_SOCKET
     + _ASK_DESCRIPTOR
     + _calls("listen accept accept4 getpeername")
+    + _one_of("shutdown", 1, socket.SHUT_WR)
     # send(2), whose address is NULL, without flags: the knock socket has no peer, so that nothing can leave by it.
     + (Allowed("sendto", ((3, _EXACTLY, 0), (4, _EXACTLY, 0))),)
 )
@@ -84,6 +85,7 @@ _KEEPER = (
         "accept accept4 socketpair setsockopt getpeername shutdown",
         "open openat stat fstat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd",
         "lseek pread64 pwrite64 readv preadv pwritev fsync fdatasync ftruncate fallocate flock statfs fstatfs",
+        "link linkat",
         "unlink unlinkat rename renameat renameat2 mkdir mkdirat rmdir chmod fchmod fchmodat umask getdents64",
         "memfd_create dup dup2 dup3 pipe2 uname sysinfo getrlimit getrusage",
         "fork vfork wait4 waitid",

@@ -24,7 +24,7 @@ from openme.keeper.epochs import Epochs
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
 from openme.keeper.rules import rules_for
-from openme.keeper.store import Store
+from openme.keeper.store import Store, beside, has_lived
 from openme.listener.listener import Listener
 from openme.ports import merged
 from openme.server import control
@@ -61,7 +61,8 @@ from openme.server.privileges import (
 from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
 from openme.server.sandbox import confine_keeper, confine_listener, find_landlock
 from openme.server.sockets import bind_health, bind_knock
-from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR
+from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
+from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
 from openme.wire.frame import REPORT_SIZE, ReportKind
 
 FIREWALL_LOCK = b"\0openme-firewall"
@@ -72,11 +73,15 @@ _log = logging.getLogger("openme.server")
 
 
 @contextmanager
-def state_lock(state_dir: Path) -> Iterator[None]:
-    """Make `state_dir` (0700) if it is missing and hold it: one server at a time. OpenmeError if it is taken."""
+def state_lock(state_dir: Path) -> Iterator[bool]:
+    """Make `state_dir` (0700) if it is missing and hold it: one server at a time. OpenmeError if it is taken.
+
+    Whether nothing in it shows that a server has run on it before.
+    """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(state_dir / control.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        is_new = not has_lived(state_dir)
+        descriptor = _open_lock(state_dir)
     except OSError as error:
         raise OpenmeError(
             f"state_dir {state_dir}: {error.strerror}", "run it as root, or name another state_dir in the config"
@@ -88,7 +93,7 @@ def state_lock(state_dir: Path) -> Iterator[None]:
             raise OpenmeError(
                 f"another server is running on {state_dir}", "stop it first, or give this one a state_dir of its own"
             ) from None
-        yield
+        yield is_new
     finally:
         os.close(descriptor)
 
@@ -105,6 +110,20 @@ def _lock(descriptor: int) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+def _open_lock(state_dir: Path) -> int:
+    flags = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(state_dir / control.LOCK_NAME, os.O_RDWR | flags, 0o600)
+    except OSError as error:
+        # A disk that takes no changes must keep nobody out: what there is can be locked, or one in the run directory.
+        if error.errno not in REFUSES_CHANGES:
+            raise
+    try:
+        return os.open(state_dir / control.LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return os.open(beside(RUN_DIR, control.LOCK_NAME, state_dir), os.O_RDWR | flags, 0o600)
 
 
 @contextmanager
@@ -229,11 +248,13 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     if config.run_as is not None:
         named_user(config.run_as)  # an unknown one must leave no files behind
     firewall = open_firewall(config.firewall)  # whose absence must leave no files behind
-    stack.enter_context(state_lock(config.state_dir))
+    make_run_dir()
+    is_new = stack.enter_context(state_lock(config.state_dir))
     _check_mode(config.state_dir)
     user, warning = user_for(stack, config.run_as, (config_path.resolve(), config.state_dir))
     if warning is not None:
         _log.warning("%s", warning)
+    prepare_memory(config, is_new=is_new)
     knock = stack.enter_context(bind_knock(config.udp_port))
     health = stack.enter_context(bind_health(config.health_port))
     stack.enter_context(firewall_lock(config.firewall))
@@ -349,10 +370,7 @@ def _keep(
     config = watch.config
     store = prepared.store
     replay = store.load(round(config.replay_window * 10**9), read_clocks().unix_ns)
-    if store.damage is not None:
-        _log.error("the replay memory was damaged (%s) and has been set aside", store.damage)
-    if not store.was_complete:
-        _log.error("the replay memory may lack knocks: only knocks made after this start are accepted")
+    say_memory(store, replay, read_clocks())
     journal = Journal()
     reports = Reports(prepared.children.guardian)
     keeper = Keeper(config, replay, journal, prepared.own_addresses)

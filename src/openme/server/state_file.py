@@ -16,6 +16,12 @@ DEFAULT_STATE_FILE = RUN_DIR / "sessions.json"
 _AT_ONCE = 100  # sessions or names of one step
 
 
+def make_run_dir() -> None:
+    """Make the run directory, before anything looks into it; a user who may not goes without."""
+    with suppress(OSError):
+        RUN_DIR.mkdir(mode=0o700, exist_ok=True)
+
+
 def sessions_value(grants: Iterable[Grant], last_seen: Mapping[str, float], now: float) -> Steps[dict[str, Any]]:
     """The state file's content: `updated_at`, `active_sessions`, `last_seen`."""
     sessions: list[tuple[str, str, dict[str, Any]]] = []

@@ -22,9 +22,12 @@ say anything: the keeper opens the packet again and trusts nothing but the clien
 nothing at all. It is numbers, so that whatever is said by them in the log is said in the keeper's words.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from openme.keys.erasing import wipe
+from openme.keys.sodium import Secret
 from openme.wire.knock import BadPacket, IPAddress, pack_address, unpack_address
 
 VERSION_SIZE = 1
@@ -81,9 +84,16 @@ class Order:
     text: bytes = b""
 
     def pack(self) -> bytes:
-        """The 41 or 4137 bytes."""
-        head = self.kind.to_bytes(KIND_SIZE, "big") + self.number.to_bytes(NUMBER_SIZE, "big") + self.key
-        return head + self.text.ljust(TEXT_SIZE, b"\0") if self.text else head
+        """The 41 or 4137 bytes; whoever sends them wipes them, as they may hold a key or what a knock said."""
+        head = self.kind.to_bytes(KIND_SIZE, "big") + self.number.to_bytes(NUMBER_SIZE, "big")
+        size = LONG_ORDER_SIZE if self.text else ORDER_SIZE
+        return _joined(size, (head, self.key, self.text))
+
+    def wipe(self) -> None:
+        """Forget the key of an epoch, or the text of a receipt: both are this order's alone, and it is done with."""
+        if self.kind is OrderKind.USE_EPOCH_KEY:
+            wipe(self.key)
+        wipe(self.text)
 
 
 def known_source(address: IPAddress) -> Order:
@@ -110,11 +120,12 @@ def unpack_order(raw: bytes) -> Order:
     """
     if len(raw) not in {ORDER_SIZE, LONG_ORDER_SIZE}:
         raise ValueError(f"an order has {ORDER_SIZE} or {LONG_ORDER_SIZE} bytes")
+    end = raw.find(0, ORDER_SIZE)
     return Order(
         kind=OrderKind(raw[0]),
         number=int.from_bytes(raw[NUMBER_OFFSET:KEY_OFFSET], "big"),
         key=raw[KEY_OFFSET:ORDER_SIZE],
-        text=raw[ORDER_SIZE:].rstrip(b"\0"),
+        text=raw[ORDER_SIZE : len(raw) if end < 0 else end],
     )
 
 
@@ -139,21 +150,23 @@ class ReportKind(IntEnum):
     NO_LANDLOCK = 4  # number: the errno, zero if there was none
     OUT_OF_MEMORY = 5  # it ends
     MISTAKE = 6  # it ends, by a mistake of openme's own; number: where, see server/listener_reports.py
+    DELIVERED = 7  # a receipt was fetched to its end; source's place: the first 16 bytes of the knock's R
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the listener has to say of itself. `reason` is one of REFUSALS, or empty."""
+    """What the listener has to say. `reason` is one of REFUSALS, or empty; `knock` has 16 bytes, or none."""
 
     kind: ReportKind
     number: int = 0
     reason: str = ""
     source: IPAddress | None = None
+    knock: bytes = b""
 
     def pack(self) -> bytes:
         """The 26 bytes."""
         reason = REFUSALS.index(self.reason) if self.reason else 0
-        source = bytes(SOURCE_SIZE) if self.source is None else pack_address(self.source)
+        source = self.knock or (bytes(SOURCE_SIZE) if self.source is None else pack_address(self.source))
         return bytes([self.kind, reason]) + min(self.number, MAX_NUMBER).to_bytes(NUMBER_SIZE, "big") + source
 
 
@@ -165,6 +178,8 @@ def unpack_report_untrusted(raw: bytes) -> Report:
     source = raw[REPORT_SOURCE_OFFSET:]
     if reason >= (len(REFUSALS) if kind is ReportKind.REFUSED else 1):
         raise BadPacket("report")
+    if kind is ReportKind.DELIVERED:
+        return Report(kind, knock=source)
     return Report(
         kind=kind,
         number=int.from_bytes(raw[REPORT_NUMBER_OFFSET:REPORT_SOURCE_OFFSET], "big"),
@@ -188,15 +203,28 @@ class Frame:
     packet: bytes
 
     def pack(self) -> bytes:
-        """The 234 bytes."""
-        return (
-            self.version.to_bytes(VERSION_SIZE, "big")
-            + pack_address(self.source)
-            + self.epoch.to_bytes(EPOCH_SIZE, "big")
-            + self.aead_key
-            + self.aead_nonce
-            + self.packet
+        """The 234 bytes; whoever sends them wipes them."""
+        return _joined(
+            FRAME_SIZE,
+            (
+                self.version.to_bytes(VERSION_SIZE, "big"),
+                pack_address(self.source),
+                self.epoch.to_bytes(EPOCH_SIZE, "big"),
+                self.aead_key,
+                self.aead_nonce,
+                self.packet,
+            ),
         )
+
+
+def _joined(size: int, parts: Iterable[bytes]) -> bytes:
+    """The parts one behind the other, zeros behind the last; unlike `+` this leaves no shorter copies behind."""
+    with Secret(size) as whole:
+        at = 0
+        for part in parts:
+            whole.data[at : at + len(part)] = part
+            at += len(part)
+        return whole.part(0, size)
 
 
 def unpack_frame_untrusted(raw: bytes) -> Frame:

@@ -20,21 +20,19 @@ other top bits has another key schedule and opens nothing.
 
 import hashlib
 import hmac
+import secrets
 from dataclasses import dataclass, field
 
 import monocypher
 from nacl.bindings import (
-    crypto_aead_chacha20poly1305_ietf_decrypt,
     crypto_aead_chacha20poly1305_ietf_encrypt,
-    crypto_scalarmult,
+    crypto_scalarmult_base,
     crypto_shorthash_siphash24,
-    crypto_sign_open,
 )
-from nacl.exceptions import CryptoError
 
+from openme.keys import sodium
 from openme.keys.ed25519 import KEY_ID_SIZE, ClientPrivateKey, ClientPublicKey
 from openme.keys.erasing import wipe
-from openme.keys.hkdf import hkdf
 from openme.wire.knock import BadPacket, Knock, pack_target, unpack_target
 
 VERSION = 0x02
@@ -73,10 +71,13 @@ RECEIPT_NONCE_AT = RECEIPT_KEY_AT + RECEIPT_KEY_SIZE  # 92
 SCHEDULE_SIZE = RECEIPT_NONCE_AT + RECEIPT_NONCE_SIZE  # 104
 
 FILTER_KEY_SIZE = 16
+SHARED_SECRET_SIZE = 32
 
 _TRANSCRIPT_CONTEXT = b"openme-v2 knock\x00"
+_TRANSCRIPT_SIZE = len(_TRANSCRIPT_CONTEXT) + 32 + REPRESENTATIVE_SIZE + SIGNATURE_OFFSET  # 125
 _SCHEDULE_CONTEXT = b"openme-v2\x00"
 _FILTER_CONTEXT = b"openme-v2 filter\x00"
+_NOBODY = ClientPrivateKey(bytes(32)).public  # whose signature `overwrite_traces` looks for in vain
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,10 @@ class ReceiptKeys:
     key: bytes = field(repr=False)
     nonce: bytes = field(repr=False)
 
+    def wipe(self) -> None:
+        """Forget what opens the receipt; the id, which is asked for in the open, stays."""
+        wipe(self.key, self.nonce)
+
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
@@ -95,6 +100,10 @@ class Schedule:
     aead_key: bytes = field(repr=False)
     aead_nonce: bytes = field(repr=False)
     receipt: ReceiptKeys
+
+    def wipe(self) -> None:
+        """Forget the knock's own keys; its receipt's live on."""
+        wipe(self.aead_key, self.aead_nonce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +117,10 @@ class SignedKnock:
     key_id: bytes
     fields: bytes
     signature: bytes
+
+    def wipe(self) -> None:
+        """Forget what was signed, once the signature is checked. The knock itself stays."""
+        wipe(self.fields, self.signature)
 
 
 def filter_key(epoch_public: bytes) -> bytes:
@@ -128,52 +141,84 @@ def schedule_untrusted(packet: bytes, epoch_private: bytes, epoch_public: bytes)
     if len(packet) != PACKET_SIZE:
         raise BadPacket("length")
     representative = packet[:REPRESENTATIVE_SIZE]
-    try:
-        # libsodium fails on an all-zero result, as the spec asks for (RFC 7748 section 6.1).
-        shared_secret = crypto_scalarmult(epoch_private, monocypher.elligator_map(representative))
-    except CryptoError:
-        raise BadPacket("low_order") from None
-    return _schedule(shared_secret, epoch_public, representative)
-
-
-def _schedule(shared_secret: bytes, epoch_public: bytes, representative: bytes) -> Schedule:
-    """The key schedule. Wipes `shared_secret`: nothing but these keys is to follow from it."""
-    raw = hkdf(shared_secret, _SCHEDULE_CONTEXT + epoch_public + representative, SCHEDULE_SIZE)
-    schedule = Schedule(
-        aead_key=raw[:AEAD_NONCE_AT],
-        aead_nonce=raw[AEAD_NONCE_AT:RECEIPT_ID_AT],
-        receipt=ReceiptKeys(
-            id=raw[RECEIPT_ID_AT:RECEIPT_KEY_AT],
-            key=raw[RECEIPT_KEY_AT:RECEIPT_NONCE_AT],
-            nonce=raw[RECEIPT_NONCE_AT:],
-        ),
-    )
-    wipe(raw, shared_secret)
+    schedule = _agreed(epoch_private, monocypher.elligator_map(representative), epoch_public, representative)
+    if schedule is None:
+        raise BadPacket("low_order")
     return schedule
+
+
+def _agreed(private: bytes, public: bytes, epoch_public: bytes, representative: bytes) -> Schedule | None:
+    """The key schedule from our private and the other side's public key; None for a low-order point (RFC 7748 6.1).
+
+    Nothing but the schedule's own keys, each made in one piece, is left behind; its owner wipes them.
+    """
+    with sodium.Secret(SHARED_SECRET_SIZE) as shared:
+        if not sodium.x25519(shared, private, public):
+            return None
+        return _schedule(shared.data, epoch_public, representative)
+
+
+def _schedule(shared_secret: sodium.Readable, epoch_public: bytes, representative: bytes) -> Schedule:
+    with sodium.Secret(SCHEDULE_SIZE) as raw:
+        sodium.hkdf(raw, shared_secret, _SCHEDULE_CONTEXT + epoch_public + representative)
+        return Schedule(
+            aead_key=raw.part(0, AEAD_NONCE_AT),
+            aead_nonce=raw.part(AEAD_NONCE_AT, RECEIPT_ID_AT),
+            receipt=ReceiptKeys(
+                id=raw.part(RECEIPT_ID_AT, RECEIPT_KEY_AT),
+                key=raw.part(RECEIPT_KEY_AT, RECEIPT_NONCE_AT),
+                nonce=raw.part(RECEIPT_NONCE_AT, SCHEDULE_SIZE),
+            ),
+        )
 
 
 def open_untrusted(packet: bytes, aead_key: bytes, aead_nonce: bytes) -> SignedKnock:
     """What a packet says. BadPacket: `length`, `decrypt`, `version` (inside the ciphertext)."""
+    with sodium.Secret(PLAINTEXT_SIZE) as plaintext:
+        _decrypt_untrusted(plaintext, packet, aead_key, aead_nonce)
+        return SignedKnock(
+            knock=Knock(
+                timestamp_ns=int.from_bytes(plaintext.data[TIMESTAMP_OFFSET:RANDOM_NONCE_OFFSET], "big", signed=True),
+                random_nonce=plaintext.part(RANDOM_NONCE_OFFSET, TARGET_OFFSET),
+                target=unpack_target(plaintext.part(TARGET_OFFSET, KEY_ID_OFFSET)),
+            ),
+            key_id=plaintext.part(KEY_ID_OFFSET, SIGNATURE_OFFSET),
+            fields=plaintext.part(0, SIGNATURE_OFFSET),
+            signature=plaintext.part(SIGNATURE_OFFSET, PLAINTEXT_SIZE),
+        )
+
+
+def check_opens_untrusted(packet: bytes, aead_key: bytes, aead_nonce: bytes) -> None:
+    """See that a packet opens, and keep nothing of what it says. BadPacket: as for `open_untrusted`."""
+    with sodium.Secret(PLAINTEXT_SIZE) as plaintext:
+        _decrypt_untrusted(plaintext, packet, aead_key, aead_nonce)
+
+
+def _decrypt_untrusted(plaintext: sodium.Secret, packet: bytes, aead_key: bytes, aead_nonce: bytes) -> None:
     if len(packet) != PACKET_SIZE:
         raise BadPacket("length")
-    try:
-        plaintext = crypto_aead_chacha20poly1305_ietf_decrypt(
-            packet[CIPHERTEXT_OFFSET:], packet[:REPRESENTATIVE_SIZE], aead_nonce, aead_key
-        )
-    except CryptoError:
-        raise BadPacket("decrypt") from None
-    if plaintext[0] != VERSION:
+    if not sodium.open_aead(plaintext, packet[CIPHERTEXT_OFFSET:], packet[:REPRESENTATIVE_SIZE], aead_nonce, aead_key):
+        raise BadPacket("decrypt")
+    if plaintext.data[0] != VERSION:
         raise BadPacket("version")
-    return SignedKnock(
-        knock=Knock(
-            timestamp_ns=int.from_bytes(plaintext[TIMESTAMP_OFFSET:RANDOM_NONCE_OFFSET], "big", signed=True),
-            random_nonce=plaintext[RANDOM_NONCE_OFFSET:TARGET_OFFSET],
-            target=unpack_target(plaintext[TARGET_OFFSET:KEY_ID_OFFSET]),
-        ),
-        key_id=plaintext[KEY_ID_OFFSET:SIGNATURE_OFFSET],
-        fields=plaintext[:SIGNATURE_OFFSET],
-        signature=plaintext[SIGNATURE_OFFSET:],
-    )
+
+
+def overwrite_traces() -> None:
+    """Go the way of a knock with one that is made up.
+
+    The functions that a real one went through leave numbers on the stack from which its secrets follow; this puts
+    others in their place. For when an epoch's keys are forgotten and no knock may come for a long time.
+    """
+    private = secrets.token_bytes(SHARED_SECRET_SIZE)
+    public = crypto_scalarmult_base(private)
+    representative, secret = new_ephemeral()
+    with sodium.Secret(PLAINTEXT_SIZE) as plaintext:
+        plaintext.data[0] = VERSION
+        sent = ephemeral_schedule(secret, public, representative)
+        packet = representative + bytes(FILTER_MAC_SIZE)
+        packet += sodium.seal_aead(plaintext, representative, sent.aead_nonce, sent.aead_key)
+        received = schedule_untrusted(packet, private, public)
+        signed_by(packet, open_untrusted(packet, received.aead_key, received.aead_nonce), public, _NOBODY)
 
 
 def transcript(epoch_public: bytes, representative: bytes, fields: bytes) -> bytes:
@@ -183,12 +228,18 @@ def transcript(epoch_public: bytes, representative: bytes, fields: bytes) -> byt
 
 def signed_by(packet: bytes, signed: SignedKnock, epoch_public: bytes, client: ClientPublicKey) -> bool:
     """Whether the signature is this client's, for this packet's R and this epoch (RFC 8032 section 5.1.7)."""
-    message = transcript(epoch_public, packet[:REPRESENTATIVE_SIZE], signed.fields)
-    try:
-        crypto_sign_open(signed.signature + message, client.raw)
-    except CryptoError:
-        return False
-    return True
+    with sodium.Secret(SIGNATURE_SIZE + _TRANSCRIPT_SIZE) as message:
+        at = 0
+        for part in (
+            signed.signature,
+            _TRANSCRIPT_CONTEXT,
+            epoch_public,
+            packet[:REPRESENTATIVE_SIZE],
+            signed.fields,
+        ):
+            message.data[at : at + len(part)] = part
+            at += len(part)
+        return at == len(message.data) and sodium.signed(message, client.raw)
 
 
 def plaintext_of(
@@ -216,11 +267,10 @@ def assemble(representative: bytes, schedule: Schedule, epoch_public: bytes, pla
 
 def ephemeral_schedule(ephemeral_secret: bytes, epoch_public: bytes, representative: bytes) -> Schedule:
     """A client's side of the key schedule. ValueError if `epoch_public` is a low-order point."""
-    try:
-        shared_secret = crypto_scalarmult(ephemeral_secret, epoch_public)
-    except CryptoError:
-        raise ValueError("the server's epoch key is a low-order point") from None
-    return _schedule(shared_secret, epoch_public, representative)
+    schedule = _agreed(ephemeral_secret, epoch_public, epoch_public, representative)
+    if schedule is None:
+        raise ValueError("the server's epoch key is a low-order point")
+    return schedule
 
 
 def seal(

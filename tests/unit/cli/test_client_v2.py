@@ -5,11 +5,12 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from openme.config.profile import load_client_config
-from support.command import Done, Place, Server, place
+from support.command import Done, Place, Server, place, until
 
 TARGET = "203.0.113.5"
 
@@ -83,13 +84,21 @@ def test_what_is_kept_beside_the_file_is_the_owners_alone(here: Place, alice: Pa
     assert "accepted" in server.log or "opened 22/tcp" in server.log
 
 
+def bob_in_epochs(here: Place) -> dict[str, Any]:
+    value: dict[str, Any] = next(c for c in here.ok("epochs", "--json").json()["clients"] if c["name"] == "bob")
+    return value
+
+
 def test_use_renews_the_keys_and_epochs_tells(here: Place) -> None:
     here.set("epoch_horizon", "2")
     file = here.client("bob")
     here.set("epoch_horizon", "53")
     with here.serving():
+        assert client(here, file, "knock", "--ip", TARGET).code == 0
+        assert bob_in_epochs(here)["renewed_until"] is None, "what was only offered is not counted"
         assert client(here, file, "knock", "--check", "--ip", TARGET).code == 0
-        bob = next(c for c in here.ok("epochs", "--json").json()["clients"] if c["name"] == "bob")
+        until(lambda: bob_in_epochs(here)["renewed_until"] is not None, "what was fetched is counted")
+        bob = bob_in_epochs(here)
         assert bob["renewed_until"] > bob["file_until"]
     (kept,) = file.with_name("bob.yaml.known").glob("*.keys.json")
     assert kept.stat().st_size > 53 * 32

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from openme.cli import main as cli_main
 from openme.config.profile import load_client_config
 from openme.config.server import load_server_config
+from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import FILE_NAME, new_ratchet, read_ratchet, write_ratchet
 from openme.keeper.store import DATABASE
 from openme.keys.ed25519 import ClientPrivateKey
-from openme.keys.ratchet import Ratchet, epoch_at
+from openme.keys.ratchet import MAX_STEPS, Ratchet, epoch_at
 from openme.server import control
 from support.command import Place, place
 
@@ -252,7 +254,7 @@ def test_what_receipts_brought_of_an_old_ratchet_is_not_told_of_the_new(here: Pl
         pass
     key = load_server_config(here.config).clients["alice"].public_key.raw
     with closing(sqlite3.connect(here.state / DATABASE)) as database:
-        database.execute("INSERT INTO renewed VALUES (?, ?)", (key, ratchet(here).index + 52))
+        database.execute("INSERT INTO delivered VALUES (?, ?)", (key, ratchet(here).index + 52))
         database.commit()
     assert here.ok("epochs", "--json").json()["clients"][0]["renewed_until"] is not None
     if how == "rotated":
@@ -372,3 +374,130 @@ def test_renew_for_a_version_1_client_has_no_epoch_keys(here: Place) -> None:
     assert "epoch_keys" in here.ok("renew", "phone").out
     here.client("alice")
     assert "may not speak version 1" in here.run("renew", "alice", "--v1").error
+
+
+# -- clocks, disks and ratchets that are not as expected: one line with the cure, at each start
+
+
+def lines_of_a_start(here: Place) -> str:
+    with here.serving() as server:
+        pass
+    return server.log
+
+
+def test_a_ratchet_made_under_a_clock_that_was_ahead_is_named_with_its_cure(here: Place) -> None:
+    here.client("alice")
+    write_ratchet(here.state, new_ratchet(604_800, time.time_ns() + 366 * 86400 * 10**9))
+    for words in (["add", "bob"], ["renew", "alice"]):
+        done = here.run(*words)
+        assert (done.code, done.out) == (1, "")
+        assert "begins" in done.error
+        assert "openme rotate ratchet" in done.err
+    told = here.ok("epochs").err
+    assert "no version 2 knock is accepted" in told
+    assert "openme rotate ratchet" in told
+    for _ in range(2):
+        log = lines_of_a_start(here)
+        assert "no version 2 knock is accepted" in log
+        assert "openme rotate ratchet" in log
+    here.ok("rotate", "ratchet")
+    assert "no version 2 knock" not in lines_of_a_start(here)
+    here.ok("renew", "alice")
+
+
+def test_more_epochs_than_can_be_skipped_are_named_with_their_cure(here: Place) -> None:
+    here.set("epoch_length", "2m")
+    here.client("alice")
+    write_ratchet(here.state, new_ratchet(120, time.time_ns() - (MAX_STEPS + 10) * 120 * 10**9))
+    assert "openme rotate ratchet" in here.ok("epochs").err
+    assert "no version 2 knock is accepted" in lines_of_a_start(here)
+    assert "openme rotate ratchet" in here.run("renew", "alice").err
+
+
+@pytest.mark.parametrize("epochs", [-1, 0, 1])
+def test_another_servers_ratchet_is_named_at_each_start_until_the_operator_has_chosen(here: Place, epochs: int) -> None:
+    here.client("alice")
+    lines_of_a_start(here)
+    other = new_ratchet(604_800, time.time_ns() + epochs * 604_800 * 10**9)
+    write_ratchet(here.state, other)
+    for _ in range(2):
+        log = lines_of_a_start(here)
+        assert "the ratchet is another one than before" in log
+        assert "openme rotate ratchet" in log
+    here.ok("rotate", "ratchet")
+    assert "another one" not in lines_of_a_start(here)
+
+
+def test_an_old_copy_of_the_ratchet_is_named_at_each_start_until_it_has_caught_up(here: Place) -> None:
+    here.client("alice")
+    now = ratchet(here)
+    lines_of_a_start(here)
+    old = Ratchet(now.length, now.index - 3, bytes(range(32)))
+    write_ratchet(here.state, old.later(now.index))
+    with closing(sqlite3.connect(here.state / DATABASE, isolation_level=None)) as database:
+        database.execute("UPDATE ratchet SET public = ?", (old.public_key(now.index),))
+    assert "old copy" not in lines_of_a_start(here)
+    write_ratchet(here.state, old)
+    for _ in range(2):
+        assert "the ratchet file is an old copy" in lines_of_a_start(here)
+    write_ratchet(here.state, old.later(now.index))
+    assert "old copy" not in lines_of_a_start(here)
+
+
+def test_a_lost_state_dir_is_an_error_where_the_config_knows_version_2_clients(here: Place) -> None:
+    here.client("alice")
+    lines_of_a_start(here)
+    for path in here.state.iterdir():
+        path.unlink()
+    log = lines_of_a_start(here)
+    assert "error: the ratchet file is gone: made a new one, and every version 2 client needs a new file" in log
+    assert "error: the replay memory may lack knocks" in log
+    assert "no file with the present epoch keys is known of for alice: openme renew NAME" in lines_of_a_start(here)
+    here.ok("renew", "alice")
+    assert "is known of for" not in lines_of_a_start(here)
+
+
+def test_what_init_and_add_have_made_is_no_loss(tmp_path: Path) -> None:
+    here = place(tmp_path)
+    here.init()
+    made = {path.name: stat.S_IMODE(path.stat().st_mode) for path in here.state.iterdir()}
+    assert made == {FILE_NAME: 0o600, DATABASE: 0o600, "state.mark": 0o600}
+    here.client("alice")
+    log = lines_of_a_start(here)
+    assert "error" not in log
+    assert "may lack" not in log
+
+
+def test_nothing_of_a_memory_stays_of_an_init_that_failed(tmp_path: Path) -> None:
+    here = place(tmp_path)
+    here.state.mkdir(0o700)
+    (here.state / ".ratchet.new").mkdir()  # in the ratchet's way
+    done = here.run("init", "--server", "127.0.0.1", "--firewall", "memory", "--state-dir", str(here.state))
+    assert done.code == 1
+    assert "the epoch keys cannot be written" in done.error
+    assert [path.name for path in here.state.iterdir()] == [".ratchet.new"]
+
+
+def test_a_clock_beyond_the_year_2262_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def beyond() -> float:
+        raise OverflowError("timestamp too large to convert to C _PyTime_t")
+
+    monkeypatch.setattr(time, "time", beyond)
+    with pytest.raises(OpenmeError, match="beyond the year 2262"):
+        cli_main._need_a_clock()
+
+
+def test_list_and_epochs_show_the_same_beside_a_server_as_without(here: Place) -> None:
+    here.client("alice")
+    with here.serving():
+        pass
+    key = load_server_config(here.config).clients["alice"].public_key.raw
+    with closing(sqlite3.connect(here.state / DATABASE, isolation_level=None)) as database:
+        database.execute("INSERT INTO delivered VALUES (?, ?)", (key, ratchet(here).index + 52))
+        database.execute(
+            "INSERT INTO seen VALUES (?, 'alice', 1700000000.0, ?)", (key, bytes(10) + b"\xff\xff\1\2\3\4")
+        )
+    without = [here.ok(*words).out for words in (["list"], ["epochs"])]
+    assert "2023-11-14T22:13:20Z from 1.2.3.4" in without[0]
+    with here.serving():
+        assert [here.ok(*words).out for words in (["list"], ["epochs"])] == without

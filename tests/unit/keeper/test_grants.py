@@ -101,6 +101,17 @@ def test_somebody_elses_single_use_door_is_not_opened_again_when_another_ends() 
     assert grants.remove([ends], 0.0) == Change()
 
 
+def test_each_grant_ends_at_its_own_time() -> None:
+    grants = Grants()
+    for name, deadline in (("carol", 30.0), ("alice", 10.0), ("bob", 20.0)):
+        grants.add(grant(name, deadline))
+    ended = [[g.client_name for g in grants.expire(now)] for now in (9.0, 10.0, 11.0, 20.0, 29.0, 31.0, 40.0)]
+    assert ended == [[], ["alice"], [], ["bob"], [], ["carol"], []]
+    grants.add(grant("alice", 50.0))
+    grants.take_back(grant("alice", 50.0), grant("alice", 45.0))
+    assert [g.deadline for g in grants.expire(45.0)] == [45.0]
+
+
 def test_what_is_open_for_an_address_is_told_port_by_port() -> None:
     grants, alice = Grants(), grant("alice", 100.0, SSH, PortList(parse_port_spec("8080-8090/udp")))
     grants.add(alice)
@@ -121,3 +132,14 @@ def test_one_door_for_the_longest_time_that_somebody_asks_for() -> None:
     assert grants.door((WEB, HOME), 10.0) == Door(WEB, HOME, 20.0)
     assert grants.door((WEB, HOME), 30.0) is None
     assert grants.door((WEB, ELSEWHERE), 10.0) is None
+
+
+def test_a_copy_ends_its_grants_as_the_original_does_and_can_take_its_place() -> None:
+    grants = Grants()
+    grants.add(grant("alice", 10.0))
+    tried = grants.copy()
+    tried.add(grant("bob", 5.0))
+    assert [g.client_name for g in grants] == ["alice"]
+    grants.become(tried)
+    assert [g.client_name for g in grants.expire(5.0)] == ["bob"]
+    assert [g.client_name for g in grants.copy().expire(10.0)] == ["alice"]

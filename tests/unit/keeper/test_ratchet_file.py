@@ -51,11 +51,17 @@ def test_what_is_written_is_read(path: Path) -> None:
 
 def test_it_lies_as_its_table_says(path: Path) -> None:
     raw = path.read_bytes()
-    assert len(raw) == FILE_SIZE == 72
+    assert len(raw) == FILE_SIZE == 4096, "a block: what is smaller may lie in an inode and so in a journal"
     assert raw[:16] == b"openme ratchet 1"
     assert raw[16:32] == WEEK.to_bytes(8, "big") + (2951).to_bytes(8, "big")
     assert raw[32:64] == KEY
-    assert raw[64:] == hashlib.sha256(raw[:64]).digest()[:8]
+    assert raw[64:72] == hashlib.sha256(raw[:64]).digest()[:8]
+    assert raw[72:] == bytes(4024)
+
+
+def test_the_file_of_72_bytes_that_earlier_versions_wrote_is_read(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:72])
+    assert facts(read_ratchet(path.parent)) == (WEEK, 2951, KEY)
 
 
 def test_it_is_the_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
@@ -84,7 +90,7 @@ def test_a_new_ratchet_begins_with_the_epoch_it_is_made_in_and_is_random() -> No
 
 def test_every_flipped_bit_is_damage(path: Path) -> None:
     raw = path.read_bytes()
-    for bit in range(8 * len(raw)):
+    for bit in (*range(8 * 80), *range(640, 8 * len(raw), 997), 8 * len(raw) - 1):
         path.write_bytes(bytes([*raw[: bit // 8], raw[bit // 8] ^ 1 << bit % 8, *raw[bit // 8 + 1 :]]))
         with pytest.raises(DamagedRatchetError):
             read_ratchet(path.parent)
@@ -92,7 +98,7 @@ def test_every_flipped_bit_is_damage(path: Path) -> None:
 
 def test_every_part_of_a_file_is_damage(path: Path) -> None:
     raw = path.read_bytes()
-    for size in range(FILE_SIZE):
+    for size in (*range(72), *range(73, FILE_SIZE, 61), FILE_SIZE - 1):
         path.write_bytes(raw[:size])
         with pytest.raises(DamagedRatchetError, match="not a ratchet file"):
             read_ratchet(path.parent)
@@ -231,7 +237,7 @@ def _failing_rename(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Path, "rename", refuse)
 
 
-@pytest.mark.parametrize("fault", [_short_write, _failing("write"), _failing("fsync"), _failing_rename])
+@pytest.mark.parametrize("fault", [_short_write, _failing("write"), _failing("link"), _failing_rename])
 def test_a_disk_that_refuses_leaves_the_old_file_and_nothing_else(
     path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
@@ -250,7 +256,8 @@ class Crash(BaseException):
 
 def test_a_crash_at_any_step_leaves_a_whole_ratchet(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped before each call that touches the disk, in turn, until one run ends by itself."""
-    calls = [(os, "open"), (os, "write"), (os, "fsync"), (os, "pwrite"), (Path, "rename"), (Path, "unlink")]
+    calls = [(os, "open"), (os, "write"), (os, "fsync"), (os, "pwrite"), (os, "link"), (Path, "rename")]
+    calls += [(Path, "unlink")]
     seen: set[int] = set()
     for step in range(40):
         write_ratchet(path.parent, ratchet())
@@ -290,16 +297,22 @@ def test_the_new_file_is_on_the_disk_before_the_old_one_is_overwritten(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    for owner, name in ((os, "write"), (os, "fsync"), (os, "pwrite"), (Path, "rename")):
+    for owner, name in ((os, "write"), (os, "fsync"), (os, "pwrite"), (os, "link"), (Path, "rename"), (Path, "unlink")):
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, _noting(real, name, order))
     write_ratchet(path.parent, ratchet(2952))
-    assert order == ["write", "fsync", "rename", "fsync", "pwrite", "fsync"]
+    assert order == [
+        *("write", "fsync"),
+        *("link", "fsync"),  # from here on the old content has a name until it is overwritten
+        *("rename", "fsync"),
+        *("pwrite", "fsync"),
+        *("unlink", "fsync"),
+    ]
 
 
 def _noting(real: Callable[..., object], name: str, order: list[str]) -> Callable[..., object]:
-    def act(*arguments: object) -> object:
+    def act(*arguments: object, **named: object) -> object:
         order.append(name)
-        return real(*arguments)
+        return real(*arguments, **named)
 
     return act

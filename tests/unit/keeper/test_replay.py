@@ -4,7 +4,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from openme.keeper.replay import MAX_NONCES, Remembered, ReplayMemory, ReplayRefusal
+from openme.keeper.replay import MAX_NONCES, MAX_RUNS, Remembered, ReplayMemory, ReplayRefusal, Reset
 from openme.wire.knock import Knock
 from support.knocks import ELSEWHERE, HOME, nonce
 
@@ -155,12 +155,13 @@ def test_what_is_returned_is_what_must_be_stored() -> None:
     memory = ReplayMemory(W * S)
     knock(memory, T, "a")
     outcome = memory.accept(KEY, Knock((T + 500) * S, nonce("b"), None), ELSEWHERE)
-    assert outcome == Remembered(KEY, (T + 500) * S, nonce("b"), ELSEWHERE, (T + 500 - 2 * W) * S)
+    runs = ((T * S, T * S), ((T + 500) * S, (T + 500) * S))
+    assert outcome == Remembered(KEY, (T + 500) * S, nonce("b"), ELSEWHERE, (T + 500 - 2 * W) * S, runs)
 
 
 def test_loading_what_was_stored_refuses_the_same() -> None:
     memory = ReplayMemory(W * S)
-    memory.load([(KEY, (T + 100) * S, T * S)], [(KEY, (T + 100) * S, nonce("a"), HOME)])
+    memory.load([(KEY, (T + 100) * S, T * S, (), ())], [(KEY, (T + 100) * S, nonce("a"), HOME)])
     assert knock(memory, T + 100, "a") == "replay"
     assert knock(memory, T - 1, "b") == "stale"
     assert knock(memory, T, "b") == "accepted"
@@ -179,3 +180,82 @@ def test_extreme_timestamps_are_numbers_like_others() -> None:
         outcome = memory.accept(KEY, Knock(timestamp, nonce(number), None), HOME)
         assert isinstance(outcome, Remembered)
     assert knock(memory, T, "a") == "stale"
+
+
+# -- reset
+
+
+def test_reset_shuts_the_runs_in_which_the_time_ahead_lies_and_nothing_else() -> None:
+    memory = ReplayMemory(W * S)
+    for seconds in (0, 1000, 1000 + W, 1000 + 2 * W, 5000):
+        assert knock(memory, T + seconds, seconds) == "accepted"
+    shut = (((T + 1000) * S, (T + 1000 + 2 * W) * S), ((T + 5000) * S, (T + 5000) * S))
+    assert memory.reset(KEY, T * S + 1) == Reset(KEY, T * S + 1, ((T * S, T * S),), shut)
+    assert knock(memory, T, 0) == "stale"
+    for seconds, expected in (
+        (10, "accepted"),
+        (999, "accepted"),
+        (1000, "stale"),
+        (1119, "stale"),
+        (1121, "accepted"),
+    ):
+        assert knock(memory, T + seconds, f"new {seconds}") == expected
+    assert knock(memory, T + 5000, "same moment") == "stale"
+    assert knock(memory, T + 5001, "later") == "accepted"
+
+
+def test_a_second_reset_forgets_nothing_of_the_first() -> None:
+    memory = ReplayMemory(W * S)
+    for ahead in (10**6, 10**5):
+        assert knock(memory, T + ahead, ahead) == "accepted"
+        assert memory.reset(KEY, T * S) is not None
+    for ahead in (10**5, 10**6):
+        assert knock(memory, T + ahead, ahead) == "stale"
+
+
+def test_only_a_time_that_is_ahead_is_reset() -> None:
+    memory = ReplayMemory(W * S)
+    knock(memory, T, "a")
+    assert memory.reset(KEY, T * S) is None
+    assert memory.reset(OTHER, 0) is None
+    assert knock(memory, T, "a") == "replay"
+
+
+def test_many_runs_become_fewer_and_leave_no_accepted_time_out() -> None:
+    memory = ReplayMemory(W * S)
+    times = [T + 10_000 * n + n * n * 1000 for n in range(1, 30)]
+    for seconds in times:
+        assert knock(memory, seconds, seconds) == "accepted"
+    done = memory.reset(KEY, T * S)
+    assert done is not None
+    assert len(done.shut) <= MAX_RUNS
+    assert all(any(first <= seconds * S <= last for first, last in done.shut) for seconds in times)
+    assert knock(memory, T + 1, "honest") == "accepted", "the furthest gaps stay open"
+
+
+def test_reset_all_lowers_a_floor_to_what_may_have_been_dated_ahead_and_never_raises_it() -> None:
+    memory = ReplayMemory(W * S, floor_ns=(T + 10**6) * S)
+    assert memory.reset_all(T * S) == []
+    assert memory.floor_ns == (T + W) * S
+    memory.reset_all((T + 10**5) * S)
+    assert memory.floor_ns == (T + W) * S
+
+
+def test_a_mark_from_before_there_were_runs_is_one_run() -> None:
+    memory = ReplayMemory(W * S)
+    memory.load([(KEY, (T + 100) * S, T * S, (), ())], [])
+    done = memory.reset(KEY, (T - 5) * S)
+    assert done == Reset(KEY, (T - 5) * S, (), ((T * S, (T + 100) * S),))
+
+
+def test_resets_under_clocks_that_fall_and_windows_that_shrink_let_nothing_in_twice() -> None:
+    memory = ReplayMemory(W * S)
+    assert knock(memory, T + 4, "first") == "accepted"
+    memory.reset(KEY, T * S)
+    assert knock(memory, T + 59, "second") == "accepted"
+    memory.set_window(5 * S)
+    assert knock(memory, T + 60, "third") == "accepted"  # what was shut lies behind the low time now
+    for now in (T + 30, T, T - 100):
+        memory.reset(KEY, now * S)
+        for seconds, label in ((4, "first"), (59, "second"), (60, "third")):
+            assert knock(memory, T + seconds, label) == "stale", (now, label)

@@ -8,15 +8,27 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from openme.keeper import store as keeper_store
 from openme.keeper import store as store_module
+from openme.keeper.mark import MARK
 from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal
-from openme.keeper.store import COMPLETE, DATABASE, Accepted, Holder, Seen, Store, StoreError, read_seen
+from openme.keeper.store import (
+    COMPLETE,
+    DATABASE,
+    Accepted,
+    Holder,
+    Seen,
+    Store,
+    StoreError,
+    has_lived,
+    make_memory,
+    read_seen,
+)
 from openme.ports import parse_port_spec
 from openme.wire.knock import IPAddress, Knock
 from support.knocks import ELSEWHERE, HOME, NS, START, nonce
@@ -48,6 +60,9 @@ def refusal(memory: ReplayMemory, label: object, at: int = START) -> str:
 
 
 def opened(directory: Path, now: int = START) -> tuple[Store, ReplayMemory]:
+    """The first one is a new server's; whatever is there already is left as it is."""
+    if not has_lived(directory):
+        make_memory(directory)
     store = made_store(directory)
     return store, store.load(W, now)
 
@@ -73,7 +88,7 @@ def test_what_is_committed_is_there_although_nothing_was_closed(tmp_path: Path) 
     accept(memory, store, "a")
     copy = tmp_path / "copy"
     copy.mkdir()
-    for name in (DATABASE, f"{DATABASE}-wal", COMPLETE):
+    for name in (DATABASE, f"{DATABASE}-wal", MARK):
         shutil.copy(tmp_path / name, copy / name)
     store.close()
     assert refusal(reopened(copy), "a") == "replay"
@@ -87,14 +102,56 @@ def test_every_commit_is_synced(tmp_path: Path) -> None:
     store.close()
 
 
+def test_the_mark_is_on_the_disk_after_the_database_and_before_a_commit_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, memory = opened(tmp_path)
+    real = os.fdatasync
+    seen: list[Path] = []
+
+    def noting(descriptor: int) -> None:
+        copy = tmp_path / f"copy-{len(seen)}"
+        copy.mkdir()
+        for name in (DATABASE, f"{DATABASE}-wal", MARK):
+            shutil.copy(tmp_path / name, copy / name)
+        real(descriptor)
+        seen.append(copy)
+
+    monkeypatch.setattr(os, "fdatasync", noting)
+    accept(memory, store, "a")
+    assert len(seen) == 1
+    monkeypatch.undo()
+    store.close()
+    # What the database held when the mark was synced.
+    (seen[0] / MARK).unlink()
+    with closing(sqlite3.connect(seen[0] / DATABASE)) as database:
+        assert database.execute("SELECT count FROM chain").fetchone() == (1,)
+
+
+def test_after_a_loss_the_files_have_another_id(tmp_path: Path) -> None:
+    """No older copy of one of them fits to what comes."""
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    before = store._store_id
+    store.close()
+    (tmp_path / DATABASE).write_bytes(b"")
+    opened(tmp_path)[0].close()
+    again = made_store(tmp_path)
+    assert again.loss is None
+    assert again._store_id != before
+    again.close()
+
+
 def test_who_was_in_and_who_was_seen_come_back(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
     accept(memory, store, "a")
     store.close()
     store = made_store(tmp_path)
     assert store.holders() == [Holder(KEY, ELSEWHERE, "alice", PORTS, START / NS, START / NS + 30)]
-    assert store.seen() == read_seen(tmp_path) == {KEY: Seen("alice", START / NS, HOME)}
+    assert store.seen() == {KEY: Seen("alice", START / NS, HOME)}
+    assert read_seen(tmp_path) == {}, "a running server keeps the database to itself"
     store.close()
+    assert read_seen(tmp_path) == {KEY: Seen("alice", START / NS, HOME)}
 
 
 def given(store: Store, address: IPAddress, ends: float, key: bytes = KEY) -> None:
@@ -175,36 +232,61 @@ def test_a_window_that_grows_over_a_restart_reopens_nothing(tmp_path: Path) -> N
 def test_a_first_start_knows_everything(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
     assert store.was_complete
-    assert (tmp_path / COMPLETE).exists()
+    assert (tmp_path / MARK).exists()
     assert refusal(memory, "a", START - 50 * NS) == "accepted"
     store.close()
 
 
-def test_a_start_without_the_mark_trusts_only_what_is_signed_after_it(tmp_path: Path) -> None:
+def test_a_start_without_the_mark_trusts_only_what_cannot_have_been_accepted(tmp_path: Path) -> None:
     opened(tmp_path)[0].close()
-    (tmp_path / COMPLETE).unlink()
+    forget_run()
+    (tmp_path / MARK).unlink()
     store, memory = opened(tmp_path, START)
-    assert not store.was_complete
-    assert refusal(memory, "a", START - 1) == "stale"
-    assert refusal(memory, "a", START) == "accepted"
+    assert store.loss == "state.mark is gone"
+    assert refusal(memory, "a", START + W - 1) == "stale"
+    assert refusal(memory, "a", START + W) == "accepted"
     store.close()
-    assert refusal(reopened(tmp_path, START + NS), "b", START - 1) == "stale", "the floor outlives the next start"
+    store, memory = opened(tmp_path, START + NS)
+    assert store.loss is None
+    assert refusal(memory, "b", START + W - 1) == "stale", "the floor outlives the next start"
+    store.close()
 
 
-def test_a_lost_database_is_no_first_start(tmp_path: Path) -> None:
-    opened(tmp_path)[0].close()
+def test_a_lost_database_is_no_first_start_and_costs_what_was_signed_before_the_newest_knock(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a", START + 5)
+    store.close()
     (tmp_path / DATABASE).unlink()
     store, memory = opened(tmp_path, START)
-    assert not store.was_complete
-    assert refusal(memory, "a", START - 1) == "stale"
+    assert store.loss == "state.db is gone or empty"
+    assert [refusal(memory, "a", START + 5), refusal(memory, "b", START + 6)] == ["stale", "accepted"]
     store.close()
 
 
-def test_a_start_that_ends_before_loading_leaves_no_mark_behind(tmp_path: Path) -> None:
-    opened(tmp_path)[0].close()
+def test_a_start_that_ends_before_loading_has_not_made_good_what_was_lost(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store.close()
     (tmp_path / DATABASE).unlink()
     made_store(tmp_path).close()
     assert not made_store(tmp_path).was_complete
+
+
+def test_where_nothing_is_left_a_server_has_lost_its_memory_unless_one_was_made(tmp_path: Path) -> None:
+    assert not has_lived(tmp_path)
+    assert made_store(tmp_path).loss == "state.db and state.mark are gone"
+
+
+def refused(reason: str, code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(reason)
+    error.sqlite_errorcode = code
+    return error
+
+
+def forget_run() -> None:
+    """The machine is started anew."""
+    for path in RUN.iterdir():
+        path.unlink()
 
 
 @pytest.mark.parametrize("damage", ["garbage", "page", "empty head"])
@@ -235,12 +317,45 @@ def test_a_damaged_database_is_set_aside_and_nothing_old_opens(tmp_path: Path, d
     assert refusal(reopened(tmp_path, START + 2 * NS), 0, START) == "stale"
 
 
+def test_a_bit_that_makes_the_database_one_for_reading_only_is_damage(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store.close()
+    raw = bytearray((tmp_path / DATABASE).read_bytes())
+    raw[18] = 3  # sqlite.org/fileformat2.html: the file format write version
+    (tmp_path / DATABASE).write_bytes(raw)
+    store, memory = opened(tmp_path)
+    assert store.damage
+    assert refusal(memory, "a") == "stale"
+    accept(memory, store, "b", START + 1)
+    assert store.failing is None
+    store.close()
+
+
+def test_a_name_in_the_schema_that_is_no_text_any_more_is_damage(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store.close()
+    raw = (tmp_path / DATABASE).read_bytes()
+    for number, place in enumerate(range(raw.index(b"CREATE TABLE nonce") - 20, raw.index(b"CREATE TABLE nonce") + 60)):
+        home = tmp_path / str(number)
+        home.mkdir()
+        (home / DATABASE).write_bytes(raw[:place] + bytes([raw[place] ^ 0x80]) + raw[place + 1 :])
+        (home / MARK).write_bytes((tmp_path / MARK).read_bytes())
+        read_seen(home)
+        again = made_store(home)
+        assert refusal(again.load(W, START), "a") in {"stale", "replay"}
+        again.close()
+
+
 def test_damage_noticed_and_then_a_crash_is_still_damage(tmp_path: Path) -> None:
-    opened(tmp_path)[0].close()
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store.close()
     (tmp_path / DATABASE).write_bytes(b"garbage" * 999)
     made_store(tmp_path)._connection.close()  # ended before load
     store, memory = opened(tmp_path, START)
-    assert refusal(memory, "a", START - 1) == "stale"
+    assert refusal(memory, "a") == "stale"
     store.close()
 
 
@@ -248,6 +363,7 @@ def test_a_database_of_a_newer_openme_is_left_alone(tmp_path: Path) -> None:
     store, _ = opened(tmp_path)
     store._connection.execute("PRAGMA user_version=99")
     store.close()
+    (tmp_path / MARK).write_bytes(b"openme mark 2")
     with pytest.raises(StoreError, match="newer openme"):
         made_store(tmp_path)
     assert list(tmp_path.glob("*.damaged-*")) == []
@@ -267,15 +383,15 @@ def test_without_a_directory_the_memory_decides_and_says_so(tmp_path: Path) -> N
 def test_a_disk_that_cannot_be_read_now_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(tmp_path)[0].close()
 
-    def fails(*_: object) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
+    def fails(*_: object, **__: object) -> None:
+        raise refused("disk I/O error", sqlite3.SQLITE_IOERR)
 
     monkeypatch.setattr(store_module, "_check", fails)
     store = made_store(tmp_path)
     assert store.failing is not None
     assert "disk I/O error" in store.failing
     assert list(tmp_path.glob("*.damaged-*")) == []
-    assert not (tmp_path / COMPLETE).exists()
+    assert store.loss is not None
 
 
 def test_only_the_owner_may_read_what_is_stored(tmp_path: Path) -> None:
@@ -287,7 +403,9 @@ def test_only_the_owner_may_read_what_is_stored(tmp_path: Path) -> None:
         store.close()
     finally:
         os.umask(before)
-    assert set(modes) >= {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", COMPLETE}
+    assert set(modes) == {DATABASE, f"{DATABASE}-wal", MARK}, (
+        "and no shared memory, which a full disk turns into SIGBUS"
+    )
     assert set(modes.values()) == {0o600}
 
 
@@ -313,13 +431,12 @@ def test_a_full_disk_locks_nobody_out_and_the_next_start_is_strict(tmp_path: Pat
     store._connection = full  # type: ignore[assignment]  # the three methods that are used
     accept(memory, store, "a")
     assert store.failing == "database or disk is full"
-    assert not (tmp_path / COMPLETE).exists()
     assert refusal(memory, "a") == "replay"
     assert refusal(memory, "b") == "accepted"
     full._real.close()  # killed
     later = reopened(tmp_path, START + NS)
     assert refusal(later, "a") == "stale"
-    assert refusal(later, "c", START + NS) == "accepted"
+    assert refusal(later, "c", START + 1) == "accepted", "the mark knows the newest time"
 
 
 def test_what_a_full_disk_refused_is_written_when_it_has_room_again(tmp_path: Path) -> None:
@@ -331,7 +448,7 @@ def test_what_a_full_disk_refused_is_written_when_it_has_room_again(tmp_path: Pa
     full.full = False
     accept(memory, store, "c")
     assert store.failing is None
-    assert (tmp_path / COMPLETE).exists()
+    assert (tmp_path / MARK).exists()
     store.close()
     later = reopened(tmp_path)
     assert [refusal(later, label) for label in "abc"] == ["replay"] * 3
@@ -344,8 +461,8 @@ def test_a_mark_that_cannot_be_made_only_makes_the_next_start_stricter(
     def fails(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(keeper_store, "sync_directory", fails)
     store, memory = opened(tmp_path)
+    monkeypatch.setattr(os, "fdatasync", fails)
     accept(memory, store, "a")
     store.close()
     monkeypatch.undo()
@@ -383,7 +500,6 @@ def test_a_really_full_disk_opens_nothing_twice(small_disk: Path) -> None:
         accept(memory, store, number, START + number)
         number += 1
         assert number < 1000
-    assert not (small_disk / COMPLETE).exists()
     assert [refusal(memory, n, START + n) for n in range(number)] == ["replay"] * number
     store._connection.close()
     (small_disk / "filler").unlink()
@@ -393,36 +509,43 @@ def test_a_really_full_disk_opens_nothing_twice(small_disk: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_start_on_a_full_disk_says_so_and_sets_nothing_aside(small_disk: Path) -> None:
+def test_a_start_on_a_full_disk_knows_everything_and_sets_nothing_aside(small_disk: Path) -> None:
     store, memory = opened(small_disk)
     accept(memory, store, "a")
     store.close()
     fill(small_disk)
-    strict = made_store(small_disk)
-    assert strict.failing is not None
-    assert refusal(strict.load(W, START + NS), "a") == "stale"
-    strict.close()
+    store, memory = opened(small_disk, START + NS)
+    assert store.loss is None
+    assert refusal(memory, "a") == "replay"
+    while store.failing is None:
+        accept(memory, store, os.urandom(9), START + NS)
+    ahead = accept(memory, store, "ahead", START + W).remembered
+    store._connection.close()
     assert list(small_disk.glob("*.damaged-*")) == []
     (small_disk / "filler").unlink()
-    # What was accepted from memory alone is nowhere, so the next start trusts nothing from before it.
-    assert refusal(reopened(small_disk, START + 2 * NS), "a") == "stale"
+    # What was accepted from memory alone is nowhere, so the next start trusts nothing from before the newest.
+    forget_run()
+    later = reopened(small_disk, START + 2 * NS)
+    assert refusal(later, "ahead", ahead.timestamp_ns) == "stale"
+    assert refusal(later, "new", ahead.timestamp_ns + 1) == "accepted"
 
 
 def test_a_floor_that_cannot_be_written_holds_all_the_same(tmp_path: Path) -> None:
-    opened(tmp_path)[0].close()
-    (tmp_path / COMPLETE).unlink()
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store.close()
+    (tmp_path / MARK).unlink()
     store = made_store(tmp_path)
     full = FailingConnection(store._connection)
     store._connection = full  # type: ignore[assignment]  # the three methods that are used
     memory = store.load(W, START)
-    assert refusal(memory, "a", START - 1) == "stale"
-    assert not (tmp_path / COMPLETE).exists()
+    assert refusal(memory, "a") == "stale"
     full.full = False
-    accept(memory, store, "b")
-    assert (tmp_path / COMPLETE).exists()
+    accept(memory, store, "b", START + 1)
+    assert store.failing is None
     store.close()
     later = reopened(tmp_path, START + NS)
-    assert [refusal(later, "a", START - 1), refusal(later, "b")] == ["stale", "replay"]
+    assert [refusal(later, "a"), refusal(later, "b", START + 1)] == ["stale", "replay"]
 
 
 def test_a_knock_dated_ahead_opens_nothing_twice_though_the_memory_is_lost(tmp_path: Path) -> None:
@@ -436,62 +559,180 @@ def test_a_knock_dated_ahead_opens_nothing_twice_though_the_memory_is_lost(tmp_p
     assert refusal(later, "new", START + W + 1) == "accepted"
 
 
-def test_a_database_that_has_vanished_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [[], [DATABASE, MARK]])
+def test_what_was_put_back_from_a_copy_is_noticed_until_the_machine_is_started_anew(
+    tmp_path: Path, left: list[str]
+) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "before")
+    store.close()
+    copies = {name: (tmp_path / name).read_bytes() for name in left}
     store, memory = opened(tmp_path)
     accept(memory, store, "a")
     store.close()
     for path in tmp_path.iterdir():
         path.unlink()
+    for name, content in copies.items():
+        (tmp_path / name).write_bytes(content)
     again = made_store(tmp_path)
-    assert not again.was_complete
+    assert again.loss
     later = again.load(W, START + NS)
+    again.close()
     assert refusal(later, "a") == "stale"
-    assert refusal(later, "b", START + NS) == "accepted"
+    assert refusal(later, "b", START + 1) == "accepted"
 
 
 def test_without_anything_left_a_start_refuses_whatever_may_have_been_dated_ahead(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
     accept(memory, store, "ahead", START + W)
     store.close()
-    (tmp_path / COMPLETE).unlink()
-    for path in RUN.iterdir():  # the machine was started anew
+    for path in tmp_path.iterdir():
         path.unlink()
+    forget_run()
+    (tmp_path / "ratchet").touch()  # which shows that a server has lived here
     later = reopened(tmp_path, START + NS)
     assert refusal(later, "new", START + NS + W - 1) == "stale"
     assert refusal(later, "new", START + NS + W) == "accepted"
 
 
-def test_a_floor_under_a_wrong_clock_gives_way_when_the_clock_is_right_again(tmp_path: Path) -> None:
+def test_the_mark_alone_knows_the_newest_time_after_a_reboot_under_a_clock_set_back(tmp_path: Path) -> None:
     year = 365 * 86400 * NS
     store, memory = opened(tmp_path)
-    accept(memory, store, "a")
-    store.close()
-    (tmp_path / COMPLETE).unlink()
-    store, memory = opened(tmp_path, START + year)
-    assert memory.settle_floor(START + year) is None
+    accept(memory, store, "a", START + year)
+    store._connection.close()
+    (tmp_path / DATABASE).write_bytes(b"")
+    forget_run()
+    for window, now in ((W, START), (10 * W, START), (1, START - year)):
+        store = made_store(tmp_path)
+        memory = store.load(window, now)
+        store.close()
+        assert refusal(memory, "a", START + year) == "stale", "neither a clock nor a window lowers the floor"
+        assert refusal(memory, "b", START + year + 1) == "accepted"
+
+
+def test_full_disk_reboot_and_two_restarts_open_nothing_that_was_dated_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(tmp_path)[0].close()
+    forget_run()
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise refused(f"{path}: database or disk is full", sqlite3.SQLITE_FULL)
+
+    monkeypatch.setattr(store_module, "_connect", full)
+    for restart in range(3):
+        store = made_store(tmp_path)
+        assert store.failing
+        memory = store.load(W, START + restart * NS)
+        if restart == 0:
+            accept(memory, store, "ahead", START + 57 * NS)
+        assert refusal(memory, "ahead", START + 57 * NS) != "accepted"
+
+
+def test_a_database_of_the_time_before_the_mark_is_taken_over(tmp_path: Path) -> None:
+    """As version 1 of its format left it, a commit in its log."""
+    for complete in (True, False):
+        home = tmp_path / str(complete)
+        home.mkdir()
+        with closing(sqlite3.connect(home / DATABASE, isolation_level=None)) as old:
+            old.executescript(f"{store_module._SCHEMA} PRAGMA user_version=1;")
+            old.execute("INSERT INTO mark VALUES (?, ?, ?)", (KEY, START, START - 2 * W))
+            source = bytes(10) + b"\xff\xff" + HOME.packed
+            old.execute("INSERT INTO nonce VALUES (?, ?, ?, ?)", (KEY, nonce("a"), START, source))
+        if complete:
+            (home / COMPLETE).touch()
+        store = Store(home)
+        assert (store.loss is None) == complete
+        memory = store.load(W, START)
+        assert refusal(memory, "a") in ({"replay"} if complete else {"stale"})
+        store.close()
+        assert not (home / COMPLETE).exists()
+        again = Store(home)
+        assert again.loss is None
+        again.close()
+
+
+def test_a_floor_under_a_wrong_clock_gives_way_to_the_operators_word_alone(tmp_path: Path) -> None:
+    year = 365 * 86400 * NS
+    opened(tmp_path)[0].close()
+    forget_run()
+    for name in (DATABASE, MARK):
+        (tmp_path / name).unlink()
+    (tmp_path / "ratchet").touch()
+    reopened(tmp_path, START + year)
+    store, memory = opened(tmp_path, START)
     assert refusal(memory, "b", START + NS) == "stale"
-    floor = memory.settle_floor(START + NS)
-    assert floor == START + NS
-    store.set_floor(floor)
+    store.reset(memory.reset_all(START), memory.floor_ns)
     store.close()
-    later = reopened(tmp_path, START + 2 * NS)
-    assert refusal(later, "a") in {"stale", "replay"}
-    assert refusal(later, "b", START + NS) == "accepted"
+    for each in (memory, reopened(tmp_path, START)):
+        assert each.floor_ns == START + W
+        assert refusal(each, "b", START + W - 1) == "stale"
+        assert refusal(each, "b", START + W) == "accepted"
 
 
 def test_a_client_whose_clock_was_years_ahead_is_reset_and_nothing_opens_twice(tmp_path: Path) -> None:
-    year = 365 * 86400 * NS
+    year, hour = 365 * 86400 * NS, 3600 * NS
     store, memory = opened(tmp_path)
     accept(memory, store, "before")
-    accept(memory, store, "ahead", START + year)
+    ahead = [START + year, START + year + hour, START + year + 3 * hour]
+    for at in ahead:
+        accept(memory, store, at, at)
     now = START + 10 * NS
     assert refusal(memory, "honest", now) == "stale"
-    assert memory.reset(KEY, now)
-    store.reset(KEY, now)
+    done = memory.reset(KEY, now)
+    assert done is not None
+    store.reset([done], None)
+    accept(memory, store, "in between", now + 1)
     store.close()
     for each in (memory, reopened(tmp_path, now)):
         assert refusal(each, "before") == "stale"
         assert refusal(each, "just before", now - 1) == "stale"
-        assert refusal(each, "ahead", START + year) == "replay"
-        assert refusal(each, "honest", now) == "accepted"
-        assert not each.reset(KEY, now)
+        assert [refusal(each, at, at) for at in ahead] == ["stale"] * 3
+        assert refusal(each, "honest", now + 2) == "accepted"
+        assert refusal(each, "when that time comes", START + year + 2 * hour) == "accepted"
+        assert [refusal(each, at, at) for at in ahead] == ["stale"] * 3
+
+
+@pytest.mark.parametrize("table", ["mark", "nonce", "meta", "chain"])
+def test_a_row_that_is_changed_gone_or_new_is_damage(tmp_path: Path, table: str) -> None:
+    changes = {
+        "mark": ["UPDATE mark SET high_ns = high_ns - 1", "UPDATE mark SET low_ns = 'x'", "DELETE FROM mark"],
+        "nonce": ["DELETE FROM nonce WHERE rowid_like = 1", "UPDATE nonce SET nonce = x'00'", "DELETE FROM nonce"],
+        "meta": ["INSERT OR REPLACE INTO meta VALUES ('floor_ns', 5)", "INSERT INTO meta VALUES ('x', 5)"],
+        "chain": ["DELETE FROM chain", "UPDATE chain SET digest = x'00'", "UPDATE chain SET count = 'x'"],
+    }
+    for number, change in enumerate(changes[table]):
+        home = tmp_path / str(number)
+        home.mkdir()
+        store, memory = opened(home)
+        accept(memory, store, "a")
+        store.close()
+        with closing(sqlite3.connect(home / DATABASE, isolation_level=None)) as other:
+            other.execute(change.replace("rowid_like = 1", "timestamp_ns > 0"))
+        again, memory = opened(home)
+        assert again.loss, change
+        assert again.damage, change
+        assert refusal(memory, "a") == "stale"
+        again.close()
+
+
+def test_what_is_not_the_replay_memorys_may_be_damaged_and_costs_one_row(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store._connection.execute("UPDATE seen SET source = x'00', name = CAST(x'ff' AS TEXT)")
+    store._connection.execute("UPDATE holder SET ports = '22/nothing', address = x'01'")
+    store.close()
+    store, _ = opened(tmp_path)
+    assert store.loss is None
+    assert (store.seen(), store.holders()) == ({}, [])
+    store.close()
+
+
+def test_a_clock_beyond_what_64_bits_hold_stops_nothing(tmp_path: Path) -> None:
+    opened(tmp_path)[0].close()
+    forget_run()
+    (tmp_path / MARK).unlink()
+    store = made_store(tmp_path)
+    assert store.load(W, 2**63 + 10**18).floor_ns == 2**63 - 1
+    assert store.failing is None
+    store.close()

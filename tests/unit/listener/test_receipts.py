@@ -1,5 +1,7 @@
 """Receipts: made once, the same for every asker, there as long as the opening, and never too many."""
 
+from dataclasses import replace
+
 import pytest
 
 from openme.listener import receipts
@@ -20,7 +22,8 @@ def keys(number: int = 1) -> ReceiptKeys:
 
 
 def obey(made: Receipts, orders: list[Order], now: float = 0.0) -> list[bytes | None]:
-    return [made.obey(order, now) for order in orders]
+    # The text of an order is overwritten once it is used: each gets one of its own, as from the channel.
+    return [made.obey(replace(order, text=bytes(bytearray(order.text))), now) for order in orders]
 
 
 def with_one(number: int = 1, ends: float = 30.0) -> Receipts:
@@ -193,3 +196,39 @@ def test_ended_receipts_make_room_first() -> None:
     made.expect(tag(2), keys(2), 11.0)
     obey(made, accepted(tag(2), 40 * 10**9, TEXT), 11.0)
     assert list(made._made) == [keys(2).id]
+
+
+# -- what is wiped
+
+
+def test_what_opens_a_receipt_and_what_it_says_are_wiped_when_it_is_made() -> None:
+    made, one = Receipts(), keys()
+    made.expect(tag(), one, 0.0)
+    texts = [bytes(bytearray(b"said %d" % number)) for number in (1, 2)]
+    made.obey(Order(OrderKind.RECEIPT_PART, key=tag(), text=texts[0]), 0.1)
+    assert made.obey(Order(OrderKind.ACCEPTED, 30 * 10**9, tag(), texts[1]), 0.1) == one.id
+    assert made.answer(one.id, 0.2) == seal_receipt(b"said 1said 2", keys())
+    assert (one.key, one.nonce) == (bytes(32), bytes(12))
+    assert texts == [bytes(6)] * 2
+
+
+@pytest.mark.parametrize("end", ["refused", "no verdict", "without text", "too many", "a copy", "the opening ended"])
+def test_what_opens_a_receipt_that_is_never_made_is_wiped(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, one = Receipts(), keys()
+    if end == "a copy":
+        made.expect(tag(), keys(), 0.0)
+    made.expect(tag(), one, 0.0)
+    if end == "refused":
+        made.obey(Order(OrderKind.REFUSED, key=tag()), 0.1)
+    elif end == "no verdict":
+        made.forget_overdue(PENDING_SECONDS - 0.1)
+        assert one.key != bytes(32)
+        made.forget_overdue(PENDING_SECONDS)
+    elif end == "without text":
+        made.obey(Order(OrderKind.ACCEPTED, 30 * 10**9, tag()), 0.1)
+    elif end == "too many":
+        monkeypatch.setattr(receipts, "MAX_PENDING", 1)
+        made.expect(tag(2), keys(2), 0.1)
+    elif end == "the opening ended":
+        made.obey(Order(OrderKind.FORGET_RECEIPT, key=tag()), 0.1)
+    assert (one.key, one.nonce) == (bytes(32), bytes(12))

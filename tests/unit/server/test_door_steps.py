@@ -70,6 +70,7 @@ class Subject:
 @pytest.fixture
 def subject(monkeypatch: pytest.MonkeyPatch) -> Subject:
     monkeypatch.setattr(door_steps, "AT_ONCE", 10)
+    monkeypatch.setattr(door_steps, "WITH_RULES", 10)
     return Subject()
 
 

@@ -1,6 +1,8 @@
 """The listener's shell on loopback: datagrams in, frames out, and never an answer."""
 
+import select
 import socket
+import struct
 import threading
 import time
 from collections import Counter
@@ -476,3 +478,65 @@ def test_a_frame_is_wiped_whether_or_not_the_keeper_took_it(
     assert not any(message)
     if room:
         assert keeper_end.recv(1000) == copy
+
+
+# -- whether a receipt was read to its end
+
+
+def told(running: Running) -> Report:
+    return unpack_report_untrusted(running.keeper.recv(1000))
+
+
+def nothing_told(running: Running) -> bool:
+    """Whether what waits in the channel says of no receipt that it was read."""
+    waiting = []
+    while select.select([running.keeper], [], [], 0)[0]:
+        waiting.append(running.keeper.recv(1000))
+    return all(unpack_report_untrusted(message).kind is not ReportKind.DELIVERED for message in waiting)
+
+
+def test_whoever_reads_a_receipt_to_its_end_is_reported(running: Running) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    grant(running, datagram)
+    for _ in range(2):
+        with asking(running, keys.id) as connection:
+            heard(connection)
+            assert nothing_told(running), "it has not said yet that it has read that"
+        running.keeper.settimeout(5)
+        assert told(running) == Report(ReportKind.DELIVERED, knock=datagram[:16])
+
+
+def test_whoever_resets_has_not_read_it(running: Running) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    grant(running, datagram)
+    connection = asking(running, keys.id)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    until(lambda: len(connection.recv(9000, socket.MSG_PEEK)) > 0, "it is answered")
+    connection.close()  # with a reset
+    until(lambda: not running.process._connections, "the connection is gone")
+    assert nothing_told(running)
+
+
+def test_whoever_says_more_after_it_has_not_ended(running: Running) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    grant(running, datagram)
+    with asking(running, keys.id) as connection:
+        heard(connection)
+        connection.sendall(b"x")
+        until(lambda: not running.process._connections, "the connection is gone")
+    assert nothing_told(running)
+
+
+def test_whoever_never_ends_is_closed_in_time(running: Running, clock: HeldClock) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    grant(running, datagram)
+    with asking(running, keys.id) as connection:
+        heard(connection)
+        until(lambda: clock.is_held("127.0.0.1"), "it waits")
+        clock.advance(HEALTH_SECONDS)
+        until(lambda: not running.process._connections, "the connection is gone")
+    assert nothing_told(running)

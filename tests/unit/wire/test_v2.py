@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -14,6 +13,7 @@ from nacl.bindings import (
     crypto_sign_open,
 )
 
+from openme.keys import sodium
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.wire import v2
 from openme.wire.knock import BadPacket, Knock
@@ -309,21 +309,40 @@ def test_a_signed_knock_is_not_another_knock_of_the_same_client() -> None:
 # -- what is wiped
 
 
-def test_nothing_is_left_of_what_the_schedule_was_made_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[bytes] = []
-    for name in ("crypto_scalarmult", "hkdf"):
-        monkeypatch.setattr(v2, name, _kept(getattr(v2, name), made))
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[memoryview]:
+    """The buffers in which secrets were computed."""
+    buffers: list[memoryview] = []
+
+    class Kept(sodium.Secret):
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            buffers.append(self.data)
+
+    monkeypatch.setattr(sodium, "Secret", Kept)
+    return buffers
+
+
+def test_nothing_is_left_of_what_the_schedule_was_made_from(made: list[memoryview]) -> None:
     schedule = v2.schedule_untrusted(PACKET, PRIVATE, PUBLIC)
-    assert made == [bytes(32), bytes(104)]
     assert set(schedule.aead_key) != {0}
+    assert made == [bytes(32), bytes(104)]
+    kept = (schedule.aead_key, schedule.aead_nonce)
+    schedule.wipe()
+    assert kept == (bytes(32), bytes(12))
+    schedule.receipt.wipe()
+    assert (schedule.receipt.key, schedule.receipt.nonce) == (bytes(32), bytes(12))
 
 
-def _kept(act: Callable[..., bytes], made: list[bytes]) -> Callable[..., bytes]:
-    def kept(*arguments: object) -> bytes:
-        made.append(act(*arguments))
-        return made[-1]
-
-    return kept
+def test_nothing_is_left_of_what_a_packet_said(made: list[memoryview]) -> None:
+    schedule = v2.schedule_untrusted(PACKET, PRIVATE, PUBLIC)
+    v2.check_opens_untrusted(PACKET, schedule.aead_key, schedule.aead_nonce)
+    signed = v2.open_untrusted(PACKET, schedule.aead_key, schedule.aead_nonce)
+    assert v2.signed_by(PACKET, signed, PUBLIC, ALICE.public)
+    assert {bytes(buffer) for buffer in made} == {bytes(len(buffer)) for buffer in made}
+    assert sorted(map(len, made)) == [32, 104, 109, 109, 189, 189]
+    signed.wipe()
+    assert (signed.fields, signed.signature) == (bytes(45), bytes(64))
 
 
 def test_the_filter_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
