@@ -49,6 +49,7 @@ def test_a_knock_opens_and_sessions_and_list_show_it(here: Place) -> None:
     with here.serving() as server:
         knock(here, alice)
         server.logs("alice: opened 22/tcp for 203.0.113.5 for 30s")
+        until(lambda: json.loads(here.sessions.read_text())["active_sessions"], "alice in the state file")
         value = here.ok("sessions", "--json").json()
         assert value == json.loads(here.sessions.read_text()) | {"updated_at": value["updated_at"]}
         (session,) = value["active_sessions"]
