@@ -50,12 +50,15 @@ def address_of(sockaddr: tuple[str, ...]) -> IPAddress:
 
 @dataclass(slots=True)
 class _HealthConnection:
-    """`said`: what the peer has sent, at most a receipt id. `answer`: what it is still to be told."""
+    """`said`: what the peer has sent, at most a receipt id. `answer`: what it is still to be told. `has_ended`: its end
+    was there when it was answered.
+    """
 
     socket: socket.socket
     address: IPAddress
     deadline: float
     said: bytes = b""
+    has_ended: bool = False
     answer: memoryview | None = None
 
 
@@ -244,6 +247,8 @@ class ListenerProcess:
         if answer is None or entry.answer is not None:
             return entry.answer is not None
         entry.answer = memoryview(answer)
+        with suppress(OSError):  # nothing waits
+            entry.has_ended = not entry.socket.recv(1, socket.MSG_PEEK)
         if entry.socket in self._selector.get_map():
             self._selector.unregister(entry.socket)
         self._selector.register(entry.socket, selectors.EVENT_WRITE, lambda: self._on_writable(number))
@@ -265,7 +270,10 @@ class ListenerProcess:
             self._wait_for_end(number, entry)
 
     def _wait_for_end(self, number: int, entry: _HealthConnection) -> None:
-        """All is said. The peer's end, without a reset, is its word that it has read that; it has the usual time."""
+        """All is said. The peer's end, without a reset, is its word that it has read that; it has the usual time.
+
+        One that ended before it could read anything has given no such word.
+        """
         self._selector.unregister(entry.socket)
         with suppress(OSError):
             entry.socket.shutdown(socket.SHUT_WR)
@@ -280,7 +288,7 @@ class ListenerProcess:
             return
         except OSError:
             ended = False
-        if ended and (knock := self._receipts.knock_of(entry.said)) is not None:
+        if ended and not entry.has_ended and (knock := self._receipts.knock_of(entry.said)) is not None:
             self._reporter.delivered(knock)
         self._close_health(number)
 
