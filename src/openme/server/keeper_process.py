@@ -950,7 +950,7 @@ class KeeperProcess:
 
 
 def _make_room(lock: socket.socket) -> None:
-    """Somebody has asked whose the firewall is, and the kernel has told him: he goes, so that the next one can ask."""
+    """Take those off the queue who have asked whose the firewall is, which the kernel has told them."""
     with suppress(OSError):
         for _ in range(_BATCH):
             lock.accept()[0].close()

@@ -59,8 +59,8 @@ class _HealthConnection:
     address: IPAddress
     deadline: float
     said: bytes = b""
-    answer: memoryview | None = None
     has_ended: bool = False
+    answer: memoryview | None = None
 
 
 class ListenerProcess:
@@ -247,7 +247,7 @@ class ListenerProcess:
         answer = self._receipts.answer(entry.said, now)
         if answer is None or entry.answer is not None:
             return entry.answer is not None
-        with suppress(OSError):
+        with suppress(OSError):  # nothing waits
             entry.has_ended = not entry.socket.recv(1, socket.MSG_PEEK)
         entry.answer = memoryview(answer)
         if entry.socket in self._selector.get_map():
@@ -271,7 +271,10 @@ class ListenerProcess:
             self._wait_for_end(number, entry)
 
     def _wait_for_end(self, number: int, entry: _HealthConnection) -> None:
-        """All is said. The peer's end, without a reset, is its word that it has read that; it has the usual time."""
+        """All is said. The peer's end, without a reset, is its word that it has read that; it has the usual time.
+
+        One that ended before it could read anything has given no such word.
+        """
         self._selector.unregister(entry.socket)
         with suppress(OSError):
             entry.socket.shutdown(socket.SHUT_WR)

@@ -36,6 +36,7 @@ from openme.server.children import (
     ListenerAndGuardian,
     close_all_but,
     detach,
+    endings_held_back,
     fork_with_lifeline,
     ignore_endings,
     wait_for,
@@ -336,25 +337,26 @@ def _start_processes(
 
 def _start_listener(user: User | None, keeper: socket.socket, knock: socket.socket, health: socket.socket) -> int:
     sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        ignore_endings()
-        detach({keeper.fileno(), knock.fileno(), health.fileno()})
-        become(user)
-        keep_secrets_in_memory()  # once more: a change of user makes a process dumpable again
-        die_with_parent()
-        limit(LISTENER)
-        process = ListenerProcess(Listener(), knock, health, keeper)
-        tell(keeper, [*confine_listener(), Report(ReportKind.READY)])
-        process.run()
-        status = 0
-    except BaseException as error:  # noqa: BLE001  # the child must not run on into its parent's code
-        tell(keeper, [last_words(error)])
-    finally:
-        os._exit(status)
+    with endings_held_back():
+        child = os.fork()
+        if child:
+            return child
+        status = 1
+        try:
+            ignore_endings()
+            detach({keeper.fileno(), knock.fileno(), health.fileno()})
+            become(user)
+            keep_secrets_in_memory()  # once more: a change of user makes a process dumpable again
+            die_with_parent()
+            limit(LISTENER)
+            process = ListenerProcess(Listener(), knock, health, keeper)
+            tell(keeper, [*confine_listener(), Report(ReportKind.READY)])
+            process.run()
+            status = 0
+        except BaseException as error:  # noqa: BLE001  # the child must not run on into its parent's code
+            tell(keeper, [last_words(error)])
+        finally:
+            os._exit(status)
 
 
 def _end_processes(children: ListenerAndGuardian) -> None:

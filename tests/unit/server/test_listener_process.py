@@ -530,6 +530,27 @@ def test_whoever_resets_has_not_read_it(running: Running) -> None:
     assert nothing_told(running)
 
 
+@pytest.mark.parametrize("is_there", [True, False], ids=["the answer is there", "the answer comes later"])
+def test_whoever_ends_before_the_answer_has_not_read_it(running: Running, *, is_there: bool) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    if is_there:
+        grant(running, datagram)
+        until(lambda: running.process._receipts.knock_of(keys.id) is not None, "there is a receipt")
+    with asking(running, b"") as connection:
+        until(lambda: running.process._connections, "it is let in")
+        # Both in one segment, so that the end is there when the question is read.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        connection.sendall(keys.id)
+        connection.shutdown(socket.SHUT_WR)
+        if not is_there:
+            until(lambda: any(entry.said for entry in running.process._connections.values()), "it is heard")
+            grant(running, datagram)
+        heard(connection)
+        until(lambda: not running.process._connections, "the connection is gone")
+    assert nothing_told(running)
+
+
 def test_whoever_says_more_after_it_has_not_ended(running: Running) -> None:
     datagram = packet_v2()
     keys = receipt_of(running, datagram)

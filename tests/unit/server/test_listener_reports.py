@@ -18,6 +18,7 @@ from openme.refusals import REPORT_INTERVAL
 from openme.server import listener_reports
 from openme.server.channel import FRAME_SIZES, ChannelClosedError, channel, received
 from openme.server.listener_reports import (
+    MOST_DELIVERED,
     MOST_LINES,
     Reporter,
     Reports,
@@ -233,3 +234,10 @@ def test_every_word_for_a_refusal_has_a_number() -> None:
     sources = [*(SOURCE / "listener").glob("*.py"), SOURCE / "wire/v1.py", SOURCE / "wire/v2.py"]
     words = {word for path in sources for word in re.findall(r'BadPacket\("(\w+)"\)', path.read_text())}
     assert {*words, "copy", "busy"} == set(REFUSALS)
+
+
+def test_what_was_fetched_is_bounded_between_two_looks() -> None:
+    keeper = Reports()
+    for number in range(MOST_DELIVERED + 5):
+        keeper.on_report_untrusted(Report(ReportKind.DELIVERED, knock=number.to_bytes(16, "big")).pack(), 0.0)
+    assert len(keeper.delivered) == MOST_DELIVERED
