@@ -18,7 +18,7 @@ from openme.keys.ratchet import NS, epoch_at
 FETCH_SECONDS = 1.0
 """For all there is to try after a knock that nobody asked to wait for."""
 TRY_EVERY = 86400
-"""Seconds between two tries, whatever came of the first; fewer where keys do not last for a week."""
+"""Seconds between two tries, whatever came of the first; fewer where keys last for less than eight days."""
 _TRIES = 8  # at least, within the time that a file's keys last
 WARN_SECONDS = 8 * 7 * 86400
 """A client whose keys last no longer than this says so."""
