@@ -125,6 +125,7 @@ class NftFirewall:
         self._locked: set[HostChain] = set()
         self._sets: dict[PortList, SetNames] = {}
         self._handles: list[tuple[str, int]] = []
+        self._half_done = False
         self._redirects: set[Redirect] = set()
 
     def start(self, rules: Rules) -> None:
@@ -140,7 +141,11 @@ class NftFirewall:
                 raise unknown_port_list()
         self._put_in_force(rules, doors)
         # What was open before has not been given its new time by that.
-        self.open(doors)
+        try:
+            self.open(doors)
+        except FirewallError:
+            self._half_done = True  # the rules are in force that we say are refused
+            raise
 
     def open(self, doors: Iterable[Door]) -> None:
         """See `Firewall.open`. Of two doors for the same list and address the last one counts."""
@@ -213,8 +218,11 @@ class NftFirewall:
             _log.error("unused ports: %s", error.message)
 
     def intact(self) -> bool:
-        """Whether our table is as we left it and every chain of the host's has our rule (at its head or not)."""
-        if not self._handles or self._rule_handles() != self._handles:
+        """Whether our table is as we left it and every chain of the host's has our rule (at its head or not).
+
+        Not after an `apply` that failed when its rules were in force already: then the caller says which are to be.
+        """
+        if self._half_done or not self._handles or self._rule_handles() != self._handles:
             return False
         if not {name for names in self._sets.values() for name in names} <= nft_listing.set_names_of_table(
             self._netlink
@@ -265,6 +273,7 @@ class NftFirewall:
         if is_other:  # somebody may have lost the right to what he has begun
             self._transact(self._forget_syns())
         self._handles = self._rule_handles()
+        self._half_done = False
         self._say_redirects(rules)
 
     def _can_take_one_path(self) -> bool:
