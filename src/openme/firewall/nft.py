@@ -129,6 +129,7 @@ class NftFirewall:
         self._table: int | None = None
         self._untold_loss = False
         self._silenced: dict[tuple[str, bytes], None] = {}
+        self._half_done = False
         self._redirects: set[Redirect] = set()
 
     def start(self, rules: Rules) -> None:
@@ -144,7 +145,11 @@ class NftFirewall:
                 raise unknown_port_list()
         self._put_in_force(rules, doors)
         # What was open before has not been given its new time by that.
-        self.open(doors)
+        try:
+            self.open(doors)
+        except FirewallError:
+            self._half_done = True  # the rules are in force that we say are refused
+            raise
 
     def open(self, doors: Iterable[Door]) -> None:
         """See `Firewall.open`. Of two doors for the same list and address the last one counts."""
@@ -228,9 +233,10 @@ class NftFirewall:
     def intact(self) -> bool:
         """Whether our table is as we left it and every chain of the host's has our rule (at its head or not).
 
-        False once also where the table was lost and has been put back meanwhile, perhaps without all that was in it.
+        False once also where the table was lost and has been put back meanwhile, perhaps without all that was in it; and
+        after an `apply` that failed when its rules were in force already: then the caller says which are to be.
         """
-        if self._untold_loss or nft_listing.table_handle(self._netlink) != self._table:
+        if self._half_done or self._untold_loss or nft_listing.table_handle(self._netlink) != self._table:
             self._untold_loss = False
             self._table = None
             return False
@@ -303,6 +309,7 @@ class NftFirewall:
         if is_other:  # somebody may have lost the right to what he has begun
             self._transact(self._forget_syns())
         self._handles = self._rule_handles()
+        self._half_done = False
         self._say_redirects(rules)
 
     def _can_take_one_path(self) -> bool:

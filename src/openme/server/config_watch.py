@@ -96,9 +96,12 @@ class ConfigWatch:
         return self._settle(outcome)
 
     def keys_of(self, name: str) -> frozenset[bytes]:
-        """The public key that the last good config has for this client, revoked or not; empty if it has none."""
+        """The public keys under this name: in the last good config, revoked or not, and revoked by word alone.
+
+        By those the same `revoke`, once the disk takes it, finds what to write though the file names it no more.
+        """
         client = self._last_good.clients.get(name)
-        return frozenset() if client is None else frozenset({client.public_key.raw})
+        return self._revoked.told_of(name) | (frozenset() if client is None else {client.public_key.raw})
 
     def refuse(self, config: ServerConfig, reason: str) -> None:
         """The firewall did not take what was read last, for this reason: the file is at fault, `config` is in force."""
