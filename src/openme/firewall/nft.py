@@ -233,8 +233,8 @@ class NftFirewall:
     def intact(self) -> bool:
         """Whether our table is as we left it and every chain of the host's has our rule (at its head or not).
 
-        False once also where the table was lost and has been put back meanwhile, perhaps without all that was in it; and
-        after an `apply` that failed when its rules were in force already: then the caller says which are to be.
+        False once also where the table was lost and has been put back meanwhile, perhaps without all that was in it;
+        and after an `apply` that failed when its rules were in force already: the caller says which are to be.
         """
         if self._half_done or self._untold_loss or nft_listing.table_handle(self._netlink) != self._table:
             self._untold_loss = False
