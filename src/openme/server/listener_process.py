@@ -124,8 +124,13 @@ class ListenerProcess:
 
     def _serve(self) -> None:
         """Let strangers in. Until now knocks waited in the socket, and the health port was not there to be seen."""
-        self._health.listen(_BACKLOG)
-        self._selector.register(self._health, selectors.EVENT_READ, self._on_health)
+        try:
+            self._health.listen(_BACKLOG)
+        except OSError as error:
+            # A user of this host can hold the same address as long as nobody listens. That costs receipts, no knock.
+            self._reporter.no_health_port(error)
+        else:
+            self._selector.register(self._health, selectors.EVENT_READ, self._on_health)
         self._selector.register(self._knock, selectors.EVENT_READ, self._on_datagrams)
 
     # -- knocks

@@ -79,6 +79,10 @@ class Reporter:
         """Tell that the receipt of this knock (its R) was fetched; a keeper too busy to hear it counts it as not."""
         self._send(Report(ReportKind.DELIVERED, knock=knock[:SOURCE_SIZE]))
 
+    def no_health_port(self, error: OSError) -> None:
+        """Nobody can be told on the health port what a knock has opened."""
+        self._send(Report(ReportKind.NO_HEALTH_PORT, error.errno or 0))
+
     def receiving_failed(self, error: OSError) -> None:
         """The knock socket has an error and no datagram."""
         self._failure = error.errno or 0
@@ -175,6 +179,12 @@ class Reports:
             self._said.add(report.kind)
             if report.kind in _SHORTFALLS:
                 _log.warning("%s", worded(report))
+            elif report.kind is ReportKind.NO_HEALTH_PORT:
+                _log.error(
+                    "the health port is taken since this start (%s): there are no receipts, and `knock --check` and"
+                    " `status` reach somebody else; find out who it is (sudo ss -ltnp), end it, and restart openme",
+                    os.strerror(min(report.number, _MAX_ERRNO)),
+                )
             elif report.kind is ReportKind.OUT_OF_MEMORY:
                 _log.error("the listener has reached its limit of memory and ends")
             else:

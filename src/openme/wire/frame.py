@@ -152,6 +152,7 @@ class ReportKind(IntEnum):
     MISTAKE = 6  # it ends, by a mistake of openme's own; number: where, see server/listener_reports.py
     DELIVERED = 7  # a receipt was fetched to its end; source's place: the first 16 bytes of the knock's R
     READY = 8  # it is confined, and waits for its keys
+    NO_HEALTH_PORT = 9  # somebody listens there since we have bound it; number: the errno
 
 
 @dataclass(frozen=True, slots=True)

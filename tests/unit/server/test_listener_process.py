@@ -1,5 +1,6 @@
 """The listener's shell on loopback: datagrams in, frames out, and never an answer."""
 
+import errno
 import select
 import socket
 import struct
@@ -572,3 +573,17 @@ def test_whoever_never_ends_is_closed_in_time(running: Running, clock: HeldClock
         clock.advance(HEALTH_SECONDS)
         until(lambda: not running.process._connections, "the connection is gone")
     assert nothing_told(running)
+
+
+def test_a_health_port_that_somebody_listens_on_first_costs_receipts_and_no_knock() -> None:
+    """Any user can bind it beside us as long as nobody listens; the one who listens first has it."""
+    port = free_port()
+    ours, theirs = channel()
+    with ours, theirs, bind_health(port) as health, bind_knock(free_port()) as knock, socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        thief.bind(("127.0.0.1", port))
+        thief.listen()
+        process = ListenerProcess(Listener(), knock, health, ours)
+        process._serve()
+        assert unpack_report_untrusted(theirs.recv(1000)) == Report(ReportKind.NO_HEALTH_PORT, errno.EADDRINUSE)
+        assert {key.fileobj for key in process._selector.get_map().values()} == {knock}
