@@ -281,9 +281,9 @@ class ListenerProcess:
         One that ended before it could read anything has given no such word.
         """
         self._selector.unregister(entry.socket)
+        entry.deadline = time.monotonic() + HEALTH_SECONDS
         with suppress(OSError):
             entry.socket.shutdown(socket.SHUT_WR)
-        entry.deadline = time.monotonic() + HEALTH_SECONDS
         self._selector.register(entry.socket, selectors.EVENT_READ, lambda: self._on_end_untrusted(number))
 
     def _on_end_untrusted(self, number: int) -> None:
