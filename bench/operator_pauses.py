@@ -249,6 +249,7 @@ def commands(world: World) -> dict[str, Callable[[], object]]:
     return {
         "nothing": lambda: None,
         "sessions": lambda: world.ask("sessions"),
+        "list": lambda: world.ask("stored"),
         "reset": lambda: world.ask("reset", name="user3"),
         "ratchet file": lambda: world.ask("ratchet"),
         "new ratchet": lambda: world.ask("new_ratchet"),

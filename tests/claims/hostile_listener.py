@@ -113,14 +113,24 @@ class HostileListener:
         return order
 
 
-def _die(*_: object) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+class DyingListener:
+    """Dies by a signal: while it is made, or when it should begin to serve."""
+
+    at_once = True
+
+    def __init__(self, *_: object) -> None:
+        if self.at_once:
+            self.run()
+
+    def run(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
     # The attack; and no sandbox, so that nothing rests on it.
     vars(start).update(ListenerProcess=HostileListener, confine_listener=list)
-    if sys.argv[1] == "dies":
-        vars(start).update(ListenerProcess=_die)
+    if sys.argv[1].startswith("dies"):
+        DyingListener.at_once = sys.argv[1] == "dies"
+        vars(start).update(ListenerProcess=DyingListener)
         del sys.argv[1]
     sys.exit(main(sys.argv[1:]))

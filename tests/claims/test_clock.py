@@ -56,6 +56,22 @@ def test_stepped_and_set_right(world: ClaimsWorld, step: int, restart: bool) -> 
         world.assert_opens(world.bob, "bob")
 
 
+def test_beyond_what_nanoseconds_hold_the_server_says_so_and_the_next_start_serves(world: ClaimsWorld) -> None:
+    old = world.assert_opens(world.alice)
+    world.close("alice")
+    world.clock.step(300 * YEAR)
+    assert world.wait() == 1
+    world.says("openme: error: this machine's clock stands beyond the year 2262\nopenme: hint: set the clock first\n")
+    assert world.tcp(world.client, 22) == "filtered"
+    world.begin(prefix=world.clock.prefix)
+    assert world.wait() == 1
+    world.says("beyond the year 2262")
+    world.clock.step(_now())
+    world.start()
+    world.assert_refuses(old)
+    world.assert_opens(world.alice)
+
+
 def test_turned_back_to_when_a_knock_was_good(world: ClaimsWorld) -> None:
     """The attacker turns the clock so that an old knock's time fits again, to the second, as often as he likes."""
     now = _now()

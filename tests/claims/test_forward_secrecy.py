@@ -315,6 +315,54 @@ def test_version_2_no_process_keeps_a_secret_of_a_knock_whose_epoch_is_erased(tm
         assert left == []
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("child", ["trial guard", "config reader"])
+def test_version_2_no_child_of_the_keeper_outlives_an_erasing_with_the_key(tmp_path: Path, child: str) -> None:
+    """What is forked from the keeper begins with a copy of its memory, and may still be there a week later."""
+    with ExitStack() as stack:
+        world = ClaimsWorld(stack, tmp_path)
+        world.populate(2)
+        # Its knocks are evidence of the time, and no end of a trial.
+        elsewhere = world.client_file("elsewhere", allowed_from=["198.51.100.0/24"])
+        ratchet = read_ratchet(world.state_dir)
+        assert ratchet is not None
+        key = bytearray(32)
+        ratchet.copy_key_to(key, 0)
+        if child == "trial guard":
+            world.begin("10m", prefix=world.clock.prefix, command="try")
+            until(world._serves)
+            forked = {world.pids()[-1]}
+        else:
+            world.crowd(2000)
+            world.start()
+            others = set(world.pids())
+            world.edit(knock_timeout="31s")
+            until(lambda: set(world.pids()) - others, 5)
+            forked = set(world.pids()) - others
+            (reader,) = forked
+            until(lambda: stopped_without(reader, bytes(key)), 5)  # as on a network file system that does not answer
+        world.send(world.signed(elsewhere))
+        world.says("elsewhere: refused", 10)
+        assert bytes(key) in memory(world.pids()[0]), "the look itself works"
+        world.clock.step(WEEK)
+        world.ask("sessions")
+        world.send(world.signed(elsewhere))
+        world.says(f"erased the keys before epoch {ratchet.index + 1}", 10)
+        assert forked <= set(world.pids())
+        assert [pid for pid in world.pids() if bytes(key) in memory(pid)] == []
+        for pid in forked:
+            os.kill(pid, signal.SIGCONT)
+
+
+def stopped_without(pid: int, key: bytes) -> bool:
+    """Stop a process; it goes on if it has not come as far as to forget this key."""
+    os.kill(pid, signal.SIGSTOP)
+    if key not in memory(pid):
+        return True
+    os.kill(pid, signal.SIGCONT)
+    return False
+
+
 def ask_receipt(world: ClaimsWorld, packet: bytes, private: bytes) -> bytes:
     """What the health port says to whoever made this knock."""
     identity = v2.schedule_untrusted(packet, private, public_key_of(private)).receipt.id

@@ -5,16 +5,18 @@ came in through a door whose time is over. After each blow both must still carry
 hidden, and a knock must open it, all within about a second.
 """
 
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
 from support.claims import SSH, ClaimsWorld
 from support.netns import connect, until, v4
-from support.server import KNOCK_PORT, SERVER, echoes
+from support.server import KNOCK_PORT, SERVER, ServerWorld, echoes
 
 pytestmark = pytest.mark.root
 
@@ -235,3 +237,15 @@ def test_a_first_start_that_fails_leaves_nothing_behind(hosts: ClaimsWorld) -> N
     hosts.edit(interface=None)
     hosts.start()
     knocks_in(hosts)
+
+
+def test_a_first_start_that_is_refused_does_not_make_the_next_one_a_later_one(stack: ExitStack, tmp_path: Path) -> None:
+    """Without `init` the first start makes the replay memory: else nobody would get in for the replay window."""
+    world = ServerWorld(stack, tmp_path)
+    shutil.rmtree(world.state_dir)
+    world.folder.chmod(0o777)
+    assert world.begin().wait(20) == 1
+    assert "could write" in world.log()
+    world.folder.chmod(0o700)
+    world.start()
+    assert "replay memory" not in world.log()

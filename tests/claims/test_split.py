@@ -26,6 +26,7 @@ from typing import Any
 
 import pyseccomp
 import pytest
+from py_landlock import LandlockError, get_abi_version
 
 import openme
 import support.confined
@@ -113,6 +114,12 @@ def test_the_listener_is_a_user_that_nobody_else_is_and_may_nothing(world: Serve
     assert keeper["Uid"].split() == ["0"] * 4
 
 
+def test_what_this_kernel_has_of_a_sandbox_is_in_force(world: ServerWorld) -> None:
+    """A process says what it could not put in force before it obeys the first order; this host has all of it."""
+    get_abi_version()  # raises on a kernel without Landlock
+    assert "sandbox:" not in world.log()
+
+
 def test_two_servers_have_two_users(world: ServerWorld, bare: ServerWorld) -> None:
     bare.start()
     assert parted(world)[1]["Uid"] != parted(bare)[1]["Uid"]
@@ -194,6 +201,28 @@ def test_both_stay_in_the_session_and_process_group_of_serve(world: ServerWorld)
     for status in parted(world):
         assert os.getsid(status.pid) == os.getsid(0)
         assert os.getpgid(status.pid) == os.getpgid(0)
+
+
+def has_landlock() -> bool:
+    try:
+        return get_abi_version() > 0
+    except LandlockError:
+        return False
+
+
+@pytest.mark.skipif(not has_landlock(), reason="this kernel has no Landlock")
+def test_a_kernel_that_can_enforce_all_of_it_does(world: ServerWorld) -> None:
+    assert "sandbox" not in world.log()
+
+
+@pytest.mark.skipif(not has_landlock(), reason="this kernel has no Landlock")
+@pytest.mark.parametrize("role", ["listener", "guardian"])
+def test_landlock_holds_a_process_that_may_start_no_program(role: str) -> None:
+    """Its library looks for libc by running programs, when it is first used."""
+    done = subprocess.run(
+        [sys.executable, support.confined.__file__, "late", role], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [[], "EACCES"]
 
 
 def confined(tmp_path: Path, which: str) -> dict[str, str]:
@@ -436,13 +465,13 @@ class TakenOver(ServerWorld):
         level: str = "debug",
         terminal: int | None = None,
         stderr: int | None = None,
-        dies: bool = False,
+        dies: str = "",
         **_: object,
     ) -> None:
         self.runs += 1
         script = str(Path(__file__).with_name("hostile_listener.py"))
         arguments = [
-            *(["dies"] if dies else []),
+            *([dies] if dies else []),
             "--config",
             str(self.config),
             "--log-level",
@@ -900,10 +929,22 @@ def test_a_listener_at_its_limit_ends_the_server_and_the_log_says_so(tmp_path: P
         assert world.tcp(world.stranger, 22) == "filtered"
 
 
-def test_a_listener_that_dies_before_it_has_its_keys_is_said_to_be_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dies", ["dies", "dies when it is ready"])
+def test_a_listener_that_dies_before_it_has_its_keys_is_said_to_be_gone(tmp_path: Path, dies: str) -> None:
     with ExitStack() as stack:
         world = TakenOver(stack, tmp_path)
         with pytest.raises(AssertionError, match="the server ended with 1"):
-            world.start(dies=True)
-        assert "error: the listener was killed by SIGKILL" in world.log()
+            world.start(dies=dies)
+        assert "the listener was killed by SIGKILL" in world.log()
         assert "mistake" not in world.log()
+
+
+def test_a_start_whose_listener_does_not_come_up_hides_nothing(tmp_path: Path) -> None:
+    """Else nobody could knock, and everybody would be shut out until somebody came in by another way."""
+    with ExitStack() as stack:
+        world = TakenOver(stack, tmp_path)
+        before = world.server.ruleset()
+        with pytest.raises(AssertionError, match="the server ended with 1"):
+            world.start(dies="dies")
+        assert world.server.ruleset() == before
+        assert not {"hidden_ports", "control"} & {path.name for path in world.state_dir.iterdir()}

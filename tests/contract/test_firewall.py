@@ -254,3 +254,22 @@ def test_many_doors_at_once(firewall: Firewall) -> None:
     assert min(door.seconds for door in doors) > 80
     firewall.close([(WEB, address) for address in crowd[1:]])
     assert [door.address for door in firewall.doors()] == crowd[:1]
+
+
+@pytest.mark.root
+def test_rules_that_came_into_force_although_apply_failed_are_not_intact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is told that they were refused puts his own back."""
+
+    def refuses(_: object) -> None:
+        raise FirewallError("short of memory")
+
+    with ExitStack() as stack:
+        subject = _nft_expires(stack)
+        subject.firewall.start(RULES)
+        with monkeypatch.context() as patched:
+            patched.setattr(subject.firewall, "open", refuses)
+            with pytest.raises(FirewallError, match="short of memory"):
+                subject.firewall.apply(replace(RULES, hidden=SSH.ports), [Door(SSH, ALICE, 30)])
+        assert not subject.firewall.intact()
+        subject.firewall.apply(RULES)
+        assert subject.firewall.intact()

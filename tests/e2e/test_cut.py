@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,15 @@ table inet host {
         type filter hook output priority 0; policy drop;
         icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
         ct state established,related accept
+    }
+}
+"""
+
+TRACKING_HOST = """
+table inet tracking {
+    chain in {
+        type filter hook input priority 0
+        ct state established accept
     }
 }
 """
@@ -161,6 +170,14 @@ def refused(send: Callable[[], object]) -> bool:
     return False
 
 
+def spoken_to(service: socket.socket, client: socket.socket) -> bool:
+    """Whether a datagram of the service reaches the client."""
+    service.sendto(b"keepalive", client.getsockname())
+    with suppress(TimeoutError):
+        return client.recv(100) == b"keepalive"
+    return False
+
+
 def sockets(net: Net) -> str:
     return net.server.run("ss", "-Htn", "state", "all", "exclude", "listening", "exclude", "time-wait")
 
@@ -255,6 +272,59 @@ def test_udp_is_cut_and_the_service_cannot_revive_it(net: Net, version: int) -> 
     net.firewall.close([(VPN, ALICE[version])])
     client.send(b"datagram")
     assert vpn.recv(100) == b"datagram"
+
+
+@both_versions
+@pytest.mark.parametrize("began", ["the service spoke first", "the rules were away"])
+def test_an_exchange_without_a_label_is_cut_too(net: Net, version: int, began: str) -> None:
+    """A VPN's, after a pause in which the table forgot it; or that somebody began while the rules were away."""
+    vpn = net.receive(51820, version)
+    client = net.client_socket(ALICE[version], socket.SOCK_DGRAM, 51820)
+    peer = client.getsockname()
+    net.firewall.start(RULES)
+    if began == "the rules were away":
+        # Of the host's own rules one looks at connections.
+        net.server.nft(f"{TRACKING_HOST} delete table inet openme")
+        client.send(b"datagram")
+        assert vpn.recv(100) == b"datagram"
+    until(lambda: spoken_to(vpn, client))
+    net.firewall.apply(RULES)
+    client.send(b"datagram")
+    assert vpn.recv(100) == b"datagram"
+    assert net.cut(ALICE[version], VPN.ports, established=False) == 1
+    for _ in range(2):
+        client.send(b"datagram")
+        assert fate(vpn) == "silent"
+        assert refused(lambda: vpn.sendto(b"keepalive", peer))
+        assert fate(client) == "silent"
+        # The service may speak at any time after somebody has flushed the ruleset.
+        net.server.nft("flush ruleset")
+        net.firewall.apply(RULES)
+
+
+def test_what_comes_by_no_door_again_and_again_holds_up_no_cut(net: Net) -> None:
+    """What the host forwards, say, which no rule of ours stops."""
+    vpn = net.receive(51820)
+    client = net.client_socket(ALICE[4], socket.SOCK_DGRAM, 51820)
+    net.firewall.start(replace(RULES, hidden=()))
+    client.send(b"datagram")
+    vpn.sendto(b"answer", vpn.recvfrom(100)[1])
+    cut = net.firewall.cut([CutTarget(ALICE[4], VPN.ports)])
+    with suppress(StopIteration):
+        while True:
+            next(cut)
+            client.send(b"datagram")
+    client.send(b"datagram")
+    assert net.conntrack() == 1
+
+
+def test_an_exchange_of_a_network_that_needs_no_door_is_left_alone(net: Net) -> None:
+    vpn = net.receive(51820)
+    net.firewall.start(replace(RULES, always_open_from=(ip_network(f"{ALICE[4]}/32"),)))
+    client, peer = net.flow(vpn, ALICE[4], 51820)
+    assert net.cut(ALICE[4], VPN.ports) == 0
+    vpn.sendto(b"keepalive", peer)
+    assert client.recv(100) == b"keepalive"
 
 
 def test_a_kernel_that_destroys_no_sockets(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,6 +463,7 @@ def test_all_addresses_in_one_look(net: Net, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_large_table_is_read_in_small_parts(net: Net) -> None:
     net.listen(22)
+    net.receive(51820)  # an unused port meets the rule that hides, a door or not
     net.firewall.start(RULES)
     net.firewall.open([Door(VPN, BOB[4], 30)])
     for _ in range(600):

@@ -3,7 +3,9 @@
 Half-open TCP handshakes are beginnings that have not been yet: none comes to stand after `revoke` has answered.
 """
 
+import os
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -137,6 +139,20 @@ def test_revoked_while_no_server_ran(served: ServerWorld) -> None:
     served.start()
     until(lambda: not of_alice.goes_on())
     until(of_bob.goes_on)
+
+
+def test_begun_without_a_right_while_somebody_had_taken_the_rules_away(served: ServerWorld) -> None:
+    alice = served.add("alice")
+    serve_and_open(served, alice)
+    exchange = Exchange(served)
+    served.revoke("alice")
+    assert not exchange.goes_on()
+    keeper = served.pids()[0]
+    os.kill(keeper, signal.SIGSTOP)
+    served.server.nft("flush ruleset")
+    until(exchange.goes_on)
+    os.kill(keeper, signal.SIGCONT)
+    until(lambda: not exchange.goes_on())
 
 
 def test_another_client_behind_the_same_address(served: ServerWorld) -> None:

@@ -68,7 +68,8 @@ def test_a_running_server_is_reached_though_its_config_is_broken(world: ServerWo
     world.openme(world.server, *at, "close", "alice", code=0)
     until(lambda: world.tcp(world.client, 22) == "filtered")
     failed = world.openme(world.server, *at, "revoke", "alice", code=1)
-    assert "not of the file" in failed.stderr
+    assert "alice is out of the running server; no start lets it in again" in failed.stderr
+    assert "its entry still stands in the file" in failed.stderr
     world.send(world.packet(alice))
     world.says("refused: unknown_key")
     assert world.tcp(world.client, 22) == "filtered"

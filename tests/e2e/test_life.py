@@ -356,3 +356,26 @@ def test_memory_serves_without_privilege_and_touches_nothing(make_world: Callabl
     world.says("alice: opened 22/tcp")
     assert [session["client_name"] for session in world.sessions()] == ["alice"]
     assert world.stop() == 0
+
+
+# Asks for the lock until its queue is full, as anybody may, and goes.
+_ASK = """
+import os, socket
+os.setuid(65534)
+for _ in range(5000):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
+        try:
+            asking.connect(b"\\0openme-firewall")
+        except BlockingIOError:
+            pass
+"""
+
+
+def test_however_many_have_asked_for_it_a_server_is_seen(world: ServerWorld) -> None:
+    """The kernel keeps whoever has asked in a queue of 4,096; another server would take our rules for a dead one's."""
+    world.start()
+    rules = world.server.ruleset()
+    world.server.run(sys.executable, "-c", _ASK)
+    refused = world.openme(world.server, "--config", world.config, "serve", "--clean-up", code=1)
+    assert "another server is running" in refused.stderr
+    assert world.server.ruleset() == rules

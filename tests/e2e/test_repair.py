@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from support.entries import restrict
+from support.kernel_doors import seconds_left
 from support.netns import until
 from support.server import ServerWorld, echoes
 
@@ -88,3 +89,34 @@ def test_a_single_use_door_that_is_used_up_does_not_come_back(world: ServerWorld
     world.send(world.packet(alice))
     until(lambda: world.log().count("alice: opened") == 2)
     assert world.tcp(world.client, 22) == "open"
+
+
+def test_a_saved_ruleset_that_is_loaded_again_opens_no_door(world: ServerWorld) -> None:
+    """Neither of who was revoked since it was saved, nor one that was used up. The others' doors are back."""
+    alice, bob = world.add("alice"), world.add("bob")
+    world.serve(tcp=[22])
+    world.start()
+    world.opens(alice, port=22)
+    world.opens(bob, host=world.stranger, port=22)
+    saved = world.server.ruleset()
+    world.revoke("alice")
+    assert world.tcp(world.client, 22) == "filtered"
+    world.server.nft("flush ruleset\n" + saved)
+    until(lambda: world.tcp(world.client, 22) == "filtered", 5)
+    assert world.tcp(world.stranger, 22) == "open"
+    assert len(seconds_left(world.server)) == 1
+
+
+def test_a_flush_and_a_change_of_the_rules_before_the_repair_lose_nobodys_door(world: ServerWorld) -> None:
+    alice = world.add("alice")
+    world.serve(tcp=[22])
+    world.start()
+    world.opens(alice, port=22)
+    keeper = world.pids()[0]
+    os.kill(keeper, signal.SIGSTOP)
+    world.server.nft("flush ruleset")
+    world.set_ports(default="[22/tcp]", more="[8080/tcp]")
+    world.send(world.packet(alice)[:50])
+    os.kill(keeper, signal.SIGCONT)
+    until(lambda: "8080" in tables(world), 5)
+    until(lambda: world.tcp(world.client, 22) == "open", 5)

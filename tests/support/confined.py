@@ -6,6 +6,9 @@ that whatever is refused is refused by the sandbox and by nothing else.
 `python confined.py calls ROLE NUMBERS`: every system call by its number but those of the comma-separated NUMBERS, with
 arguments that are all ones; a JSON object with what came of it. `python confined.py abi ROLE WHICH`: a call by the
 numbers of another ABI of this processor, `i386` or `x32`.
+
+`python confined.py late ROLE`: a child as the server makes it, which has given up its user and its limits before it is
+confined, by Landlock alone; JSON with what is not in force there and what came of opening a file.
 """
 
 import ctypes
@@ -23,8 +26,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from openme.server.privileges import keep_secrets_in_memory
-from openme.server.sandbox import confine_guardian, confine_keeper, confine_listener
+from openme.server import sandbox
+from openme.server.privileges import User, become, keep_secrets_in_memory, limit
+from openme.server.roles import GUARDIAN, LISTENER
+from openme.server.sandbox import confine_guardian, confine_keeper, confine_listener, find_landlock
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -40,6 +45,7 @@ def _call(name: str, *arguments: object) -> Callable[[], None]:
     return run
 
 
+_NAMELESS = User("nameless", 65519, 65519)
 _HIGHEST = 470  # more than there are
 _OF_PROBES = {335, 336}  # on x86_64 the kernel's own return from a probe, which no filter is asked about
 _X32 = 0x4000_0000
@@ -76,6 +82,26 @@ def other_abi(role: str, which: str) -> None:
     result = run() if which == "i386" else _libc.syscall(ctypes.c_long(_X32 | _GETPID))
     os.write(1, b"done" if result > 0 else b"refused")
     os._exit(0)
+
+
+def late(role: str) -> None:
+    """Have a child confined that may start no program any more."""
+    find_landlock()
+    sandbox._seccomp = lambda calls: []  # noqa: ARG005
+    child = os.fork()
+    if child == 0:
+        become(_NAMELESS)
+        limit(LISTENER if role == "listener" else GUARDIAN)
+        shortfalls = confine_listener() if role == "listener" else confine_guardian(7)
+        try:
+            os.open("/etc/passwd", os.O_RDONLY)
+        except OSError as error:
+            outcome = errno.errorcode[error.errno or 0]
+        else:
+            outcome = "done"
+        os.write(1, json.dumps([list(map(str, shortfalls)), outcome]).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _fork() -> None:
@@ -155,6 +181,9 @@ def main() -> None:
         os._exit(0)
     if sys.argv[1] == "abi":
         other_abi(*sys.argv[2:])
+    if sys.argv[1] == "late":
+        late(sys.argv[2])
+        os._exit(0)
     folders = [Path(word) for word in sys.argv[2:]]
     outside = folders[-1]
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

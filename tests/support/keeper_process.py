@@ -23,7 +23,7 @@ from openme.firewall.base import CutTarget, Door, FirewallError, IsOpen, PortLis
 from openme.firewall.memory import MemoryFirewall
 from openme.keeper.keeper import Now
 from openme.keeper.rules import rules_for
-from openme.keeper.store import Store
+from openme.keeper.store import Store, has_lived, make_memory
 from openme.server import control
 from openme.server.channel import ORDER_SIZES, channel, received
 from openme.server.config_watch import ConfigWatch
@@ -253,6 +253,8 @@ def keeper_world(
         with os.fdopen(descriptor, "w") as file:
             file.write(config_text(state_dir, clients, server))
         watch = ConfigWatch(path)
+        if not has_lived(state_dir):
+            make_memory(state_dir)  # as `init` does
         store = Store(state_dir)
         stack.callback(store.close)
         clock = GivenClock()

@@ -164,10 +164,12 @@ class ServerWorld:
         self.begin(*words, log_level=log_level, prefix=prefix)
         until(self._serves)
 
-    def begin(self, *words: str, log_level: str = "debug", prefix: Iterable[str] = ()) -> subprocess.Popen[bytes]:
+    def begin(
+        self, *words: str, log_level: str = "debug", prefix: Iterable[str] = (), command: str = "serve"
+    ) -> subprocess.Popen[bytes]:
         """Start the server without waiting. `prefix` is a command that runs it, such as setpriv."""
         self.runs += 1
-        serve = [OPENME, "--config", str(self.config), "--log-level", log_level, "serve"]
+        serve = [OPENME, "--config", str(self.config), "--log-level", log_level, command]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 self.server.command(*prefix, *serve, "--state-file", str(self.state_file), *words),

@@ -81,6 +81,8 @@ def _refused_by_the_running_server(config: ServerConfig) -> list[str]:
     """A config that loads may still be one that the firewall does not take: the server that tried knows."""
     try:
         fault = control.ask(config.state_dir, {"command": "reload"}, timeout=5).get("fault")
+    except control.NoAnswerError as error:
+        return [f"{error.message}: whether the running server takes this config is not known"]
     except (OpenmeError, OSError, ValueError):
         return []
     return [] if fault is None else [f"the running server keeps its last good config: {fault}"]

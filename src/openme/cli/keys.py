@@ -71,7 +71,18 @@ def _epochs(args: argparse.Namespace) -> int:
                 ],
             }
         )
-        return 0
+    else:
+        answer_lines(_told(epoch, oldest, length, reach))
+    _warn(config, reach, length, now)
+    if fault is not None:
+        warn(f"{config.state_dir} cannot be written ({fault}): no key is erased until it can")
+    if trouble is not None:
+        warn(f"no version 2 knock is accepted: {trouble[0]}")
+        hint(trouble[1])
+    return 0
+
+
+def _told(epoch: int, oldest: int, length: int, reach: Mapping[str, tuple[int | None, int | None]]) -> str:
     lines = [
         f"epoch {epoch} of {format_duration(length)} each, until {start_of(epoch + 1, length)}",
         f"oldest key kept: epoch {oldest}, from {start_of(oldest, length)} on; what was recorded before stays closed",
@@ -82,14 +93,7 @@ def _epochs(args: argparse.Namespace) -> int:
             for name, (file, renewed) in reach.items()
         ]
         lines += ["", table(["CLIENT", "FILE UNTIL", "RENEWED UNTIL"], rows)]
-    answer_lines("\n".join(lines))
-    _warn(config, reach, length, now)
-    if fault is not None:
-        warn(f"{config.state_dir} cannot be written ({fault}): no key is erased until it can")
-    if trouble is not None:
-        warn(f"no version 2 knock is accepted: {trouble[0]}")
-        hint(trouble[1])
-    return 0
+    return "\n".join(lines)
 
 
 def _warn(config: ServerConfig, reach: Mapping[str, tuple[int | None, int | None]], length: int, now_ns: int) -> None:

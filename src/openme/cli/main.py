@@ -41,7 +41,7 @@ COMMANDS = {
     "revoke": Command("clients", "take a client's access away"),
     "close": Command("clients", "end a client's open doors now"),
     "unhide": Command("unhide", "show a port that is hidden though nobody names it"),
-    "reset": Command("clients", "accept a client again whose clock was far ahead"),
+    "reset": Command("clients", "begin a client's, or everybody's, time anew: after a clock that was far ahead"),
     "check-config": Command("check_config", "say what is wrong with a config"),
     "serve": Command("serve", "run the server"),
     "try": Command("serve", "hide the ports, and undo it unless somebody knocks in time"),
@@ -182,7 +182,11 @@ def _guarded(action: Callable[[], int]) -> int:
     """The exit code of `action`, whatever it raises; no traceback ever reaches a user."""
     try:
         _need_a_clock()
-        code = action()
+        try:
+            code = action()
+        except OverflowError:
+            _need_a_clock()  # it may have been turned since, under a server for one
+            raise
         sys.stdout.flush()
     except OpenmeError as error:
         complain(error)

@@ -10,13 +10,12 @@ the name: the file may say another, or be one that it does not read.
 """
 
 import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from openme.cli.output import complain, note, warn
-from openme.cli.running_server import RunningServer, another_file
+from openme.cli.running_server import RunningServer, another_file, another_serves
 from openme.config.client_keys import client_keys
 from openme.config.edit import NoClientError, remove_client, state_dir_of
 from openme.config.model import ConfigError
@@ -43,6 +42,7 @@ class _Revocation:
         self._silent: OpenmeError | None = None
         """Why it is not known what the server does."""
         self._runs = True
+        self._key_is_known = True
         self._not_recorded: OpenmeError | None = None
         self._not_edited: OpenmeError | None = None
         self._connections_cut = 0
@@ -60,6 +60,7 @@ class _Revocation:
                 filed = client_keys(self._path, name) - keys
             except ConfigError:
                 filed = frozenset()  # the edit says why
+            self._key_is_known = bool(keys | filed)
             if filed or not keys:
                 self._out(filed or frozenset(earlier))
             keys |= filed
@@ -73,14 +74,8 @@ class _Revocation:
         except ConfigError as error:
             self._not_edited = error
         self._judge(self._ask({"command": "reload"}))
-        if not self._runs and _another_serves():
-            self._problems.append(
-                OpenmeError(
-                    f"a server is running on this machine, but not on {self._state_dir}: whether it lets {name} in is"
-                    " not known",
-                    "repeat it with that server's --config",
-                )
-            )
+        if not self._runs and (other := another_serves(self._state_dir)) is not None:
+            self._problems.append(OpenmeError(f"{other.message}: whether it lets {name} in is not known", other.hint))
         if self._problems:
             for problem in self._problems[:-1]:
                 complain(problem)
@@ -139,7 +134,9 @@ class _Revocation:
         name, listed = self._name, self._state_dir / FILE_NAME
         failed = self._not_edited or self._not_recorded
         if failed is not None:
-            if self._not_recorded is None:
+            if self._not_edited is not None and not self._key_is_known:
+                then = f"the key of {name} cannot be read there, and so is not revoked"
+            elif self._not_recorded is None:
                 then = f"no start lets it in again, as {listed} names its key, but its entry still stands in the file"
             elif self._not_edited is None:
                 then = f"a start with an older copy of {self._path} lets it in again: {listed} does not name its key"
@@ -161,7 +158,7 @@ class _Revocation:
         if reply is not None and (other := another_file(self._path, reply)) is not None:
             out = f"{name} is out of it" if "file" in reply else f"{name} may still be in"
             self._problems.append(OpenmeError(f"{other.message}: {out}", other.hint))
-        if reply is not None and reply.get("fault"):
+        if reply is not None and reply.get("fault") and "file" in reply:  # an older one's word is above
             warn(f"the running server keeps its last good config, less {name}: {reply['fault']}")
 
     def _report(self) -> None:
@@ -178,12 +175,6 @@ class _Revocation:
             warn(f"the config has other faults, no server can start with it: {error.message}")
         if self._cut:
             warn("no server is running, so no connection was cut")
-
-
-def _another_serves() -> bool:
-    from openme.server.start import firewall_holder  # noqa: PLC0415  # only without a server on our state_dir
-
-    return firewall_holder() in {0, os.geteuid()}
 
 
 def _keys_in(reply: dict[str, Any] | None) -> frozenset[bytes]:

@@ -82,6 +82,9 @@ class RunningServer:
         try:
             reply = self.exchange(request)
         except control.NoServerError:
+            if (other := another_serves(self._state_dir)) is not None:
+                self._may_answer = False
+                warn(f"{other.message}: {unknown}; {other.hint}")
             return None
         except OpenmeError as error:
             self._may_answer = False
@@ -98,6 +101,17 @@ def ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     except control.NoServerError:
         load_server_config(path)
         raise
+
+
+def another_serves(state_dir: Path) -> OpenmeError | None:
+    """What to say, where no server runs on `state_dir`, if one serves on this machine's firewall all the same."""
+    from openme.server.start import firewall_holder  # noqa: PLC0415  # only without a server on our state_dir
+
+    if firewall_holder() not in {0, os.geteuid()}:
+        return None
+    return OpenmeError(
+        f"a server is running on this machine, but not on {state_dir}", "repeat it with that server's --config"
+    )
 
 
 def another_file(path: Path, reply: Mapping[str, Any]) -> OpenmeError | None:

@@ -6,7 +6,7 @@ import time
 from contextlib import ExitStack
 
 from openme.cli.output import note
-from openme.cli.running_server import RunningServer, refuse_another
+from openme.cli.running_server import RunningServer, another_serves, refuse_another
 from openme.config.edit import unhide_ports
 from openme.config.model import ServerConfig
 from openme.config.server import load_server_config
@@ -53,6 +53,8 @@ def _tell(config: ServerConfig, ports: tuple[PortRange, ...], what: str) -> None
         _ask(config, ports)
     except control.NoServerError:
         _take_out(config, ports)
+        if (other := another_serves(config.state_dir)) is not None:
+            raise OpenmeError(f"{other.message}: whether it hides {what} is not known", other.hint) from None
         note(f"{what} is not hidden any more: no server is running, the next one shows it")
     else:
         note(f"{what} is not hidden any more")

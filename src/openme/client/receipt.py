@@ -1,6 +1,7 @@
 """Asking the server's health port for the receipt of a knock, and judging what it says (spec wire-v2.md "Receipt")."""
 
 import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ CLOCK_DIFFERENCE = 5.0  # seconds between the clocks that are worth a word
 _CONNECT_SECONDS = 1.0
 _READ_SECONDS = 2.5  # a little more than a server waits
 _PAUSE = 0.05
+_RESET, _ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)  # socket(7), SO_LINGER
 _LEAST = 0.001  # seconds: a timeout of zero would mean not to wait for anything, and be another error
 
 
@@ -77,12 +79,15 @@ def _ask(endpoint: Endpoint, port: int, identity: bytes, limit: float) -> bytes:
         with socket.socket(endpoint.family, socket.SOCK_STREAM) as asking:
             asking.settimeout(max(_LEAST, min(_CONNECT_SECONDS, limit - time.monotonic())))
             asking.connect((endpoint.host, port))
+            # A reset unless all was read: the server takes an orderly end for the word that it was.
+            asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             asking.sendall(identity)
             end = min(limit, time.monotonic() + _READ_SECONDS)
             while len(answer) <= MAX_SIZE and (left := end - time.monotonic()) > 0:
                 asking.settimeout(left)
                 chunk = asking.recv(MAX_SIZE + 1 - len(answer))
                 if not chunk:
+                    asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ORDERLY)
                     break
                 answer += chunk
     except OSError:

@@ -18,7 +18,8 @@ from openme.keys.ratchet import NS, epoch_at
 FETCH_SECONDS = 1.0
 """For all there is to try after a knock that nobody asked to wait for."""
 TRY_EVERY = 86400
-"""Seconds between two tries, whatever came of the first."""
+"""Seconds between two tries, whatever came of the first; fewer where keys last for less than eight days."""
+_TRIES = 8  # at least, within the time that a file's keys last
 WARN_SECONDS = 8 * 7 * 86400
 """A client whose keys last no longer than this says so."""
 _FULL_SPAN = 53 * 7 * 86400
@@ -32,14 +33,17 @@ def epochs_left(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int) -> int
 
 
 def is_due(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int, tried: int | None) -> bool:
-    """Whether a knock made now is to fetch its receipt: fewer than half of a file's epochs are left, and no try yet.
+    """Whether a knock made now is to fetch its receipt, and no try was made lately.
 
+    It is when fewer than half of a file's epochs are left, or where a file has so few, with the last one.
     `tried`: Unix seconds of the last try; one in the future was made under another clock, and counts for nothing.
     """
     now = now_ns // NS
-    if tried is not None and 0 <= now - tried < TRY_EVERY:
+    every = min(TRY_EVERY, len(keys.keys) * int(keys.length) // _TRIES)
+    if tried is not None and 0 <= now - tried < every:
         return False
-    return 2 * epochs_left(keys, known, now_ns) < len(keys.keys)
+    left = epochs_left(keys, known, now_ns)
+    return left <= 1 or 2 * left < len(keys.keys)
 
 
 def last_moment(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int) -> int | None:

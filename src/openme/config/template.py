@@ -28,7 +28,7 @@ server:
   hidden_as: drop
   # Keep unused UDP ports as silent as hidden ones, so that the knock port is one silent port among all.
   hide_udp_errors: true
-  # Networks for which nothing is hidden: monitoring, the office, a way back in. The host's own rules still decide.
+  # Networks for which managed ports are not hidden: monitoring, the office, a way back in. The host's own rules decide.
   # always_open_from: [192.0.2.0/24, "2001:db8::/32"]
   # Apply the rules only to packets that arrive on this interface; without it: on all.
 {interface}

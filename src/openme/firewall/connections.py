@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -97,7 +98,9 @@ Ends = tuple[bytes, bytes, bytes, bytes]
 
 class Connection(NamedTuple):
     """An entry of the connection table: what `address` has begun to the port `service`, before any NAT. `ends` are what
-    NAT has made of it; `alive`: not a TCP one that is over.
+    NAT has made of it; `alive`: not a TCP one that is over; `by_door`: it bears our label.
+
+    A UDP exchange without one began while our rules were away, or by a datagram of the service, as a VPN's does.
     """
 
     address: IPAddress
@@ -107,6 +110,7 @@ class Connection(NamedTuple):
     id: bytes
     ends: Ends
     alive: bool
+    by_door: bool
 
     @property
     def version(self) -> int:
@@ -140,7 +144,7 @@ class Wanted:
     def __bool__(self) -> bool:
         return bool(self._ports)
 
-    def addresses(self) -> Collection[bytes]:
+    def addresses(self) -> AbstractSet[bytes]:
         """The packed addresses that connections come from, without a copy of the network's own."""
         return self._ports.keys()
 
@@ -167,7 +171,8 @@ class Connections:
         )
 
     def let_in(self, wanted: Wanted, half_open: Collection[Ends]) -> Steps[tuple[list[Connection], bool]]:
-        """Connections to end that came by a door, `MOST_AT_ONCE` at most; and whether no change overtook the look.
+        """Connections to end, `MOST_AT_ONCE` at most; and whether no change overtook the look. Of TCP, those that came
+        by a door.
 
         All of the table is read, in parts that take the kernel and us less than a millisecond each. Its own filter
         would hold both for as long as it finds nothing, and is the wrong way round for IPv6 (seen on 6.18).
@@ -177,7 +182,7 @@ class Connections:
 
         def keep(payload: bytes) -> None:
             # Most of a large table is other people's.
-            if len(found) < MOST_AT_ONCE and source_of(payload) in sources:
+            if len(found) < MOST_AT_ONCE and not sources.isdisjoint(addresses_of(payload)):
                 connection = _parsed(payload, wanted, half_open)
                 if connection is not None:
                     found.append(connection)
@@ -280,19 +285,22 @@ def cut_key(connection: Connection) -> bytes:
     return peer + bytes([connection.protocol, 0, 0, 0]) + port + bytes(2)
 
 
-def source_of(payload: bytes) -> bytes:
-    """The packed address that a row's connection came from; empty where that cannot be told.
+def addresses_of(payload: bytes) -> tuple[bytes, bytes]:
+    """The packed addresses that a row's connection came from and went to; empty where that cannot be told.
 
-    It is read where the kernel puts it, which saves four fifths of the time; a row that begins otherwise is parsed.
+    They are read where the kernel puts them, which saves four fifths of the time; what begins otherwise is parsed.
     """
     for version, head in SOURCE_HEADS.items():
         if payload.startswith(head, SOURCE_AT - len(head)):
-            return payload[SOURCE_AT : SOURCE_AT + ADDRESS_BYTES[version]]
+            size = ADDRESS_BYTES[version]
+            to = SOURCE_AT + size + NLATTR.size
+            return payload[SOURCE_AT : SOURCE_AT + size], payload[to : to + size]
     family = payload[0]
     if family not in FAMILIES.values():
-        return b""
+        return b"", b""
     original = dict(attributes(payload[NFGENMSG.size :])).get(CTA_TUPLE_ORIG, b"")
-    return _addresses(original, 4 if family == FAMILIES[4] else 6)[1]
+    _, source, destination, _, _ = _addresses(original, 4 if family == FAMILIES[4] else 6)
+    return source, destination
 
 
 def _socket_request(family: int, states: int, identity: bytes) -> bytes:
@@ -307,14 +315,12 @@ def _in_parts(table: Netlink, requests: Sequence[Request]) -> Iterator[list[int]
 def _parsed(payload: bytes, wanted: Wanted, half_open: Collection[Ends] = ()) -> Connection | None:
     """The connection of one row if it is one to end. ValueError if malformed."""
     row = dict(attributes(payload[NFGENMSG.size :]))
-    labels = row.get(CTA_LABELS, b"")
     # As nft writes them: one number in the machine's byte order.
-    if not int.from_bytes(labels, sys.byteorder) >> LABEL_BIT & 1:
-        return None
+    by_door = bool(int.from_bytes(row.get(CTA_LABELS, b""), sys.byteorder) >> LABEL_BIT & 1)
     version = 4 if payload[0] == FAMILIES[4] else 6
-    protocol, source, _, _, number = _addresses(row.get(CTA_TUPLE_ORIG, b""), version)
+    protocol, source, target, own_number, number = _addresses(row.get(CTA_TUPLE_ORIG, b""), version)
     name = PROTOCOLS.get(protocol)
-    if name is None:
+    if name is None or (name == "tcp" and not by_door):
         return None
     _, local, peer, local_port, peer_port = _addresses(row.get(CTA_TUPLE_REPLY, b""), version)
     ends = local, local_port, peer, peer_port
@@ -322,7 +328,11 @@ def _parsed(payload: bytes, wanted: Wanted, half_open: Collection[Ends] = ()) ->
     begins = name == "udp" or state in HALF_OPEN or ends in half_open
     service = port_range(name, PORT.unpack(number)[0])
     if not wanted.has(source, service, begins=begins):
-        return None
+        # Also what the service has begun, when the table had forgotten what came before.
+        service = port_range(name, PORT.unpack(own_number)[0])
+        if name == "tcp" or not wanted.has(target, service, begins=True):
+            return None
+        source, ends = target, (source, own_number, target, number)
     if CTA_ID not in row:
         raise ValueError("a connection without an id")
     return Connection(
@@ -333,6 +343,7 @@ def _parsed(payload: bytes, wanted: Wanted, half_open: Collection[Ends] = ()) ->
         row[CTA_ID],
         ends,
         state not in (TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE),
+        by_door,
     )
 
 

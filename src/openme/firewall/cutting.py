@@ -19,11 +19,13 @@ def cut_in_steps(
     silence: Callable[[Sequence[Connection]], None],
     targets: Iterable[CutTarget],
     is_open: IsOpen,
+    needs_no_door: Callable[[IPAddress], bool] = lambda _: False,
 ) -> Steps[Mapping[IPAddress, int]]:
     """See `Firewall.cut`. `silence` keeps what is about to end from living on when the service speaks next.
 
     The table is looked through until no such connection is left: a packet may have been between a door and the table
     when the door closed. Where a door is open, what is found after the first whole look is somebody's good right.
+    What came by no door is ended once: there is no more of it while the rules stand, but for what is none of theirs.
     """
     wanted = Wanted()
     waiting = iter(targets)
@@ -37,8 +39,9 @@ def cut_in_steps(
     for _ in range(CUT_PASSES):
         half_open = (yield from connections.half_open()) if wanted.has_tcp else frozenset()
         found, whole = yield from connections.let_in(wanted, half_open)
+        found = [item for item in found if item.by_door or not needs_no_door(item.address)]
         if had_all:
-            found = [item for item in found if not is_open(item.address, item.service)]
+            found = [item for item in found if item.by_door and not is_open(item.address, item.service)]
         if not found and whole:
             return ended
         had_all = had_all or (whole and len(found) < MOST_AT_ONCE)

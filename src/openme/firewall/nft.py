@@ -44,6 +44,7 @@ from openme.firewall.nft_elements import (
 from openme.firewall.nftables_rules import (
     CUT_SECONDS,
     CUT_SETS,
+    CUT_SIZE,
     MARK_COMMENT,
     TABLE,
     TAKEN_SYN_SET,
@@ -125,6 +126,10 @@ class NftFirewall:
         self._locked: set[HostChain] = set()
         self._sets: dict[PortList, SetNames] = {}
         self._handles: list[tuple[str, int]] = []
+        self._table: int | None = None
+        self._untold_loss = False
+        self._silenced: dict[tuple[str, bytes], None] = {}
+        self._half_done = False
         self._redirects: set[Redirect] = set()
 
     def start(self, rules: Rules) -> None:
@@ -140,7 +145,11 @@ class NftFirewall:
                 raise unknown_port_list()
         self._put_in_force(rules, doors)
         # What was open before has not been given its new time by that.
-        self.open(doors)
+        try:
+            self.open(doors)
+        except FirewallError:
+            self._half_done = True  # the rules are in force that we say are refused
+            raise
 
     def open(self, doors: Iterable[Door]) -> None:
         """See `Firewall.open`. Of two doors for the same list and address the last one counts."""
@@ -168,7 +177,14 @@ class NftFirewall:
 
     def cut(self, targets: Iterable[CutTarget], is_open: IsOpen = nowhere) -> Steps[Mapping[IPAddress, int]]:
         """See `Firewall.cut`."""
-        return cut_in_steps(self._connections, self._silence, targets, is_open)
+        networks = () if self._rules is None else self._rules.always_open_from
+        return cut_in_steps(
+            self._connections,
+            self._silence,
+            targets,
+            is_open,
+            lambda address: any(address in network for network in networks),
+        )
 
     def doors(self) -> list[Door]:
         """See `Firewall.doors`. An element that somebody else put there without a timeout has infinite `seconds`."""
@@ -184,13 +200,15 @@ class NftFirewall:
         for attempt in range(ATTEMPTS):
             marks = self._marks()
             script = stop_script(
-                table_exists=nft_listing.table_exists(self._netlink),
+                table_exists=nft_listing.table_handle(self._netlink) is not None,
                 marks=[*marks.present, *marks.stale],
             )
             if not script or self._run(script, last=attempt == ATTEMPTS - 1):
                 break
         self._sets = {}
         self._handles = []
+        self._table = None
+        self._untold_loss = False
         self._rules = None
         self._taken = False
 
@@ -213,7 +231,15 @@ class NftFirewall:
             _log.error("unused ports: %s", error.message)
 
     def intact(self) -> bool:
-        """Whether our table is as we left it and every chain of the host's has our rule (at its head or not)."""
+        """Whether our table is as we left it and every chain of the host's has our rule (at its head or not).
+
+        False once also where the table was lost and has been put back meanwhile, perhaps without all that was in it;
+        and after an `apply` that failed when its rules were in force already: the caller says which are to be.
+        """
+        if self._half_done or self._untold_loss or nft_listing.table_handle(self._netlink) != self._table:
+            self._untold_loss = False
+            self._table = None
+            return False
         if not self._handles or self._rule_handles() != self._handles:
             return False
         if not {name for names in self._sets.values() for name in names} <= nft_listing.set_names_of_table(
@@ -231,15 +257,20 @@ class NftFirewall:
         """
         if not self._handles:
             return
-        cut: dict[str, dict[bytes, int]] = {name: {} for name in CUT_SETS.values()}
-        for connection in connections:
-            cut[CUT_SETS[connection.version]][cut_key(connection)] = CUT_SECONDS * 1000
-        messages = [
-            message for name, keys in cut.items() if keys for message in refreshed(TABLE, name, keys, self._refresh)
-        ]
+        silenced = {(CUT_SETS[connection.version], cut_key(connection)): None for connection in connections}
+        self._silenced.update(silenced)
+        while len(self._silenced) > CUT_SIZE:
+            del self._silenced[next(iter(self._silenced))]
+        messages = self._silencing(silenced)
         if self._taken:
             messages += removed(TABLE, TAKEN_UDP_SET, list({connection.id: None for connection in connections}))
         self._transact(messages + self._forget_syns())
+
+    def _silencing(self, silenced: Iterable[tuple[str, bytes]]) -> list[Message]:
+        cut: dict[str, dict[bytes, int]] = {}
+        for name, key in silenced:
+            cut.setdefault(name, {})[key] = CUT_SECONDS * 1000
+        return [message for name, keys in cut.items() for message in refreshed(TABLE, name, keys, self._refresh)]
 
     def _forget_syns(self) -> list[Message]:
         """Messages after which no repeated SYN is known. Whoever waits for an answer to his first one knocks again; one
@@ -249,22 +280,36 @@ class NftFirewall:
 
     def _put_in_force(self, rules: Rules, doors: Iterable[Door] = ()) -> None:
         one_path = self._can_take_one_path()
+        is_strange = False
         for attempt in range(ATTEMPTS):
-            stale_sets = nft_listing.set_names_of_table(self._netlink) - wanted_sets(rules)
+            table = nft_listing.table_handle(self._netlink)
+            sets = nft_listing.set_names_of_table(self._netlink)
+            stale_sets = sets - wanted_sets(rules)
+            # A table in the place of the one that we made has been loaded from a file: its doors are of whenever that
+            # was saved. (What is there at a start is of a run that died, and is taken over.)
+            is_strange = self._rules is not None and table != self._table
+            emptied = sets & wanted_sets(rules) if is_strange else ()
             stale_chains = nft_listing.chain_names_of_table(self._netlink) - wanted_chains(rules, one_path=one_path)
             marks = self._marks()
-            script = table_script(rules, stale_sets, doors, stale_chains=stale_chains, one_path=one_path)
+            script = table_script(
+                rules, stale_sets, doors, stale_chains=stale_chains, emptied=emptied, one_path=one_path
+            )
             if self._run(script + marks_script(marks.missing, marks.stale), last=attempt == ATTEMPTS - 1):
                 self._say_locked(marks)
+                self._untold_loss = self._untold_loss or (is_strange and self._table is not None)
                 break
+        self._table = nft_listing.table_handle(self._netlink)
         is_other = self._rules not in {None, rules}
         self._rules = rules
         self._one_path = one_path
         self._sets = {port_list: set_names(port_list) for port_list in rules.port_lists}
         self._taken = TAKEN_SYN_SET in wanted_sets(rules)
+        if is_strange:  # whoever was cut while the table before it stood is to stay cut
+            self._transact(self._silencing(self._silenced))
         if is_other:  # somebody may have lost the right to what he has begun
             self._transact(self._forget_syns())
         self._handles = self._rule_handles()
+        self._half_done = False
         self._say_redirects(rules)
 
     def _can_take_one_path(self) -> bool:

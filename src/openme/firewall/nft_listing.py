@@ -26,6 +26,7 @@ NFT_MSG_GETRULE = 7
 NFT_MSG_GETSET = 10
 NFTA_TABLE_NAME = 1
 NFTA_TABLE_FLAGS = 2
+NFTA_TABLE_HANDLE = 4
 NFTA_CHAIN_TABLE = 1
 NFTA_CHAIN_NAME = 3
 NFTA_CHAIN_HOOK = 4
@@ -88,10 +89,14 @@ def owned_tables(netlink: NfNetlink) -> set[tuple[Family, str]]:
     }
 
 
-def table_exists(netlink: NfNetlink) -> bool:
-    """Whether there is a table `inet openme`."""
-    rows = netlink.dump(NFT_MSG_GETTABLE, NFPROTO_INET)
-    return any(row.family == NFPROTO_INET and _text(row.attributes, NFTA_TABLE_NAME) == TABLE for row in rows)
+def table_handle(netlink: NfNetlink) -> int | None:
+    """The number that the kernel gave the table `inet openme` when it was made, and gives no other; None if there is
+    none.
+    """
+    for row in netlink.dump(NFT_MSG_GETTABLE, NFPROTO_INET):
+        if row.family == NFPROTO_INET and _text(row.attributes, NFTA_TABLE_NAME) == TABLE:
+            return _handle(row.attributes, NFTA_TABLE_HANDLE)
+    return None
 
 
 def rules_of(netlink: NfNetlink, family: Family, table: str, chain: str = "") -> list[ListedRule]:
@@ -158,8 +163,8 @@ def _number(values: dict[int, bytes], kind: int) -> int:
     return value
 
 
-def _handle(values: dict[int, bytes]) -> int:
-    data = values.get(NFTA_RULE_HANDLE, b"")
+def _handle(values: dict[int, bytes], kind: int = NFTA_RULE_HANDLE) -> int:
+    data = values.get(kind, b"")
     if len(data) != U64.size:
         raise NetlinkError(errno.EBADMSG, "the firewall's rules make no sense")
     value: int = U64.unpack(data)[0]

@@ -144,11 +144,13 @@ def table_script(
     doors: Iterable[Door] = (),
     *,
     stale_chains: Iterable[str] = (),
+    emptied: Iterable[str] = (),
     one_path: bool = True,
 ) -> str:
     """The table as a whole, applied over what may be there from before; sets of the same name keep their elements.
 
-    `stale_sets` and `stale_chains` exist and are wanted no more. `doors` are opened; the time of one that is open
+    `stale_sets` and `stale_chains` exist and are wanted no more; the sets in `emptied` exist and lose their elements.
+    `doors` are opened; the time of one that is open
     already is left to what follows. Without `one_path` hidden ports are hidden and unused ones left alone, for hosts
     where a port can be in use without a socket. FirewallError for an interface name that nft cannot take.
     """
@@ -160,6 +162,7 @@ def table_script(
         *(f"flush chain inet {TABLE} {chain}" for chain in (*(chain for chain, _ in chains), *stale_chains)),
         *(f"delete chain inet {TABLE} {chain}" for chain in stale_chains),
         *(f"delete set inet {TABLE} {name}" for name in sorted(stale_sets)),
+        *(f"flush set inet {TABLE} {name}" for name in sorted(emptied)),
         *_sets(rules),
         *_elements(doors),
         *(f"add rule inet {TABLE} {chain} {rule}" for chain, chain_rules in chains for rule in chain_rules),

@@ -100,6 +100,11 @@ class Epochs:
         while len(self._over) > 1 and self._over[0][0] < index:
             self._over.popleft()
 
+    def forget(self) -> None:
+        """Wipe the ratchet's key, and what was computed with it."""
+        self.ratchet.forget()
+        v2.overwrite_traces()
+
     def keys_from(self, first: int) -> EpochKeyList:
         """The public keys of the horizon from an epoch on, as receipts carry them. ValueError if `first` is erased."""
         if self._renewal is None or self._renewal.first != first:

@@ -43,7 +43,10 @@ from openme.wire.knock import IPAddress, pack_address, unpack_address
 DATABASE = "state.db"
 COMPLETE = "complete"
 """An empty file that stood beside a whole database before there was a mark."""
-_LIVED = ("ratchet*", "lock", "control", "files.json", "revoked", DATABASE, f"{DATABASE}*", f"{MARK}*", COMPLETE)
+_LIVED = (
+    *("ratchet*", ".ratchet.old", "lock", "control", "files.json", "revoked*", "hidden_ports*"),
+    *(f"{DATABASE}*", f"{MARK}*", COMPLETE),
+)
 _FORMAT = 2
 _BEFORE_THE_MARK = 1
 _PRIMARY_CODE = 0xFF  # sqlite.org/rescode.html: the low byte of an extended result code
@@ -496,8 +499,10 @@ class Store:
 
     def ratchet_seen(self) -> tuple[RatchetNote | None, RatchetNote | None]:
         """The ratchet as it was last known, and as it was about to be written when this server ended."""
-        last = self._connection.execute("SELECT epoch, public FROM ratchet").fetchone()
-        intended = self._connection.execute("SELECT epoch, public FROM ratchet_next").fetchone()
+        last, intended = (
+            next(_readable(self._connection.execute(f"SELECT epoch, public FROM {table}"), _note), None)  # noqa: S608
+            for table in ("ratchet", "ratchet_next")
+        )
         return last, intended
 
     def intend_ratchet(self, epoch: int, public: bytes) -> None:
@@ -516,28 +521,47 @@ class Store:
         return self._holders("")
 
     def holders_of(self, client_key: bytes) -> list[Holder]:
-        """The addresses that one client was given a door for, as `holders` has them, and what waits for the disk."""
+        """The addresses that one client was given a door for, as `holders` has them, and what waits for the disk.
+
+        StoreError where the disk does not give them.
+        """
         waiting = [knock.holder for knock in self._waiting if knock.holder is not None]
         return self._holders(" WHERE client = ?", client_key) + [h for h in waiting if h.client_key == client_key]
 
     def holder_keys(self) -> list[bytes]:
         """The public keys of those whom `holders` names."""
-        return [client for (client,) in self._connection.execute("SELECT DISTINCT client FROM holder")]
+        return [client for (client,) in self._rows("SELECT DISTINCT client FROM holder")]
 
     def _holders(self, which: str, *values: bytes) -> list[Holder]:
-        rows = self._connection.execute(
+        rows = self._rows(
             f"SELECT client, address, name, ports, opened_at, expires_at FROM holder{which}",  # noqa: S608  # ours
-            values,
+            *values,
         )
         return list(_readable(rows, _holder))
 
+    def _rows(self, query: str, *values: bytes | int) -> list[Any]:
+        """All rows, or StoreError: the database was whole when it was opened, but a disk may fail at any time."""
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"the database of {self._directory} cannot be read ({error})", "restart the server: it sets it aside"
+            ) from None
+
     def seen(self) -> dict[bytes, Seen]:
-        """The last accepted knock of every client, by public key."""
-        return dict(_readable(self._connection.execute(_SEEN), _seen))
+        """The last accepted knock of every client, by public key. StoreError where the disk does not give them."""
+        return dict(_readable(self._rows(_SEEN), _seen))
+
+    def seen_in_parts(self, most: int) -> Iterator[dict[bytes, Seen]]:
+        """The same, at most so many clients at a time, in the order of their keys. StoreError as above."""
+        last = b""
+        while rows := self._rows(f"{_SEEN} WHERE client > ? ORDER BY client LIMIT ?", last, most):
+            last = rows[-1][0]
+            yield dict(_readable(rows, _seen))
 
     def renewals(self) -> dict[bytes, int]:
-        """The last epoch whose key a client has fetched with a receipt, by 32-byte public key."""
-        return dict(self._connection.execute(_RENEWED)) | self._waiting_renewals
+        """The last epoch whose key a client has fetched with a receipt, by 32-byte public key. StoreError as above."""
+        return dict(_readable(self._rows(_RENEWED), _renewed)) | self._waiting_renewals
 
     def close(self) -> None:
         """Write what waits, if the disk lets us, and close."""
@@ -626,7 +650,25 @@ def _check(connection: sqlite3.Connection, path: Path, store_id: bytes, *, mark_
     elif version != _FORMAT:
         raise StoreError(f"{path}: made by a newer openme (format {version})", "start that version instead")
     connection.executescript(_EPOCH_SCHEMA)
+    # A flipped bit in the name of a column would show when that is asked for, which may be in the midst of serving.
+    if not _expected_columns() <= _columns(connection):
+        raise _damaged("the database is damaged")
     return bool(version == 0)
+
+
+def _columns(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    """(table, column, type, not null, place in the primary key) of every column."""
+    return set(
+        connection.execute(
+            'SELECT m.name, t.name, t.type, t."notnull", t.pk FROM sqlite_master AS m, pragma_table_info(m.name) AS t'
+        )
+    )
+
+
+def _expected_columns() -> set[tuple[Any, ...]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        _make_tables(connection, NO_DIGEST)
+        return _columns(connection)
 
 
 def _damaged(reason: str) -> sqlite3.DatabaseError:
@@ -700,12 +742,32 @@ def _readable(rows: Iterable[Any], make: Callable[[Any], _Made]) -> Iterator[_Ma
 
 def _seen(row: tuple[Any, ...]) -> tuple[bytes, Seen]:
     client, name, at, source = row
-    return client, Seen(str(name), float(at), unpack_address(source))
+    return _key(client), Seen(str(name), float(at), unpack_address(source))
 
 
 def _holder(row: tuple[Any, ...]) -> Holder:
     client, address, name, ports, opened_at, expires_at = row
-    return Holder(client, unpack_address(address), str(name), _ports(ports), float(opened_at), float(expires_at))
+    return Holder(_key(client), unpack_address(address), str(name), _ports(ports), float(opened_at), float(expires_at))
+
+
+def _renewed(row: tuple[Any, ...]) -> tuple[bytes, int]:
+    client, last = row
+    if type(last) is not int:
+        raise TypeError("not an epoch")
+    return _key(client), last
+
+
+def _note(row: tuple[Any, ...]) -> RatchetNote:
+    epoch, public = row
+    if type(epoch) is not int:
+        raise TypeError("not an epoch")
+    return epoch, _key(public)
+
+
+def _key(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError("not a key")
+    return value
 
 
 def _ports(text: str) -> tuple[PortRange, ...]:
@@ -722,7 +784,7 @@ def read_seen(state_dir: Path) -> dict[bytes, Seen]:
 
 def read_renewals(state_dir: Path) -> dict[bytes, int]:
     """The last epoch whose key a client was given with a receipt, by 32-byte public key."""
-    return dict(_read(state_dir, _RENEWED))
+    return dict(_readable(_read(state_dir, _RENEWED), _renewed))
 
 
 def read_ratchet_seen(state_dir: Path) -> bool:

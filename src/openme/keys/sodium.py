@@ -9,6 +9,7 @@ The functions are those of PyNaCl's compiled module (its bindings offer no way t
 compares them with the bindings.
 """
 
+from _thread import allocate_lock
 from typing import Self
 
 from nacl._sodium import ffi, lib
@@ -63,32 +64,34 @@ _hashed_inside = Secret(_BLOCK_SIZE + HASH_SIZE + _MOST_INFO + 1)
 _hashed_outside = Secret(_BLOCK_SIZE + HASH_SIZE)
 _extracted = Secret(HASH_SIZE)
 _block = Secret(HASH_SIZE)
+_buffers_in_use = allocate_lock()  # libsodium is called without the interpreter's lock, so threads would mix keys
 
 
 def hkdf(output: Secret, key_material: Readable, info: Readable) -> None:
     """Fill `output`, at most 8160 bytes, by HKDF-SHA256 (RFC 5869) with an empty salt.
 
-    `key_material` and `info` have at most 256 bytes. Not for two threads at once: the buffers are shared.
+    `key_material` and `info` have at most 256 bytes. ValueError for more of anything.
     """
     if len(output.data) > 255 * HASH_SIZE or len(info) > _MOST_INFO or len(key_material) > _MOST_INFO:
         raise ValueError("too long for HKDF")
-    _set_key(bytes(HASH_SIZE))  # section 2.2: an empty salt is HashLen zero bytes
-    _hashed_inside.data[_BLOCK_SIZE : _BLOCK_SIZE + len(key_material)] = key_material
-    _hmac(_extracted, len(key_material))
-    _set_key(_extracted.data)
-    length = 0  # of the block before: T(0) is empty
-    for number, at in enumerate(range(0, len(output.data), HASH_SIZE), 1):
-        message = _hashed_inside.data
-        message[_BLOCK_SIZE : _BLOCK_SIZE + length] = _block.data[:length]
-        end = _BLOCK_SIZE + length + len(info)
-        message[_BLOCK_SIZE + length : end] = info
-        message[end] = number
-        _hmac(_block, length + len(info) + 1)
-        length = HASH_SIZE
-        take = min(HASH_SIZE, len(output.data) - at)
-        ffi.memmove(output.pointer + at, _block.pointer, take)
-    for secret in (_hashed_inside, _hashed_outside, _extracted, _block):
-        secret.wipe()
+    with _buffers_in_use:
+        _set_key(bytes(HASH_SIZE))  # section 2.2: an empty salt is HashLen zero bytes
+        _hashed_inside.data[_BLOCK_SIZE : _BLOCK_SIZE + len(key_material)] = key_material
+        _hmac(_extracted, len(key_material))
+        _set_key(_extracted.data)
+        length = 0  # of the block before: T(0) is empty
+        for number, at in enumerate(range(0, len(output.data), HASH_SIZE), 1):
+            message = _hashed_inside.data
+            message[_BLOCK_SIZE : _BLOCK_SIZE + length] = _block.data[:length]
+            end = _BLOCK_SIZE + length + len(info)
+            message[_BLOCK_SIZE + length : end] = info
+            message[end] = number
+            _hmac(_block, length + len(info) + 1)
+            length = HASH_SIZE
+            take = min(HASH_SIZE, len(output.data) - at)
+            ffi.memmove(output.pointer + at, _block.pointer, take)
+        for secret in (_hashed_inside, _hashed_outside, _extracted, _block):
+            secret.wipe()
 
 
 def _set_key(key: Readable) -> None:

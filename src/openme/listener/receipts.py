@@ -60,7 +60,9 @@ class Receipts:
             self._forget(order.key)
         elif order.kind is OrderKind.REFUSED:
             self._give_up(order.key)
-        elif (pending := self._pending.get(order.key)) is not None:
+        elif (pending := self._pending.get(order.key)) is None:
+            order.wipe()  # the verdict comes too late: nobody else would forget what the receipt says
+        else:
             pending.parts.append(order.text)
             if order.kind is OrderKind.ACCEPTED:
                 identity = self._make(order, pending, now) if order.text else None

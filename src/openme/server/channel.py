@@ -104,6 +104,11 @@ class Outbox:
             order.wipe()
             self._waiting.popleft()
 
+    def wipe(self) -> None:
+        """Forget what waits, in a process that will not send it."""
+        for order in self._waiting:
+            order.wipe()
+
 
 _DISPENSABLE = frozenset({OrderKind.ACCEPTED, OrderKind.REFUSED, OrderKind.RECEIPT_PART, OrderKind.KNOWN_SOURCE})
 

@@ -7,8 +7,8 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from openme.server.sandbox import confine_guardian
 _PATIENCE = 1.0  # seconds that a child gets to end: by itself, then by the guardian's hand
 _GRACE = 3.0  # the same for a child that nobody would end
 _STANDARD = 3  # input, output, error
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def detach(kept: set[int]) -> None:
@@ -55,8 +57,21 @@ def close_all_but(kept: set[int]) -> None:
 
 def ignore_endings() -> None:
     """A terminal's Ctrl-C reaches all processes; the keeper ends the others when it has closed the firewall."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def endings_held_back() -> Iterator[None]:
+    """Let no request to end through: one that came between fork(2) and what follows would end the child as its parent.
+
+    Held around a fork; the child ignores them before it lets them through.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def fork_with_lifeline(run: Callable[[int], None]) -> tuple[int, int]:
@@ -65,15 +80,16 @@ def fork_with_lifeline(run: Callable[[int], None]) -> tuple[int, int]:
     `lifeline` is the reading end of a pipe: at its end when nobody holds the other one, which is ours, any more.
     """
     lifeline, ours = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(lifeline)
-        return child, ours
-    try:
-        ignore_endings()
-        run(lifeline)
-    finally:
-        os._exit(0)
+    with endings_held_back():
+        child = os.fork()
+        if child:
+            os.close(lifeline)
+            return child, ours
+        try:
+            ignore_endings()
+            run(lifeline)
+        finally:
+            os._exit(0)
 
 
 def wait_for(child: int, seconds: float = _GRACE) -> int | None:

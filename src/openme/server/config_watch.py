@@ -3,7 +3,6 @@
 import gc
 import logging
 import os
-import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -20,8 +19,10 @@ from openme.server.config_parts import read_parts, write_parts
 from openme.server.privileges import die_with_parent
 from openme.server.revoked_watch import RevokedWatch
 
-LARGE = 200
-"""Clients up to which a knock waits for a changed file (0.02 s); above, a process of its own reads it meanwhile."""
+LARGE = 1 << 15
+"""Bytes up to which a knock waits for a changed file (250 clients, 0.01 s); a process of its own reads a larger one
+meanwhile, however few clients were known before.
+"""
 _REMIND = 60.0  # seconds between two lines about a file that is still broken
 
 _log = logging.getLogger("openme.config")
@@ -46,6 +47,8 @@ class ConfigWatch:
         self._path = path
         self.path = Path(os.path.abspath(path))  # noqa: PTH100  # not resolved: a link may come to point elsewhere
         """The name under which the file is read."""
+        self.forget_in_child: Callable[[], None] = lambda: None
+        """What a child that reads the file does first: it may live on when keys have been erased in this process."""
         self._overrides = dict(overrides or {})
         self._signature = self._look()
         self._reader: _Reader | None = None
@@ -72,7 +75,7 @@ class ConfigWatch:
     def refresh(self) -> ServerConfig | None:
         """The new config if the file or the revoked keys have changed and load, else None.
 
-        Waits for a file of up to `LARGE` clients, and always for the revoked keys.
+        Waits for a file of up to `LARGE` bytes, and always for the revoked keys.
         """
         revoked = self._revoked.refresh()
         if self._follow_file():
@@ -89,9 +92,9 @@ class ConfigWatch:
             return False
         # Taken before reading: a change while reading is seen at the next look.
         self._signature = signature
-        if len(self._last_good.clients) > LARGE:
-            _log.info("the config has changed; reading its %d clients meanwhile", len(self._last_good.clients))
-            self._reader = _Reader(self._load)
+        if signature is not None and signature[1] > LARGE:
+            _log.info("the config has changed; reading its %d KiB meanwhile", signature[1] >> 10)
+            self._reader = _Reader(self._load, self.forget_in_child)
             return False
         try:
             outcome: _Outcome = self._load()
@@ -100,9 +103,12 @@ class ConfigWatch:
         return self._settle(outcome)
 
     def keys_of(self, name: str) -> frozenset[bytes]:
-        """The public key that the last good config has for this client, revoked or not; empty if it has none."""
+        """The public keys under this name: in the last good config, revoked or not, and revoked by word alone.
+
+        By those the same `revoke`, once the disk takes it, finds what to write though the file names it no more.
+        """
         client = self._last_good.clients.get(name)
-        return frozenset() if client is None else frozenset({client.public_key.raw})
+        return self._revoked.told_of(name) | (frozenset() if client is None else {client.public_key.raw})
 
     def refuse(self, config: ServerConfig, reason: str) -> None:
         """The firewall did not take what was read last, for this reason: the file is at fault, `config` is in force."""
@@ -176,6 +182,7 @@ class ConfigWatch:
         self._last_good = outcome
         self.config = self._less_revoked()
         if not again:
+            self._refusal = None  # what the firewall says of another file is news, also in the same words
             say_warnings(self.config)
         return True
 
@@ -207,22 +214,25 @@ class ConfigWatch:
 class _Reader:
     """A child process that loads the config and leaves it, in parts, in memory that both share."""
 
-    def __init__(self, load: Callable[[], ServerConfig]) -> None:
+    def __init__(self, load: Callable[[], ServerConfig], forget: Callable[[], None]) -> None:
         self._started = time.monotonic()
         self._parts: Steps[_Outcome] | None = None
         self._result = os.memfd_create("config", os.MFD_CLOEXEC)
         self._child = os.fork()
         if self._child == 0:
+            status = 1
             try:
                 die_with_parent()
+                forget()
                 try:
                     outcome: _Outcome = load()
                 except OpenmeError as error:
                     outcome = error
                 with os.fdopen(self._result, "wb") as file:
                     write_parts(outcome, file)
+                status = 0
             finally:
-                os._exit(0)
+                os._exit(status)
 
     @property
     def seconds(self) -> float:
@@ -237,16 +247,18 @@ class _Reader:
     def poll(self) -> _Outcome | None:
         """What the child has read, or None while it still reads and while there are more parts to take over."""
         if self._parts is None:
-            if os.waitpid(self._child, os.WNOHANG)[0] == 0:
+            ended, status = os.waitpid(self._child, os.WNOHANG)
+            if not ended:
                 return None
+            if status:  # killed, or short of memory: what it has left may be half of the config
+                os.close(self._result)
+                return OpenmeError("the process that read the config has died")
             self._parts = self._taken_over()
         try:
             next(self._parts)
         except StopIteration as end:
             outcome: _Outcome = end.value
             return outcome
-        except (EOFError, pickle.UnpicklingError):
-            return OpenmeError("the process that read the config has died")
         gc.freeze()  # the garbage collector would look through all that has arrived again and again
         return None
 

@@ -1,10 +1,12 @@
 """Ends connections while knocks are served: what is asked for meanwhile goes into the next look, all of it together."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Firewall, FirewallError, IsOpen, Steps
 from openme.server.slices import Slices
 
@@ -13,23 +15,27 @@ if TYPE_CHECKING:
 
     from openme.firewall.base import IPAddress
 
-_COUNTED_AT_ONCE = 1000
+_AT_ONCE = 1000  # targets of one step
 
 _log = logging.getLogger("openme.keeper")
 
 
 @dataclass(slots=True, eq=False)
 class Cut:
-    """What was asked for, and what has come of it: `ended` connections, or an `error`. Neither until it is `done`."""
+    """What was asked for, and what has come of it: `ended` connections, or an `error`. Neither until it is `done`.
+
+    An error may be about a part: all that was known is cut all the same.
+    """
 
     find: Steps[list[CutTarget]]
+    known: Iterator[CutTarget]
     targets: list[CutTarget] = field(default_factory=list)
     done: bool = False
     ended: int = 0
-    error: FirewallError | None = None
+    error: OpenmeError | None = None
 
     def outcome(self) -> Steps[int]:
-        """Wait until it is done; how many connections ended. FirewallError if some could not be."""
+        """Wait until it is done; how many connections ended. OpenmeError if some could not be, or found."""
         while not self.done:
             yield
         if self.error is not None:
@@ -51,9 +57,11 @@ class Cutting:
         self._waiting: list[Cut] = []
         self._at_work = False
 
-    def add(self, find: Steps[list[CutTarget]]) -> Cut:
-        """End what `find` finds. It is done, and logged, also if nobody waits for the outcome."""
-        cut = Cut(find)
+    def add(self, find: Steps[list[CutTarget]], known: Iterable[CutTarget] = ()) -> Cut:
+        """End what is known, and what `find` finds, which may raise OpenmeError. It is done, and logged, also if nobody
+        waits for the outcome. What is `known` is asked for when no door is on its way any more.
+        """
+        cut = Cut(find, iter(known))
         self._waiting.append(cut)
         if not self._at_work:
             self._at_work = True
@@ -67,9 +75,17 @@ class Cutting:
             ended: Mapping[IPAddress, int] = {}
             error = None
             for cut in cuts:
-                cut.targets = yield from cut.find
+                try:
+                    cut.targets += yield from cut.find
+                except OpenmeError as unread:
+                    _log.error("connections may live on that should have ended: %s", unread.message)
+                    cut.error = unread
             while self._must_wait():
                 yield
+            for cut in cuts:
+                while some := list(islice(cut.known, _AT_ONCE)):
+                    cut.targets += some
+                    yield
             targets = [target for cut in cuts for target in cut.targets]
             if targets:
                 try:
@@ -80,10 +96,11 @@ class Cutting:
             for cut in cuts:
                 # Behind one address connections have no owner: they count for everybody who asked for their end.
                 addresses: set[IPAddress] = set()
-                for start in range(0, len(cut.targets) if ended else 0, _COUNTED_AT_ONCE):
-                    addresses.update(t.address for t in cut.targets[start : start + _COUNTED_AT_ONCE])
+                for start in range(0, len(cut.targets) if ended else 0, _AT_ONCE):
+                    addresses.update(t.address for t in cut.targets[start : start + _AT_ONCE])
                     yield
                 cut.ended = sum(number for address, number in ended.items() if address in addresses)
-                cut.error = error if cut.targets else None
+                if cut.targets and error is not None:
+                    cut.error = error
                 cut.done = True
         self._at_work = False

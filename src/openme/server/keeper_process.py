@@ -99,6 +99,7 @@ class Parts:
     listener: socket.socket
     control: socket.socket
     state_file: Path | None
+    firewall_lock: socket.socket | None = None
     trial: Trial | None = None
     reports: Reports = field(default_factory=Reports)
     hidden: HiddenPorts = field(default_factory=HiddenPorts)
@@ -121,6 +122,7 @@ class KeeperProcess:
         self._store = parts.store
         self._firewall = parts.firewall
         self._watch = parts.watch
+        self._watch.forget_in_child = self._forget_secrets
         self._journal = parts.journal
         self._listener = parts.listener
         self._reports = parts.reports
@@ -128,6 +130,7 @@ class KeeperProcess:
         self._deliveries = Deliveries()
         self._receipts: dict[tuple[bytes, IPAddress], list[bytes]] = {}
         self._control = parts.control
+        self._firewall_lock = parts.firewall_lock
         self._state_file = parts.state_file
         self._clocks = clocks
         self._hidden = parts.hidden
@@ -146,6 +149,7 @@ class KeeperProcess:
             parts.firewall, self._slices, self._keeper.grants.is_open, lambda: self._doors or self._following
         )
         self._expiries = Expiries(clocks().utc)
+        self._frames: list[bytes] = []
         self._strangers: deque[tuple[float, Stranger]] = deque()
         self._searched: Stranger | None = None
         self._stop: Ending | None = None
@@ -159,6 +163,8 @@ class KeeperProcess:
         self._given: dict[int, bytes] = {}
         self._next_erasing = float("-inf")
         self._next_repair = float("-inf")
+        self._rules_were_away = False
+        self._is_ending = False
         self._left_open: tuple[float, str] | None = None
         self._state_written = float("-inf")
 
@@ -182,6 +188,8 @@ class KeeperProcess:
         self._selector.register(wake_reader, selectors.EVENT_READ, lambda: wake_reader.recv(64))
         self._selector.register(self._listener, selectors.EVENT_READ, self._on_frames)
         self._selector.register(self._control, selectors.EVENT_READ, self._on_control)
+        if (lock := self._firewall_lock) is not None:
+            self._selector.register(lock, selectors.EVENT_READ, lambda: _make_room(lock))
         if self._firewall.changes is not None:
             self._selector.register(self._firewall.changes, selectors.EVENT_READ, self._on_ruleset_change)
         if self._interfaces is not None:
@@ -283,6 +291,7 @@ class KeeperProcess:
                 return
             _log.warning("openme's rules were removed from the firewall: putting them back")
             self._doors.restore(self._rules)
+            self._end_what_began_without_rules()
         except FirewallError as error:
             _log.error("the rules could not be put back: %s", error.message)  # one line for the operator
             self._ruleset_changed = True
@@ -290,7 +299,7 @@ class KeeperProcess:
     # -- knocks
 
     def _on_frames(self) -> None:
-        frames = []
+        frames = self._frames = []
         for message in received(self._listener, FRAME_SIZES, _BATCH):
             if len(message) == REPORT_SIZE:
                 self._reports.on_report_untrusted(message, self._clocks().monotonic)
@@ -310,7 +319,15 @@ class KeeperProcess:
                 judgements.append(outcome)
             else:
                 self._queue(outcome)
+        self._frames = []
         self._finish(judgements, now)
+
+    def _forget_secrets(self) -> None:
+        """For a child that is forked from here: it may still be there when an epoch's key is erased."""
+        wipe(*self._frames)
+        self._outbox.wipe()
+        if self._keeper.epochs is not None:
+            self._keeper.epochs.forget()
 
     def _queue(self, stranger: Stranger) -> None:
         """Let a stranger wait. When too many do, one drawn by lot goes, so that nobody can fill the queue for long."""
@@ -439,7 +456,9 @@ class KeeperProcess:
                 self._stay(config, error, now)
                 return False
             self._rules = plan.rules
-        self._retry_at, self._retry_after = None, _FIRST_RETRY
+        if self._watch.fault is None:
+            # Else this is the last good config, less somebody perhaps, while a refused file waits for its next try.
+            self._retry_at, self._retry_after = None, _FIRST_RETRY
         self._hidden.took(config)
         if ("v2" in config.protocols) != (self._keeper.epochs is not None):
             self._switch_v2(config, now)
@@ -722,20 +741,35 @@ class KeeperProcess:
 
         Their open doors count too, whether or not the disk knows of them; `ended` may grow while doors follow.
         """
-
-        def find() -> Steps[list[CutTarget]]:
-            targets = yield from lost
-            while self._following:
-                yield
-            return (yield from targets_of(ended, targets))
-
-        self._cutting.add(find())
+        self._cutting.add(lost, (CutTarget(grant.address, grant.ports) for grant in ended))
 
     def _end_what_was_lost_before(self) -> None:
         """What clients lost while no server ran."""
-        now = self._clocks().utc
         self._expiries.follow(self._keeper.config.index.ends)
-        self._end_exchanges(lost_by_keys(self._store.holder_keys(), self._keeper.client, self._store.holders_of, now))
+        self._end_exchanges(self._lost_by_all())
+
+    def _lost_by_all(self) -> Steps[list[CutTarget]]:
+        """What everybody whom the disk knows has lost. StoreError, at the first step, where it does not tell whom."""
+        keys, now = self._store.holder_keys(), self._clocks().utc
+        return (yield from lost_by_keys(keys, self._keeper.client, self._store.holders_of, now))
+
+    def _end_what_began_without_rules(self) -> None:
+        """What clients without a right may have begun while somebody had taken our rules away.
+
+        One look at all of them at a time, however often that happens.
+        """
+        self._rules_were_away = True
+        if not self._is_ending:
+            self._is_ending = True
+            self._slices.add(self._end_again())
+
+    def _end_again(self) -> Steps[None]:
+        while self._rules_were_away:
+            self._rules_were_away = False
+            cut = self._cutting.add(self._lost_by_all())
+            while not cut.done:
+                yield
+        self._is_ending = False
 
     def _apply(self, change: Change) -> None:
         """Make the firewall's doors agree with the grants; FirewallError if it cannot be made to."""
@@ -783,7 +817,7 @@ class KeeperProcess:
         answer: dict[str, Any] | Steps[dict[str, Any]]
         try:
             answer = self._answer(raw)
-        except FirewallError as error:
+        except OpenmeError as error:
             answer = {"error": error.message}
         if isinstance(answer, dict):
             self._replies.send(peer, json.dumps(answer).encode())
@@ -796,7 +830,7 @@ class KeeperProcess:
         try:
             try:
                 answer = yield from steps
-            except FirewallError as error:
+            except OpenmeError as error:
                 answer = {"error": error.message}
             text = yield from json_text(answer)
         finally:
@@ -906,25 +940,33 @@ class KeeperProcess:
             "lost_until": moment(before_ns) if moved and before_ns is not None else None,
         }
 
-    def _targets(self, name: str, keys: Iterable[bytes], *, established: bool) -> Steps[list[CutTarget]]:
-        """Every address that this client has opened lately, also by doors closed long since, and the doors open now."""
+    def _targets(
+        self, name: str, keys: Iterable[bytes], *, established: bool
+    ) -> tuple[Steps[list[CutTarget]], Iterable[CutTarget]]:
+        """Every address that this client has opened lately, also by doors closed long since; and the doors open now."""
         keys = {*keys, *(key for key, (known_as, _) in self._seen.items() if known_as == name)}
         grants = self._keeper.grants_of(name)  # now: in a moment they are ended
+        known = (CutTarget(grant.address, grant.ports, established) for grant in grants)
 
         def find() -> Steps[list[CutTarget]]:
-            targets = yield from targets_of(grants, [], established=established)
+            targets: list[CutTarget] = []
             for key in keys:
                 targets.extend(CutTarget(h.address, h.ports, established) for h in self._store.holders_of(key))
                 yield
             return targets
 
-        return find()
+        return find(), known
 
     def _when_cut(
-        self, name: str, targets: Steps[list[CutTarget]], answer: dict[str, Any], *, cut: bool
+        self,
+        name: str,
+        targets: tuple[Steps[list[CutTarget]], Iterable[CutTarget]],
+        answer: dict[str, Any],
+        *,
+        cut: bool,
     ) -> Steps[dict[str, Any]]:
         """The answer, once the client's exchanges and, where `cut` asks for it, connections have ended."""
-        asked = self._cutting.add(targets)
+        asked = self._cutting.add(*targets)
 
         def wait() -> Steps[dict[str, Any]]:
             ended = yield from asked.outcome()
@@ -997,18 +1039,6 @@ class KeeperProcess:
                 _log.info("the replay memory is on the disk again")
 
 
-def targets_of(
-    grants: Iterable[Grant], targets: list[CutTarget], *, established: bool = False
-) -> Steps[list[CutTarget]]:
-    """What these grants have let in, and the targets given."""
-    found = []
-    for number, grant in enumerate(grants, 1):
-        found.append(CutTarget(grant.address, grant.ports, established))
-        if number % _NAMES_AT_ONCE == 0:
-            yield
-    return found + targets
-
-
 def _with_closed(grants: Sequence[Grant], outcome: Steps[dict[str, Any]]) -> Steps[dict[str, Any]]:
     """The outcome, in the end, and the addresses of these grants."""
     closed = []
@@ -1017,6 +1047,13 @@ def _with_closed(grants: Sequence[Grant], outcome: Steps[dict[str, Any]]) -> Ste
         if number % _NAMES_AT_ONCE == 0:
             yield
     return {"closed": closed} | (yield from outcome)
+
+
+def _make_room(lock: socket.socket) -> None:
+    """Take those off the queue who have asked whose the firewall is, which the kernel has told them."""
+    with suppress(OSError):
+        for _ in range(_BATCH):
+            lock.accept()[0].close()
 
 
 def _with(file: dict[str, Any], outcome: Steps[dict[str, Any]]) -> Steps[dict[str, Any]]:

@@ -50,12 +50,16 @@ def address_of(sockaddr: tuple[str, ...]) -> IPAddress:
 
 @dataclass(slots=True)
 class _HealthConnection:
-    """`said`: what the peer has sent, at most a receipt id. `answer`: what it is still to be told."""
+    """`said`: what the peer has sent, at most a receipt id. `answer`: what it is still to be told.
+
+    `has_ended`: it has said that it says no more, before it could have read anything.
+    """
 
     socket: socket.socket
     address: IPAddress
     deadline: float
     said: bytes = b""
+    has_ended: bool = False
     answer: memoryview | None = None
 
 
@@ -120,8 +124,13 @@ class ListenerProcess:
 
     def _serve(self) -> None:
         """Let strangers in. Until now knocks waited in the socket, and the health port was not there to be seen."""
-        self._health.listen(_BACKLOG)
-        self._selector.register(self._health, selectors.EVENT_READ, self._on_health)
+        try:
+            self._health.listen(_BACKLOG)
+        except OSError as error:
+            # A user of this host can hold the same address as long as nobody listens. That costs receipts, no knock.
+            self._reporter.no_health_port(error)
+        else:
+            self._selector.register(self._health, selectors.EVENT_READ, self._on_health)
         self._selector.register(self._knock, selectors.EVENT_READ, self._on_datagrams)
 
     # -- knocks
@@ -243,6 +252,8 @@ class ListenerProcess:
         answer = self._receipts.answer(entry.said, now)
         if answer is None or entry.answer is not None:
             return entry.answer is not None
+        with suppress(OSError):  # nothing waits
+            entry.has_ended = not entry.socket.recv(1, socket.MSG_PEEK)
         entry.answer = memoryview(answer)
         if entry.socket in self._selector.get_map():
             self._selector.unregister(entry.socket)
@@ -265,11 +276,14 @@ class ListenerProcess:
             self._wait_for_end(number, entry)
 
     def _wait_for_end(self, number: int, entry: _HealthConnection) -> None:
-        """All is said. The peer's end, without a reset, is its word that it has read that; it has the usual time."""
+        """All is said. The peer's end, without a reset, is its word that it has read that; it has the usual time.
+
+        One that ended before it could read anything has given no such word.
+        """
         self._selector.unregister(entry.socket)
+        entry.deadline = time.monotonic() + HEALTH_SECONDS
         with suppress(OSError):
             entry.socket.shutdown(socket.SHUT_WR)
-        entry.deadline = time.monotonic() + HEALTH_SECONDS
         self._selector.register(entry.socket, selectors.EVENT_READ, lambda: self._on_end_untrusted(number))
 
     def _on_end_untrusted(self, number: int) -> None:
@@ -280,7 +294,7 @@ class ListenerProcess:
             return
         except OSError:
             ended = False
-        if ended and (knock := self._receipts.knock_of(entry.said)) is not None:
+        if ended and not entry.has_ended and (knock := self._receipts.knock_of(entry.said)) is not None:
             self._reporter.delivered(knock)
         self._close_health(number)
 

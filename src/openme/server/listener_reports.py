@@ -42,10 +42,10 @@ _SHORTFALLS = {
 }
 
 
-def worded(shortfall: Report) -> str:
-    """What a sandbox does not enforce here, for the operator."""
+def worded(shortfall: Report, why: str | None = None) -> str:
+    """What a sandbox does not enforce here, for the operator; `why`, if that is known better than by its number."""
     number = min(shortfall.number, _MAX_ERRNO)
-    return _SHORTFALLS[shortfall.kind].format(os.strerror(number) if number else "this kernel has none")
+    return _SHORTFALLS[shortfall.kind].format(why or (os.strerror(number) if number else "not available here"))
 
 
 # -- the listener's end
@@ -78,6 +78,10 @@ class Reporter:
     def delivered(self, knock: bytes) -> None:
         """Tell that the receipt of this knock (its R) was fetched; a keeper too busy to hear it counts it as not."""
         self._send(Report(ReportKind.DELIVERED, knock=knock[:SOURCE_SIZE]))
+
+    def no_health_port(self, error: OSError) -> None:
+        """Nobody can be told on the health port what a knock has opened."""
+        self._send(Report(ReportKind.NO_HEALTH_PORT, error.errno or 0))
 
     def receiving_failed(self, error: OSError) -> None:
         """The knock socket has an error and no datagram."""
@@ -151,6 +155,8 @@ class Reports:
         self._failure: str | None = None
         self._nonsense = 0
         self._last = float("-inf")
+        self.is_ready = False
+        """Whether the listener waits for its keys."""
         self.delivered: deque[bytes] = deque(maxlen=MOST_DELIVERED)
         """Knocks whose receipt was fetched, by the first 16 bytes of R, for whoever counts them."""
 
@@ -165,12 +171,20 @@ class Reports:
             self._refused(report, now)
         elif report.kind is ReportKind.DELIVERED:
             self.delivered.append(report.knock)
+        elif report.kind is ReportKind.READY:
+            self.is_ready = True
         elif report.kind is ReportKind.RECEIVING_FAILED:
             self._failure = os.strerror(min(report.number, _MAX_ERRNO))
         elif report.kind not in self._said:
             self._said.add(report.kind)
             if report.kind in _SHORTFALLS:
                 _log.warning("%s", worded(report))
+            elif report.kind is ReportKind.NO_HEALTH_PORT:
+                _log.error(
+                    "the health port is taken since this start (%s): there are no receipts, and `knock --check` and"
+                    " `status` reach somebody else; find out who it is (sudo ss -ltnp), end it, and restart openme",
+                    os.strerror(min(report.number, _MAX_ERRNO)),
+                )
             elif report.kind is ReportKind.OUT_OF_MEMORY:
                 _log.error("the listener has reached its limit of memory and ends")
             else:

@@ -18,8 +18,9 @@ _MOST = 3  # programs that are named
 def holders_of(proto: Literal["udp", "tcp"], port: int, proc: Path = _PROC) -> str | None:
     """The programs that hold `port`, such as `nc (process 4711 of user mallory)`; None if nothing is known of any.
 
-    Of a program whose descriptors cannot be seen, from another container or without root, the user alone is known; of
-    a socket of the kernel's own (WireGuard, VXLAN) that it is one. A program's name is its own word.
+    Of a program whose descriptors cannot be seen, from another container or without CAP_SYS_PTRACE (as under systemd's
+    unit), the user alone is known; of a socket of the kernel's own (WireGuard, VXLAN) that it is one. A program's name
+    is its own word.
     """
     sockets = dict(_sockets(proto, port, proc))
     if not sockets:

@@ -64,6 +64,10 @@ class RevokedWatch:
         self._told |= new
         return self._united()
 
+    def told_of(self, name: str) -> frozenset[bytes]:
+        """The keys that were revoked under this name by word alone."""
+        return frozenset(key for key, revocation in self._told.items() if revocation.name == name)
+
     def lift(self, keys: Iterable[bytes]) -> bool:
         """Let go of what was told about these keys, on the word of `add`; what the files name stays revoked."""
         for key in keys:

@@ -5,11 +5,12 @@ must not close an operator's way in. Calls of another architecture than ours (i3
 What the kernel or the host lacks is returned as reports, for a warning, and not enforced.
 """
 
+import ctypes
 import errno
 from collections.abc import Iterable
 from pathlib import Path
 
-from py_landlock import Landlock, LandlockError, Scope
+from py_landlock import Landlock, LandlockError, Scope, get_abi_version
 
 from openme.server.roles import GUARDIAN, KEEPER, LISTENER, Allowed
 from openme.wire.frame import Report, ReportKind
@@ -18,6 +19,19 @@ try:
     import pyseccomp
 except (ImportError, OSError, RuntimeError):  # the binding needs libseccomp.so.2 when it is imported
     pyseccomp = None
+
+
+def find_landlock() -> str | None:
+    """Find what Landlock is asked by, before any process is confined or has parted; why there is none, or None.
+
+    py_landlock looks for libc when it is first used, by running ldconfig. Whoever may read no file, start no process or
+    write to no folder any more does not find it, and would go on without Landlock.
+    """
+    try:
+        get_abi_version()
+    except LandlockError as error:
+        return str(error)
+    return None
 
 
 def confine_listener() -> list[Report]:
@@ -36,6 +50,7 @@ def confine_keeper(readable: Iterable[Path], writable: Iterable[Path]) -> list[R
 
 
 def _landlock(readable: Iterable[Path], writable: Iterable[Path], *, may_signal: bool = False) -> list[Report]:
+    ctypes.set_errno(0)  # where the library leaves what the kernel has answered
     try:
         rules = Landlock(strict=False)
         for path in readable:
@@ -48,7 +63,7 @@ def _landlock(readable: Iterable[Path], writable: Iterable[Path], *, may_signal:
     except OSError as error:
         return [Report(ReportKind.NO_LANDLOCK, error.errno or 0)]
     except LandlockError:
-        return [Report(ReportKind.NO_LANDLOCK)]
+        return [Report(ReportKind.NO_LANDLOCK, ctypes.get_errno())]
     return []
 
 

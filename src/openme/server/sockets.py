@@ -43,13 +43,10 @@ def _bind_error(error: OSError, what: str, port: int, proto: str) -> OpenmeError
     if error.errno == errno.EADDRINUSE:
         flag = "u" if proto == "UDP" else "t"
         holders = holders_of("udp" if proto == "UDP" else "tcp", port)
-        if holders is None:
-            return OpenmeError(
-                f"{where} is in use by another program", f"see which one with: ss -{flag}anp sport = :{port}"
-            )
         return OpenmeError(
-            f"{where} is in use by {holders}",
-            "end it, then start again; how to keep the port free: docs/operating.md, The port is taken",
+            f"{where} is in use by {holders or 'another program'}",
+            f"see it with: sudo ss -{flag}anp sport = :{port}; end it, then start again; how to keep the port free:"
+            " docs/operating.md, The port is taken",
         )
     if error.errno == errno.EACCES:
         return OpenmeError(f"{where}: ports below 1024 need root", "run it as root: sudo openme serve")

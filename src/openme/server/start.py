@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import select
 import signal
 import socket
 import struct
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from openme.config.model import ServerConfig
+from openme.config.trusted_path import changeable_by_others
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import Firewall, FirewallError
@@ -34,6 +36,7 @@ from openme.server.children import (
     ListenerAndGuardian,
     close_all_but,
     detach,
+    endings_held_back,
     fork_with_lifeline,
     ignore_endings,
     wait_for,
@@ -59,15 +62,16 @@ from openme.server.privileges import (
     named_user,
 )
 from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
-from openme.server.sandbox import confine_keeper, confine_listener
+from openme.server.sandbox import confine_keeper, confine_listener, find_landlock
 from openme.server.sockets import bind_health, bind_knock
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
-from openme.wire.frame import REPORT_SIZE
+from openme.wire.frame import REPORT_SIZE, Report, ReportKind
 
 FIREWALL_LOCK = b"\0openme-firewall"
 _LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
 _GLANCE = 0.2  # seconds
+_STARTING = 30.0  # seconds that the listener has to confine itself, which takes some hundredths of one
 
 _log = logging.getLogger("openme.server")
 
@@ -80,6 +84,8 @@ def state_lock(state_dir: Path) -> Iterator[bool]:
     """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Before the first file of ours is made there: a start that is refused must not look like a server's life.
+        _check_state_dir(state_dir)
         is_new = not has_lived(state_dir)
         descriptor = _open_lock(state_dir)
     except OSError as error:
@@ -127,45 +133,64 @@ def _open_lock(state_dir: Path) -> int:
 
 
 @contextmanager
-def firewall_lock(firewall: str) -> Iterator[None]:
+def firewall_lock(firewall: str) -> Iterator[socket.socket | None]:
     """One server per network namespace: two would take the one table from each other for ever.
 
     The lock is an abstract socket, which belongs to the namespace, leaves no file and is gone however its holder ends.
-    Anybody may take the name, so a holder of less right than ours is passed over.
+    Anybody may take the name, so a holder of less right than ours is passed over. Anybody may ask, too, and whoever has
+    asked stays in the queue, which when full tells nobody of us any more: a server takes them off it.
     """
     if firewall == "memory":
-        yield
+        yield None
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as held:
         try:
             held.bind(FIREWALL_LOCK)
-            held.listen(socket.SOMAXCONN)  # whoever asks stays in the queue: nobody ever answers
+            held.listen(socket.SOMAXCONN)
+            held.setblocking(False)  # noqa: FBT003  # the standard library's signature
         except OSError as error:
             if error.errno == errno.EADDRINUSE and firewall_holder() in {0, os.geteuid()}:
                 raise OpenmeError(
                     "another server is running on this machine's firewall",
                     "stop it first; one server can hide all ports and serve all clients",
                 ) from None
-        yield
+        yield held
 
 
 def firewall_holder() -> int | None:
-    """The user who serves on this network namespace's firewall, as the kernel saw it; None: nobody who listens."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
-        asking.settimeout(0)
-        try:
-            asking.connect(FIREWALL_LOCK)
-        except OSError:
-            return None
+    """The user who serves on this network namespace's firewall, as the kernel saw it; None: nobody who answers."""
+    deadline = time.monotonic() + _GLANCE
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as asking:
+        while True:
+            try:
+                asking.connect(FIREWALL_LOCK)
+            except BlockingIOError:  # its queue is full; a server that lives empties it much sooner
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(0.01)
+            except OSError:
+                return None
+            else:
+                break
         credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", credentials)[1])
 
 
-def _check_mode(state_dir: Path) -> None:
+def _check_state_dir(state_dir: Path) -> None:
+    """Close `state_dir` to others. OpenmeError if it is somebody else's, or open and not ours to close.
+
+    What another user's link or directory leads to may be any directory of the host's, which must stay as it is.
+    """
     status = state_dir.stat()
     if status.st_uid not in {0, os.geteuid()}:
         raise OpenmeError(f"state_dir {state_dir} belongs to another user", f"sudo chown -R root: {state_dir}")
     if status.st_mode & 0o077:
+        place = changeable_by_others(state_dir, os.geteuid())
+        if place is not None and place != state_dir.resolve():
+            raise OpenmeError(
+                f"state_dir {state_dir} is open to others, and others can change {place}, so it may lead anywhere",
+                "name a state_dir in a directory of root's",
+            )
         try:
             state_dir.chmod(0o700)
         except OSError:
@@ -201,7 +226,8 @@ def serve(config_path: Path, *, interface: str | None, state_file: str | None, t
         prepared = _prepare(stack, config_path, config, sessions)
         on_trial = None
         if trial is not None:
-            on_trial = Trial(trial, (lambda: None) if config.firewall == "memory" else _start_trial_guard(stack))
+            guarded = config.firewall != "memory"
+            on_trial = Trial(trial, _start_trial_guard(stack, prepared.epochs) if guarded else lambda: None)
         hidden = HiddenPorts(config.state_dir, confirmed=trial is None)
         for warning in prepared.give_up():
             _log.warning("%s", warning)
@@ -221,6 +247,7 @@ class _Prepared:
     listener: socket.socket
     children: ListenerAndGuardian
     control: socket.socket
+    firewall_lock: socket.socket | None
     store: Store
     firewall: Firewall
     own_addresses: OwnAddresses
@@ -228,11 +255,15 @@ class _Prepared:
     systemd: socket.socket | None
     readable: tuple[Path, ...]
     writable: tuple[Path, ...]
+    no_landlock: str | None
 
     def give_up(self) -> list[str]:
         """Keep CAP_NET_ADMIN, the files of the config, state and run directory, and nothing else."""
         keep_alone(KEEPER.capabilities)
-        return [worded(shortfall) for shortfall in confine_keeper(self.readable, self.writable)]
+        return [
+            worded(shortfall, self.no_landlock if shortfall.kind is ReportKind.NO_LANDLOCK else None)
+            for shortfall in confine_keeper(self.readable, self.writable)
+        ]
 
 
 def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_file: Path | None) -> _Prepared:
@@ -246,15 +277,15 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     firewall = open_firewall(config.firewall)  # whose absence must leave no files behind
     make_run_dir()
     is_new = stack.enter_context(state_lock(config.state_dir))
-    _check_mode(config.state_dir)
+    prepare_memory(config, is_new=is_new)  # first of all: whatever fails later, the next start is not the first one
     user, warning = user_for(stack, config.run_as, (config_path.resolve(), config.state_dir))
     if warning is not None:
         _log.warning("%s", warning)
-    prepare_memory(config, is_new=is_new)
     knock = stack.enter_context(bind_knock(config.udp_port))
     health = stack.enter_context(bind_health(config.health_port))
-    stack.enter_context(firewall_lock(config.firewall))
+    lock = stack.enter_context(firewall_lock(config.firewall))
     keep_secrets_in_memory()
+    no_landlock = find_landlock()
     children, keeper_end = _start_processes(stack, user, knock, health)
     # From here on this process holds no descriptor that a stranger's bytes come through.
     knock.close()
@@ -274,6 +305,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         listener=keeper_end,
         children=children,
         control=control_socket,
+        firewall_lock=lock,
         store=store,
         firewall=firewall,
         own_addresses=OwnAddresses(),
@@ -282,6 +314,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         # An edit replaces the file, so it is the directory that must stay readable; of a link both ends.
         readable=tuple({config_path.absolute().parent, config_path.resolve().parent}),
         writable=tuple(writable),
+        no_landlock=no_landlock,
     )
 
 
@@ -304,25 +337,26 @@ def _start_processes(
 
 def _start_listener(user: User | None, keeper: socket.socket, knock: socket.socket, health: socket.socket) -> int:
     sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        ignore_endings()
-        detach({keeper.fileno(), knock.fileno(), health.fileno()})
-        become(user)
-        keep_secrets_in_memory()  # once more: a change of user makes a process dumpable again
-        die_with_parent()
-        limit(LISTENER)
-        process = ListenerProcess(Listener(), knock, health, keeper)
-        tell(keeper, confine_listener())
-        process.run()
-        status = 0
-    except BaseException as error:  # noqa: BLE001  # the child must not run on into its parent's code
-        tell(keeper, [last_words(error)])
-    finally:
-        os._exit(status)
+    with endings_held_back():
+        child = os.fork()
+        if child:
+            return child
+        status = 1
+        try:
+            ignore_endings()
+            detach({keeper.fileno(), knock.fileno(), health.fileno()})
+            become(user)
+            keep_secrets_in_memory()  # once more: a change of user makes a process dumpable again
+            die_with_parent()
+            limit(LISTENER)
+            process = ListenerProcess(Listener(), knock, health, keeper)
+            tell(keeper, [*confine_listener(), Report(ReportKind.READY)])
+            process.run()
+            status = 0
+        except BaseException as error:  # noqa: BLE001  # the child must not run on into its parent's code
+            tell(keeper, [last_words(error)])
+        finally:
+            os._exit(status)
 
 
 def _end_processes(children: ListenerAndGuardian) -> None:
@@ -330,14 +364,17 @@ def _end_processes(children: ListenerAndGuardian) -> None:
         _log.error("the listener does not end and keeps the knock port: kill -9 %d", children.listener)
 
 
-def _start_trial_guard(stack: ExitStack) -> Callable[[], None]:
+def _start_trial_guard(stack: ExitStack, epochs: Epochs | None) -> Callable[[], None]:
     """A process that takes the rules away when we are gone, however we went, before the returned function was called.
 
     Whoever tries openme on a machine far away must get back in although it was killed. It holds a pipe that nobody
-    writes to and its right to change the firewall, and reads nothing else.
+    writes to and its right to change the firewall, and reads nothing else. The key in `epochs` it forgets: it may live
+    on when that has been erased in its parent.
     """
 
     def watch(lifeline: int) -> None:
+        if epochs is not None:
+            epochs.forget()
         os.setpgid(0, 0)  # what ends its parent's group is to find it alive
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
@@ -371,6 +408,7 @@ def _keep(
     keeper.epochs = prepared.epochs
     seen = sorted(store.seen().items(), key=lambda item: item[1].at)
     keeper.remember_sources((knock.source, client_key) for client_key, knock in seen)
+    _await_listener(prepared, reports)
     # From the first rule on, a request to stop waits until the process can follow it and take the rules away again.
     signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     interfaces = watch_interfaces()
@@ -388,6 +426,7 @@ def _keep(
                 journal=journal,
                 listener=prepared.listener,
                 control=prepared.control,
+                firewall_lock=prepared.firewall_lock,
                 state_file=state_file,
                 trial=trial,
                 reports=reports,
@@ -424,6 +463,22 @@ def _run(process: KeeperProcess, ready: Callable[[], None]) -> Ending:
         return process.run(ready)
     except ChannelClosedError:  # the listener was gone before it had been told its keys
         return Ending.LISTENER_GONE
+
+
+def _await_listener(prepared: _Prepared, reports: Reports) -> None:
+    """OpenmeError, and no rule is made, if the listener does not come to wait for its keys: nobody could knock."""
+    deadline = time.monotonic() + _STARTING
+    arrivals = select.poll()
+    arrivals.register(prepared.listener, select.POLLIN)
+    try:
+        while not reports.is_ready and (left := deadline - time.monotonic()) > 0:
+            arrivals.poll(left * 1000)
+            for message in received(prepared.listener, (REPORT_SIZE,), 1):
+                reports.on_report_untrusted(message, time.monotonic())
+    except ChannelClosedError:
+        raise OpenmeError(f"the listener {how_it_ended(prepared.children.status(_STARTING))}") from None
+    if not reports.is_ready:
+        raise OpenmeError(f"the listener has not begun within {_STARTING:g} s")
 
 
 def _hear_last_words(listener: socket.socket, reports: Reports) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from openme.config.model import ServerConfig
 from openme.errors import OpenmeError
+from openme.firewall.base import Steps
 from openme.keeper.keeper import Now
 from openme.keeper.replay import ReplayMemory
 from openme.keeper.store import Seen, Store, StoreError, make_memory, read_renewals, read_seen
@@ -18,6 +19,8 @@ from openme.server import control
 
 REFUSES_CHANGES = {errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 """What a disk says that takes no changes but can be read."""
+
+_AT_ONCE = 200  # clients of one step
 
 _log = logging.getLogger("openme.server")
 
@@ -65,13 +68,18 @@ def moment(unix_ns: int) -> str:
         return "a time beyond the calendar"
 
 
-def stored_value(store: Store) -> dict[str, Any]:
-    """The server's answer to a command that would read the database, which the server keeps to itself."""
-    return {
-        "seen": [[_text(key), seen.name, seen.at, str(seen.source)] for key, seen in store.seen().items()],
-        "failing": store.failing,
-        "renewals": [[_text(key), last] for key, last in store.renewals().items()],
-    }
+def stored_value(store: Store) -> Steps[dict[str, Any]]:
+    """The server's answer to a command that would read the database, which the server keeps to itself. StoreError."""
+    seen = []
+    for part in store.seen_in_parts(_AT_ONCE):
+        seen += [[_text(key), one.name, one.at, str(one.source)] for key, one in part.items()]
+        yield
+    renewals = []
+    for key, last in store.renewals().items():
+        renewals.append([_text(key), last])
+        if len(renewals) % _AT_ONCE == 0:
+            yield
+    return {"seen": seen, "failing": store.failing, "renewals": renewals}
 
 
 def last_knocks(state_dir: Path) -> dict[bytes, Seen]:

@@ -111,6 +111,7 @@ def combinations() -> Iterator[Rules]:
         "hidden": ((),),
         "port_lists": (frozenset({SSH, WEB}), frozenset()),
         "always_hidden": (parse_port_spec("54154/tcp"),),
+        "interface_indexes": ((2,), (2, 9)),
     }
     there = {field.name for field in dataclasses.fields(Rules)}
     assert there <= {"knock_port", *settings, *lists}, "a field of Rules that no combination has"
@@ -119,7 +120,8 @@ def combinations() -> Iterator[Rules]:
         yield replace(RULES, **dict(zip(names, values, strict=True)))
     for name in lists.keys() & there:
         for value, hidden_as in itertools.product(lists[name], settings["hidden_as"]):
-            yield replace(RULES, **{name: value, "hidden_as": hidden_as})
+            interface = "eth0" if name == "interface_indexes" else None  # they count beside its name alone
+            yield replace(RULES, **{name: value, "hidden_as": hidden_as, "interface": interface})
 
 
 def doors_of(rules: Rules, seconds: float) -> list[Door]:
@@ -207,7 +209,8 @@ def test_who_was_in_goes_on_and_who_is_cut_is_told(hosts: Hosts, version: int, h
     client.sendall(b"goes on")
     assert served.recv(100) == b"goes on"
     served.settimeout(10)
-    assert done(firewall.cut([CutTarget(CLIENT[version], SSH.ports)])) == {CLIENT[version]: 1}
+    cut = done(firewall.cut([CutTarget(CLIENT[version], SSH.ports, established=True)]))
+    assert cut == {CLIENT[version]: 1}
     with pytest.raises(OSError, match=r"abort|reset"):
         served.recv(100)
     with pytest.raises(ConnectionResetError):

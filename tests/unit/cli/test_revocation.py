@@ -222,19 +222,28 @@ def test_a_server_that_hangs_up_fails_what_needs_its_answer(here: Place, command
     assert "the server did not answer: it hung up" in done.error
 
 
+def test_check_config_says_that_a_server_did_not_answer(here: Place) -> None:
+    with another_server(here, lambda _: b""):
+        done = here.ok("check-config")
+    assert "it hung up: whether the running server takes this config is not known" in done.err
+
+
 def test_an_older_server_is_named_as_such(here: Place) -> None:
     """It knows neither `client` nor what file it reads."""
 
     def answer(request: dict[str, Any]) -> bytes:
         if request["command"] == "client":
             return b'{"error": "the server is of another version than this command: restart it"}'
-        return b"{}" if request["command"] == "reset" else b'{"fault": null, "reading": false, "closed": []}'
+        if request["command"] == "reset":
+            return b"{}"
+        return b'{"fault": "hide: unknown key", "reading": false, "closed": []}'
 
     for command in (["revoke", "alice"], ["close", "bob"], ["reset", "bob"], ["add", "carol"], ["rotate", "v1-key"]):
         with another_server(here, answer):
             done = here.run(*command)
         assert done.code == 1
         assert "of an older version" in done.error
+        assert "less alice" not in done.err, "nobody knows"
     assert set(load_server_config(here.config).clients) == {"bob"}
 
 
@@ -249,6 +258,24 @@ def test_a_firewall_that_refuses_is_said(here: Place) -> None:
             done = here.run(command, "alice")
         assert done.code == 1
         assert "the firewall refused to close" in done.error
+
+
+@pytest.mark.parametrize("text", [None, "clients: [\n", "- a list\n"], ids=["no file", "no YAML", "no map"])
+def test_where_no_key_can_be_found_nothing_is_said_to_be_revoked(here: Place, text: str | None) -> None:
+    here.config.unlink()
+    if text is not None:
+        here.write(text)
+    done = here.run("revoke", "alice")
+    assert done.code == 1
+    assert "the key of alice cannot be read there, and so is not revoked" in done.error
+    assert not (here.state / "revoked").exists()
+
+
+def test_an_earlier_key_of_the_name_is_not_taken_for_the_one_that_cannot_be_read(here: Place) -> None:
+    here.ok("revoke", "alice")
+    here.client("alice")
+    here.write("clients: [\n" + here.config.read_text())
+    assert "the key of alice cannot be read there, and so is not revoked" in here.run("revoke", "alice").error
 
 
 def test_one_who_is_not_there_is_named_with_the_nearest(here: Place) -> None:

@@ -49,6 +49,7 @@ def test_a_knock_opens_and_sessions_and_list_show_it(here: Place) -> None:
     with here.serving() as server:
         knock(here, alice)
         server.logs("alice: opened 22/tcp for 203.0.113.5 for 30s")
+        until(lambda: json.loads(here.sessions.read_text())["active_sessions"], "alice in the state file")
         value = here.ok("sessions", "--json").json()
         assert value == json.loads(here.sessions.read_text()) | {"updated_at": value["updated_at"]}
         (session,) = value["active_sessions"]
@@ -151,6 +152,19 @@ def test_an_unknown_run_as_is_refused_as_root(here: Place) -> None:
     done = here.run("serve", "--state-file", "")
     assert done.code == 1
     assert "nosuchuser" in done.error
+
+
+def test_a_first_start_that_is_refused_is_no_loss_to_the_next(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives up rights")
+    here = place(tmp_path)
+    here.prepare()
+    here.root.chmod(0o777)  # so that the user of run_as could write the config
+    here.write(here.config.read_text().replace("  # run_as: openme", "  run_as: daemon"))
+    assert "could write" in here.run("serve", "--state-file", "").error
+    here.root.chmod(0o700)
+    with here.serving() as server:
+        assert "may lack" not in server.log
 
 
 def test_a_config_that_breaks_while_it_runs_changes_nothing_and_is_said(here: Place) -> None:

@@ -1,13 +1,18 @@
 """`openme unhide`, and what `check-config` and `sessions` list, as transcripts of the real command."""
 
+import os
+import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from openme.cli import unhide
+from openme.cli.main import main
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.ports import parse_port_spec
+from openme.server import start
 from openme.server.hidden_ports import read_hidden_ports, write_hidden_ports
 from openme.server.start import state_lock
 from support.command import Place, place
@@ -38,6 +43,23 @@ def test_without_a_server_it_takes_a_port_out_of_the_set_and_of_the_list(here: P
     assert "8085/tcp is not hidden any more: no server is running" in done.err
     assert "hide: [9/udp]\n" in here.config.read_text()
     assert kept(here) == ["22/tcp", "8080-8084/tcp", "8086-8090/tcp"]
+
+
+@pytest.mark.parametrize("command", [("unhide", "8085"), ("add", "carol")])
+def test_a_server_with_another_state_dir_is_not_taken_for_none(
+    here: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    """As after an edit of `state_dir`, which needs a restart."""
+    monkeypatch.setattr(start, "firewall_holder", os.geteuid)
+    words = "a server is running on this machine, but not on"
+    if command[0] == "add":
+        monkeypatch.setattr("sys.stdout", sys.__stdout__)
+        assert main(["--config", str(here.config), *command]) == 0
+        assert words in capfd.readouterr().err
+        return
+    with pytest.raises(OpenmeError, match=words):
+        unhide.run("unhide", Namespace(config=here.config, port="8085"))
+    assert "not hidden any more" not in capfd.readouterr().err
 
 
 def test_with_a_server_it_shows_at_once(here: Place) -> None:

@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from types import SimpleNamespace
@@ -70,6 +70,30 @@ def test_the_receipt_is_the_proof_and_the_id_is_all_that_is_said() -> None:
         proof = asked(port)
     assert (proof.receipt, proof.problem, proof.endpoint) == (RECEIPT, None, HERE)
     assert heard == [KEYS.id]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_only_who_has_read_all_ends_in_order_which_the_server_takes_for_its_word(*, is_whole: bool) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        ends: list[str] = []
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(ANSWER if is_whole else ANSWER[:1000])
+                if is_whole:
+                    connection.shutdown(socket.SHUT_WR)
+                try:
+                    ends.append("in order" if connection.recv(1) == b"" else "more")
+                except ConnectionResetError:
+                    ends.append("reset")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        prove(HERE, listening.getsockname()[1], PAST, 0, limit=5 if is_whole else 0.2)
+        thread.join(10)
+    assert ends == ["in order" if is_whole else "reset"]
 
 
 def test_a_server_that_does_not_know_it_yet_is_asked_again() -> None:

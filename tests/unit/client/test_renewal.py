@@ -40,11 +40,29 @@ def test_the_current_epoch_counts_among_those_that_are_left(gone: int, left: int
 
 @pytest.mark.parametrize(
     ("gone", "count", "due"),
-    [(0, 53, False), (26, 53, False), (27, 53, True), (52, 53, True), (2, 4, False), (3, 4, True), (0, 1, False)],
+    [
+        *((0, 53, False), (26, 53, False), (27, 53, True), (52, 53, True), (2, 4, False), (3, 4, True)),
+        # Where half is less than one epoch, the last one.
+        *((0, 2, False), (1, 2, True), (0, 1, True)),
+    ],
 )
 def test_new_keys_are_due_when_fewer_than_half_are_left(gone: int, count: int, due: bool) -> None:  # noqa: FBT001
     keys = file(count)
     assert is_due(keys, keys.by_epoch(), at(FIRST + gone), None) is due
+
+
+def test_keys_that_last_for_hours_are_renewed_again_within_the_day() -> None:
+    """One try a day would leave a client without keys that knocks all the time."""
+    keys = file(53, 600)
+    known = keys.by_epoch()
+    tried: int | None = None
+    for minute in range(2 * 24 * 60):
+        now = FIRST * 600 * NS + minute * 60 * NS
+        assert epochs_left(keys, known, now) > 0
+        if is_due(keys, known, now, tried):
+            tried = now // NS
+            epoch = now // NS // 600
+            known = {**known, **{epoch + n: bytes(32) for n in range(53)}}
 
 
 def test_keys_that_came_since_put_it_off() -> None:

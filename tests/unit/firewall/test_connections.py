@@ -15,11 +15,11 @@ from openme.firewall.connections import (
     Ends,
     Wanted,
     _parsed,
+    addresses_of,
     cut_key,
     deletion,
     socket_ends,
     sockets_request,
-    source_of,
 )
 from openme.firewall.nfnetlink import attribute, framed, nested
 from openme.ports import parse_port_spec, port
@@ -39,7 +39,14 @@ REPLY = bytes.fromhex(
 )
 UDP_ORIGINAL = ORIGINAL[:28] + b"\x11" + ORIGINAL[29:]
 FOUND = Connection(
-    ALICE, port("tcp", 22), ORIGINAL, None, b"\1\2\3\4", (SERVER, b"\x08\xae", ALICE.packed, b"\x9c\x40"), alive=True
+    ALICE,
+    port("tcp", 22),
+    ORIGINAL,
+    None,
+    b"\1\2\3\4",
+    (SERVER, b"\x08\xae", ALICE.packed, b"\x9c\x40"),
+    alive=True,
+    by_door=True,
 )  # to port 22, which NAT has turned into 2222
 
 
@@ -154,14 +161,31 @@ def test_mapped_targets_are_ipv4_targets() -> None:
     assert list(wanted.addresses()) == [ALICE.packed]
 
 
-def test_the_source_is_found_without_parsing_and_by_parsing() -> None:
-    assert source_of(row()) == ALICE.packed
-    six = ip_address("2001:db8::2").packed
-    tuple_six = nested(1, attribute(3, six) + attribute(4, six)) + nested(2, attribute(1, b"\x06"))
-    assert source_of(bytes.fromhex("0a000000") + nested(1, tuple_six)) == six
+def test_the_addresses_are_found_without_parsing_and_by_parsing() -> None:
+    assert addresses_of(row()) == (ALICE.packed, SERVER)
+    six, other = ip_address("2001:db8::2").packed, ip_address("2001:db8::1").packed
+    tuple_six = nested(1, attribute(3, six) + attribute(4, other)) + nested(2, attribute(1, b"\x06"))
+    assert addresses_of(bytes.fromhex("0a000000") + nested(1, tuple_six)) == (six, other)
     # The kernel may put another attribute first some day.
-    assert source_of(bytes.fromhex("02000000") + attribute(12, b"\1\2\3\4") + nested(1, ORIGINAL)) == ALICE.packed
-    assert source_of(bytes.fromhex("07000000") + attribute(12, b"\1\2\3\4")) == b""
+    later = bytes.fromhex("02000000") + attribute(12, b"\1\2\3\4") + nested(1, ORIGINAL)
+    assert addresses_of(later) == (ALICE.packed, SERVER)
+    assert addresses_of(bytes.fromhex("07000000") + attribute(12, b"\1\2\3\4")) == (b"", b"")
+
+
+def test_an_udp_exchange_is_ended_whether_or_not_a_door_let_it_in() -> None:
+    found = parsed(row(original=UDP_ORIGINAL, labels=b""), ALICE, "22/udp", established=False)
+    assert found is not None
+    assert not found.by_door
+
+
+def test_an_udp_exchange_that_the_service_has_begun_is_one_with_its_client() -> None:
+    begun = REPLY[:28] + b"\x11" + REPLY[29:]  # from port 2222 to the client's 40000
+    found = parsed(row(original=begun, labels=b""), ALICE, "2222/udp", established=False)
+    assert found is not None
+    assert (found.address, found.service) == (ALICE, port("udp", 2222))
+    assert found.ends == (SERVER, b"\x08\xae", ALICE.packed, b"\x9c\x40")
+    assert parsed(row(original=begun, labels=b""), ALICE, "40000/udp", established=False) is None
+    assert parsed(row(original=REPLY), ALICE, "2222/tcp") is None
 
 
 @pytest.mark.parametrize(

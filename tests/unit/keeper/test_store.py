@@ -277,6 +277,19 @@ def test_where_nothing_is_left_a_server_has_lost_its_memory_unless_one_was_made(
     assert made_store(tmp_path).loss == "state.db and state.mark are gone"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ratchet", ".ratchet.old", "ratchet.damaged-1", "lock", "control", "files.json", "revoked", "revoked.copy"),
+        *("hidden_ports", "hidden_ports.damaged-1", DATABASE, f"{DATABASE}-wal", "state.mark", "complete"),
+    ],
+)
+def test_each_file_of_a_server_shows_that_one_has_run(tmp_path: Path, name: str) -> None:
+    assert not has_lived(tmp_path)
+    (tmp_path / name).touch()
+    assert has_lived(tmp_path)
+
+
 def refused(reason: str, code: int) -> sqlite3.OperationalError:
     error = sqlite3.OperationalError(reason)
     error.sqlite_errorcode = code
@@ -330,6 +343,90 @@ def test_a_bit_that_makes_the_database_one_for_reading_only_is_damage(tmp_path: 
     accept(memory, store, "b", START + 1)
     assert store.failing is None
     store.close()
+
+
+def test_a_flipped_bit_in_the_name_of_a_column_is_damage_and_stops_nobody(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store.close()
+    raw = (tmp_path / DATABASE).read_bytes()
+    for name in (b"epoch INTEGER", b"public BLOB", b"at REAL", b"last INTEGER", b"expires_at REAL", b"source BLOB NOT"):
+        place = raw.index(name)
+        (tmp_path / DATABASE).write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        store, memory = opened(tmp_path)
+        assert store.damage, name
+        assert refusal(memory, "a") == "stale"
+        store.ratchet_seen(), store.seen(), store.holders(), store.renewals()
+        store.close()
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
+@pytest.mark.parametrize("value", ["text", 1.5, None, b"bytes"])
+def test_what_no_digest_covers_may_be_anything(tmp_path: Path, value: object) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    store.renew(KEY, 3000)
+    store.commit(())
+    store.note_ratchet(2951, KEY)
+    store.close()
+    for statement in (
+        "UPDATE OR IGNORE delivered SET last = ?",
+        "UPDATE OR IGNORE ratchet SET epoch = ?",
+        "UPDATE OR IGNORE ratchet SET public = ?",
+        "UPDATE OR IGNORE seen SET client = ?",
+        "UPDATE OR IGNORE delivered SET client = ?",
+    ):
+        with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
+            connection.execute(statement, (value,))
+        store, memory = opened(tmp_path)
+        assert store.loss is None
+        assert refusal(memory, "a") == "replay"
+        assert all(isinstance(known, tuple | None) for known in store.ratchet_seen())
+        assert all(isinstance(key, bytes) for key in (*store.seen(), *store.renewals()))
+        assert all(isinstance(last, int) for last in store.renewals().values())
+        for epoch, public in filter(None, store.ratchet_seen()):
+            assert (type(epoch), type(public)) == (int, bytes)
+        store.close()
+
+
+def test_an_older_mark_beside_a_lost_database_lets_nothing_in_that_was_signed_before_the_start(tmp_path: Path) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    older = (tmp_path / MARK).read_bytes()
+    accept(memory, store, "b", START + NS)
+    store.close()
+    (tmp_path / MARK).write_bytes(older)
+    (tmp_path / DATABASE).unlink()
+    for path in RUN.iterdir():  # the machine was started anew
+        path.unlink()
+    memory = reopened(tmp_path, START + 2 * NS)
+    assert refusal(memory, "b", START + NS) == "stale"
+    assert refusal(memory, "c", START + 2 * NS) == "accepted"
+
+
+def test_where_neither_database_nor_mark_can_be_written_the_run_directory_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, memory = opened(tmp_path)
+    accept(memory, store, "a")
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(store._mark_file, "write", refuses)
+    store._connection.execute("PRAGMA query_only=1")
+    accept(memory, store, "b", START + NS)
+    assert store.failing
+    store.close()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    memory = reopened(tmp_path, START + 2 * NS)
+    assert refusal(memory, "b", START + NS) == "stale"
+    assert refusal(memory, "c", START + 2 * NS) == "accepted"
+
+
+def refuses(*_: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 def test_a_name_in_the_schema_that_is_no_text_any_more_is_damage(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import hmac
 import secrets
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from nacl.bindings import (
@@ -13,6 +15,7 @@ from nacl.bindings import (
 from nacl.signing import SigningKey
 
 from openme.keys import sodium
+from openme.keys.hkdf import hkdf
 from openme.keys.sodium import Secret
 
 KEY, NONCE, MORE = secrets.token_bytes(32), secrets.token_bytes(12), secrets.token_bytes(32)
@@ -55,6 +58,19 @@ def test_hkdf_agrees(length: int, sizes: tuple[int, int]) -> None:
 def test_hkdf_refuses_what_is_too_long(length: int, material: int, info: int) -> None:
     with pytest.raises(ValueError, match="too long"):
         sodium.hkdf(Secret(length), bytes(material), bytes(info))
+
+
+def test_threads_do_not_mix_their_keys() -> None:
+    cases = [(bytes([n]) * 32, bytes([n]) * 70) for n in range(4)]
+    expected = [hkdf(material, info, 104) for material, info in cases]
+    start = threading.Barrier(len(cases))
+
+    def derive(case: tuple[bytes, bytes]) -> set[bytes]:
+        start.wait()
+        return {hkdf(*case, 104) for _ in range(3000)}
+
+    with ThreadPoolExecutor(len(cases)) as pool:
+        assert list(pool.map(derive, cases)) == [{value} for value in expected]
 
 
 def test_hkdf_leaves_nothing_in_its_own_buffers() -> None:

@@ -54,6 +54,16 @@ def test_a_second_verdict_makes_no_second_text_under_the_same_key() -> None:
     assert made.answer(keys().id, 1.0) is first
 
 
+def test_what_a_receipt_says_is_forgotten_also_where_the_verdict_comes_too_late() -> None:
+    made = Receipts()
+    made.expect(tag(), keys(), 0.0)
+    made.forget_overdue(PENDING_SECONDS + 1)
+    orders = accepted(tag(), 30 * 10**9, b"x" * 5000)
+    assert len(orders) == 2
+    assert [made.obey(order, PENDING_SECONDS + 2) for order in orders] == [None, None]
+    assert [order.text for order in orders] == [bytes(4096), bytes(904)]
+
+
 def test_a_refused_copy_leaves_the_originals_receipt() -> None:
     """A copy of a knock passes the listener too, and the keeper's word on it is `refused`."""
     made = with_one()

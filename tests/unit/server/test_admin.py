@@ -240,6 +240,16 @@ def test_a_key_that_the_list_names_is_lifted_by_the_list_alone(desk: Desk) -> No
     assert desk.clients == {"alice", "bob"}
 
 
+def test_what_the_disk_did_not_take_is_known_by_its_name_until_it_does(desk: Desk) -> None:
+    desk.ask("revoke", name="alice")
+    remove_client(desk.config, "alice")
+    desk.process._tick()
+    assert desk.ask("client", name="alice")["keys"] == [str(desk.alice)], "though the file names it no more"
+    revoke_keys(desk.state, [desk.alice.raw], "alice", 0)
+    desk.process._tick()
+    assert desk.ask("client", name="alice")["keys"] == []
+
+
 def test_a_list_that_vanishes_or_breaks_lets_nobody_in(desk: Desk) -> None:
     revoke_keys(desk.state, [desk.alice.raw], "alice", 0)
     desk.process._tick()

@@ -1,7 +1,11 @@
 """The config file as the keeper follows it: what is in force, whatever becomes of the file."""
 
 import logging
+import os
+import pickle
+import signal
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -226,3 +230,34 @@ def test_a_reader_that_dies_is_a_fault_and_no_end(file: File, monkeypatch: pytes
     assert settled(watch) is None
     assert watch.fault == "the process that read the config has died"
     assert watch.config.clients.keys() == {"alice", "bob"}
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "short of memory"])
+def test_half_of_a_config_is_none(file: File, monkeypatch: pytest.MonkeyPatch, *, killed: bool) -> None:
+    """The process that reads may end at any moment, also while it writes what it has read."""
+
+    def half(outcome: object, result: BinaryIO, protocol: int) -> None:
+        result.write(pickle.dumps(outcome, protocol)[:-1])
+        result.flush()
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise MemoryError
+
+    watch = ConfigWatch(file.path)
+    good = watch.config
+    monkeypatch.setattr(pickle, "dump", half)
+    file.write(ALICE)
+    assert settled(watch) is None
+    assert watch.config is good
+    assert watch.fault == "the process that read the config has died"
+
+
+def test_a_large_file_is_read_beside_however_few_clients_were_known_before(file: File) -> None:
+    watch = ConfigWatch(file.path)
+    file.put(config_text(file.path.parent) + "# one comment line among very many\n" * 1000)
+    assert watch.refresh() is None
+    assert watch.is_reading
+    assert settled(watch) is not None
+    file.write(ALICE)
+    assert watch.refresh() is not None, "a small one is read at once, also after a large one"

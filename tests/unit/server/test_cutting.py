@@ -7,6 +7,7 @@ import pytest
 
 from openme.firewall.base import CutTarget, FirewallError, IPAddress, IsOpen, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
+from openme.keeper.store import StoreError
 from openme.ports import parse_port_spec
 from openme.server.cutting import Cut, Cutting
 from openme.server.slices import Slices
@@ -127,3 +128,22 @@ def test_it_waits_for_doors_that_are_on_their_way_to_being_closed() -> None:
         doors.pop()
     subject.turns()
     assert ended(cut) == 2
+
+
+def test_what_cannot_be_found_is_said_and_what_is_known_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    def unreadable() -> Steps[list[CutTarget]]:
+        yield
+        raise StoreError("the disk does not give it")
+
+    subject = Subject()
+    cut = subject.cutting.add(unreadable(), [CutTarget(ALICE, PORTS)])
+    other = subject.cut(BOB)
+    subject.turns()
+    assert subject.firewall.looks == [{ALICE, BOB}]
+    with pytest.raises(StoreError, match="the disk does not give it"):
+        next(cut.outcome())
+    assert ended(other) == 2
+    assert "connections may live on that should have ended: the disk does not give it" in caplog.text
+    later = subject.cut(ALICE)
+    subject.turns()
+    assert ended(later) == 2, "nothing is stuck"

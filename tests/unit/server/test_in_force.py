@@ -236,6 +236,47 @@ def test_it_is_tried_again_ever_more_rarely_and_said_once_a_minute(
     assert "2222/tcp" in desk.hides
 
 
+def test_what_a_refused_try_has_left_in_the_firewall_is_put_right(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = desk.firewall.rules
+    monkeypatch.setattr(desk.firewall, "intact", lambda: desk.firewall.rules == before)
+
+    def half(rules: Rules, doors: Iterable[Door] = ()) -> None:
+        MemoryFirewall.apply(desk.firewall, rules, doors)
+        raise FirewallError("not whole")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.firewall, "apply", half)
+        desk.write("alice", "bob", group="[2222/tcp]", drop_ports=False)
+        desk.turn(0)
+    assert desk.firewall.rules != before
+    desk.turn(0.1)
+    assert desk.firewall.rules == before
+
+
+def test_a_revocation_meanwhile_does_not_end_the_tries(desk: Desk) -> None:
+    desk.firewall.refusal = "not now"
+    desk.write("alice", "bob", group="[2222/tcp]")
+    desk.turn(0)
+    desk.firewall.refusal = None
+    desk.ask("revoke", name="bob")
+    assert set(desk.keeper.config.clients) == {"alice"}
+    desk.turn(64)
+    assert "2222/tcp" in desk.hides
+    assert desk.watch.fault is None
+
+
+def test_the_same_refusal_of_a_later_edit_is_said_again(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    for tries in (1, 2):
+        desk.firewall.refusal = "not now"
+        desk.write("alice", "bob", group=f"[{2222 + tries}/tcp]")
+        desk.turn(1)
+        assert caplog.text.count("NOT in force") == tries
+        desk.firewall.refusal = None
+        desk.write("alice", "bob")
+        desk.turn(1)
+        assert desk.watch.fault is None
+
+
 def test_a_new_edit_is_tried_at_once(desk: Desk) -> None:
     desk.firewall.refusal = "not now"
     desk.write("alice", "bob", group="[2222/tcp]")

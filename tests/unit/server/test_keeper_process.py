@@ -3,17 +3,19 @@
 import errno
 import logging
 import os
+import shutil
 import signal
 import socket
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from openme.firewall.base import Door
 from openme.keeper.ratchet_file import read_ratchet
-from openme.keeper.store import read_seen
+from openme.keeper.store import Seen, read_seen
 from openme.server import keeper_process
 from openme.server.keeper_process import Ending, Trial
 from openme.wire.frame import FRAME_SIZE, Order, OrderKind
@@ -47,6 +49,15 @@ def said(records: list[logging.LogRecord]) -> list[str]:
     return [record.getMessage() for record in records]
 
 
+def on_the_disk(world: KeeperWorld) -> dict[bytes, Seen]:
+    """What the next start would know if this process were killed now; the files themselves are kept from others."""
+    with TemporaryDirectory() as copy:
+        for name in world.state_dir.iterdir():
+            if name.is_file():
+                shutil.copy(name, copy)
+        return read_seen(Path(copy))
+
+
 # -- a good knock
 
 
@@ -58,7 +69,7 @@ def test_a_knock_opens_its_doors_and_is_remembered(world: KeeperWorld, datagram:
     assert len(world.firewall.doors()) == 2  # its ports, and the health port
     assert said(records) == [f"alice: opened 22/tcp for {HOME} for 30s"]
     assert [session["client_name"] for session in world.ask("sessions")["active_sessions"]] == ["alice"]
-    seen = read_seen(world.state_dir)[ALICE.public.raw]
+    seen = on_the_disk(world)[ALICE.public.raw]
     assert (seen.name, seen.source) == ("alice", HOME)
     world.knock(datagram)
     assert world.orders(OrderKind.REFUSED)
@@ -69,7 +80,7 @@ def test_the_knock_is_on_the_disk_before_its_door_opens(world: KeeperWorld, monk
     real = world.firewall.open
 
     def opens(doors: Iterable[Door]) -> None:
-        known.append(ALICE.public.raw in read_seen(world.state_dir))
+        known.append(ALICE.public.raw in on_the_disk(world))
         real(doors)
 
     monkeypatch.setattr(world.firewall, "open", opens)
@@ -238,6 +249,26 @@ def test_a_repair_that_is_refused_is_tried_again_and_not_at_once(world: KeeperWo
     world.clock.advance(0.5)
     world.turn()
     assert not world.firewall.lost
+
+
+def test_what_clients_lost_ends_again_after_a_repair_and_one_look_at_a_time(world: KeeperWorld) -> None:
+    """While the rules were away it may have begun anew."""
+    world.knock(packet_v2())
+    world.write_config("{bob: {ed25519_pubkey: KEY_B}}")
+    world.turn()
+    world.turn()
+    assert world.firewall.cuts
+    world.firewall.cuts.clear()
+    for _ in range(3):
+        world.firewall.flush()
+        world.process._on_ruleset_change()
+        world.clock.advance(0.5)
+        world.process._tick()
+        assert not world.firewall.lost
+    world.work_off()
+    looks = world.firewall.calls[::-1].index("apply")
+    assert world.firewall.calls[-looks:].count("cut") == 2
+    assert {address for address, _ in world.firewall.cuts} == {HOME}
 
 
 def test_a_change_that_left_our_rules_alone_is_no_repair(world: KeeperWorld) -> None:
@@ -621,3 +652,19 @@ def test_the_listener_hears_serve_after_its_keys(world: KeeperWorld) -> None:
     world.process.run(lambda: os.kill(os.getpid(), signal.SIGTERM))
     told = [order.kind for order in world.orders()]
     assert told.index(OrderKind.USE_V1_KEY) < told.index(OrderKind.SERVE)
+
+
+def test_a_disk_that_does_not_give_what_it_was_given_ends_nobody(tmp_path: Path) -> None:
+    """The database was whole when it was opened; from then on a page of it may go bad at any time."""
+    with keeper_world(tmp_path) as world:
+        world.knock(packet_v2())
+        assert world.grants() == {"alice"}
+        world.parts.store._connection.execute("DROP TABLE holder")
+        world.parts.store._connection.execute("DROP TABLE seen")
+        assert "cannot be read" in world.ask("stored")["error"]
+        assert "cannot be read" in world.ask("revoke", name="alice", cut=True)["error"]
+        assert world.grants() == world.open_for() == set()
+        assert world.firewall.cuts, "what the doors in memory name is cut all the same"
+        world.write_config("{}")
+        world.turn()
+        assert world.ask("sessions")["active_sessions"] == []

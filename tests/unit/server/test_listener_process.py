@@ -1,5 +1,6 @@
 """The listener's shell on loopback: datagrams in, frames out, and never an answer."""
 
+import errno
 import select
 import socket
 import struct
@@ -507,6 +508,17 @@ def test_whoever_reads_a_receipt_to_its_end_is_reported(running: Running) -> Non
         assert told(running) == Report(ReportKind.DELIVERED, knock=datagram[:16])
 
 
+def test_whoever_ended_before_it_was_told_anything_has_not_read_it(running: Running) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    with asking(running, keys.id) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        grant(running, datagram)
+        until(lambda: len(connection.recv(9000, socket.MSG_PEEK)) > 0, "it is answered")
+        until(lambda: not running.process._connections, "the connection is gone")
+    assert nothing_told(running)
+
+
 def test_whoever_resets_has_not_read_it(running: Running) -> None:
     datagram = packet_v2()
     keys = receipt_of(running, datagram)
@@ -516,6 +528,27 @@ def test_whoever_resets_has_not_read_it(running: Running) -> None:
     until(lambda: len(connection.recv(9000, socket.MSG_PEEK)) > 0, "it is answered")
     connection.close()  # with a reset
     until(lambda: not running.process._connections, "the connection is gone")
+    assert nothing_told(running)
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["the answer is there", "the answer comes later"])
+def test_whoever_ends_before_the_answer_has_not_read_it(running: Running, *, is_there: bool) -> None:
+    datagram = packet_v2()
+    keys = receipt_of(running, datagram)
+    if is_there:
+        grant(running, datagram)
+        until(lambda: running.process._receipts.knock_of(keys.id) is not None, "there is a receipt")
+    with asking(running, b"") as connection:
+        until(lambda: running.process._connections, "it is let in")
+        # Both in one segment, so that the end is there when the question is read.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        connection.sendall(keys.id)
+        connection.shutdown(socket.SHUT_WR)
+        if not is_there:
+            until(lambda: any(entry.said for entry in running.process._connections.values()), "it is heard")
+            grant(running, datagram)
+        heard(connection)
+        until(lambda: not running.process._connections, "the connection is gone")
     assert nothing_told(running)
 
 
@@ -540,3 +573,17 @@ def test_whoever_never_ends_is_closed_in_time(running: Running, clock: HeldClock
         clock.advance(HEALTH_SECONDS)
         until(lambda: not running.process._connections, "the connection is gone")
     assert nothing_told(running)
+
+
+def test_a_health_port_that_somebody_listens_on_first_costs_receipts_and_no_knock() -> None:
+    """Any user can bind it beside us as long as nobody listens; the one who listens first has it."""
+    port = free_port()
+    ours, theirs = channel()
+    with ours, theirs, bind_health(port) as health, bind_knock(free_port()) as knock, socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        thief.bind(("127.0.0.1", port))
+        thief.listen()
+        process = ListenerProcess(Listener(), knock, health, ours)
+        process._serve()
+        assert unpack_report_untrusted(theirs.recv(1000)) == Report(ReportKind.NO_HEALTH_PORT, errno.EADDRINUSE)
+        assert {key.fileobj for key in process._selector.get_map().values()} == {knock}

@@ -18,12 +18,14 @@ from openme.refusals import REPORT_INTERVAL
 from openme.server import listener_reports
 from openme.server.channel import FRAME_SIZES, ChannelClosedError, channel, received
 from openme.server.listener_reports import (
+    MOST_DELIVERED,
     MOST_LINES,
     Reporter,
     Reports,
     how_it_ended,
     last_words,
     tell,
+    worded,
 )
 from openme.wire.frame import MAX_NUMBER, REFUSALS, REPORT_SIZE, Report, ReportKind, unpack_report_untrusted
 from openme.wire.knock import BadPacket
@@ -126,6 +128,14 @@ def test_nobody_to_tell_is_no_error(ends: tuple[socket.socket, socket.socket]) -
     tell(ends[0], [Report(ReportKind.NO_LANDLOCK)] * 3)
 
 
+def test_what_is_not_in_force_is_said_with_the_best_reason_known() -> None:
+    line = "sandbox: Landlock is not in force ({}): files are protected by their modes alone"
+    refused = Report(ReportKind.NO_LANDLOCK, errno.EPERM)
+    assert worded(refused) == line.format("Operation not permitted")
+    assert worded(refused, "libc is not there") == line.format("libc is not there")
+    assert worded(Report(ReportKind.NO_LANDLOCK)) == line.format("not available here")
+
+
 def test_a_mistake_is_told_by_its_place() -> None:
     with pytest.raises(BadPacket) as caught:
         unpack_report_untrusted(b"")
@@ -185,7 +195,7 @@ def test_nonsense_is_a_few_lines_a_minute_and_says_what_it_may_mean() -> None:
 
 
 def test_shortfalls_and_ends_are_said_once() -> None:
-    kinds = [kind for kind in ReportKind if kind not in {ReportKind.REFUSED, ReportKind.RECEIVING_FAILED}]
+    kinds = set(ReportKind) - {ReportKind.REFUSED, ReportKind.RECEIVING_FAILED, ReportKind.DELIVERED, ReportKind.READY}
     reports = [Report(kind, number) for kind in kinds for number in (0, 1, MAX_NUMBER)]
     assert len(said(*reports * 10)) == len(kinds)
     assert said(Report(ReportKind.NO_SECCOMP, errno.EINVAL)) == ["sandbox: seccomp is not in force (Invalid argument)"]
@@ -224,3 +234,10 @@ def test_every_word_for_a_refusal_has_a_number() -> None:
     sources = [*(SOURCE / "listener").glob("*.py"), SOURCE / "wire/v1.py", SOURCE / "wire/v2.py"]
     words = {word for path in sources for word in re.findall(r'BadPacket\("(\w+)"\)', path.read_text())}
     assert {*words, "copy", "busy"} == set(REFUSALS)
+
+
+def test_what_was_fetched_is_bounded_between_two_looks() -> None:
+    keeper = Reports()
+    for number in range(MOST_DELIVERED + 5):
+        keeper.on_report_untrusted(Report(ReportKind.DELIVERED, knock=number.to_bytes(16, "big")).pack(), 0.0)
+    assert len(keeper.delivered) == MOST_DELIVERED

@@ -1,5 +1,6 @@
 """Control requests that take long: the keeper serves others meanwhile, and answers when it is done."""
 
+import base64
 import json
 import logging
 import selectors
@@ -22,7 +23,9 @@ from openme.keeper.policy import client_lists
 from openme.keeper.replay import Remembered, ReplayMemory
 from openme.keeper.rules import rules_for
 from openme.keeper.store import Accepted, Holder, Store
+from openme.ports import parse_port_spec
 from openme.server.channel import channel
+from openme.server.door_steps import AT_ONCE
 from openme.server.keeper_process import KeeperProcess, Parts
 from support.knocks import ALICE, ELSEWHERE, HOME, NOW, config, later, nonce
 
@@ -215,6 +218,20 @@ def test_a_client_out_of_the_file_loses_its_exchanges_without_a_command(made: Pr
     assert made.firewall.cuts == [expected]
 
 
+def test_doors_that_move_with_the_config_are_open_in_the_end_however_many_they_are(made: Process) -> None:
+    def open_for(port: str) -> set[IPAddress]:
+        return {door.address for door in made.firewall.doors() if door.port_list.ports == parse_port_spec(port)}
+
+    addresses = {ELSEWHERE + number for number in range(AT_ONCE + 100)}
+    for address in addresses:
+        made.let_in(address)
+    made.watch.changed = config("{alice: {ed25519_pubkey: KEY_A, allowed_ports: [443/tcp]}}")
+    made.process._tick()
+    assert len(open_for("443/tcp")) < len(addresses), "not all in one go"
+    made.all_turns()
+    assert open_for("443/tcp") == addresses
+
+
 def test_revoke_looks_once_with_the_edit_that_it_follows(made: Process) -> None:
     made.remember(ELSEWHERE)
     expected = targets(made, ELSEWHERE, established=False) | targets(made, ELSEWHERE, established=True)
@@ -272,3 +289,22 @@ def test_a_disk_that_refuses_the_state_file_is_said_once(made: Process, caplog: 
             made.process._tick()
             made.all_turns()
     assert caplog.text.count("cannot be written") == 1
+
+
+def test_what_is_stored_of_many_is_told_in_steps(made: Process) -> None:
+    keys = [number.to_bytes(32, "big") for number in range(1, 1001)]
+    knocks = [Remembered(key, NOW.unix_ns, nonce(HOME), HOME, 0) for key in keys]
+    made.store.commit([Accepted(knock, "somebody", NOW.unix, None) for knock in knocks])
+    steps = made.process._answer(b'{"command": "stored"}')
+    assert not isinstance(steps, dict)
+    taken = 0
+    answer: dict[str, Any] = {}
+    while not answer:
+        try:
+            next(steps)
+        except StopIteration as end:
+            answer = end.value
+        taken += 1
+    assert taken >= 5
+    assert [base64.b64decode(key) for key, *_ in answer["seen"]] == keys
+    assert answer["seen"][0][1:] == ["somebody", NOW.unix, str(HOME)]

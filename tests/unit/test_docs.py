@@ -1,0 +1,78 @@
+"""The documents: what they link to and name is there, and no key of the config is left out."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from openme.config.profile import PROFILE_KEYS
+from openme.config.server import CLIENT_KEYS, SERVER_KEYS
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+# A file of ours by its path from the root, or a module of the package by its path from there.
+NAMED = re.compile(
+    r"(?:tests|bench|tools|packaging|docs|src|cli|client|config|firewall|keeper|keys|listener|server|wire)"
+    r"/[\w./-]*\w\.(?:py|md|service)"
+)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as code hosts make them."""
+    found: set[str] = set()
+    for heading in HEADING.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        number = 0
+        while (numbered := f"{anchor}-{number}" if number else anchor) in found:
+            number += 1
+        found.add(numbered)
+    return found
+
+
+def broken_links(page: Path) -> Iterator[str]:
+    for link in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if link.startswith(("https:", "http:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            yield link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    assert list(broken_links(page)) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_is_named_is_there(page: Path) -> None:
+    named = set(NAMED.findall(page.read_text(encoding="utf-8")))
+    assert [
+        name for name in sorted(named) if not any((top / name).exists() for top in (ROOT, ROOT / "src/openme"))
+    ] == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One & `two`\n[a](#one--two) [b](page.md#one--two) [c](#three) [d](gone.md) [e](https://x.example)\n"
+    )
+    assert list(broken_links(page)) == ["#three", "gone.md"]
+
+
+def test_every_key_of_the_config_is_described() -> None:
+    text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    first_cells = {
+        key for line in text.splitlines() if line.startswith("| ") for key in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert {*SERVER_KEYS, *CLIENT_KEYS, *PROFILE_KEYS} <= first_cells
+
+
+def test_no_figure_is_still_to_come() -> None:
+    assert [
+        page.name for page in PAGES if re.search(r"\b(?:MEASURED|TODO|TBD|FIXME)\b", page.read_text(encoding="utf-8"))
+    ] == []
