@@ -1,6 +1,5 @@
 """Looks whether the config file has changed, before every grant."""
 
-import gc
 import logging
 import os
 import time
@@ -16,6 +15,7 @@ from openme.firewall.base import Steps
 from openme.keeper.revoked_keys import revoked_names, without_revoked
 from openme.ports import PortRange, without
 from openme.server.config_parts import read_parts, write_parts
+from openme.server.garbage import set_aside
 from openme.server.privileges import die_with_parent
 from openme.server.revoked_watch import RevokedWatch
 
@@ -84,8 +84,17 @@ class ConfigWatch:
 
     def _follow_file(self) -> bool:
         """Look at the file; whether another config has come into force."""
+        has_changed = False
         if self._reader is not None:
-            return self._take_over()
+            if (outcome := self._reader.poll()) is None:
+                return False
+            _log.info("read the changed config in %.1f s", self._reader.seconds)
+            self._reader = None
+            has_changed = self._settle(outcome)
+        # Also behind a reading, or who asks then would be told that the file as it is now is in force already.
+        return self._look_at_file() or has_changed
+
+    def _look_at_file(self) -> bool:
         signature = self._look()
         if signature == self._signature:
             self._remind()
@@ -163,13 +172,6 @@ class ConfigWatch:
     def _less_revoked(self) -> ServerConfig:
         self._disabled = frozenset(revoked_names(self._last_good, self._revoked.keys))
         return without_revoked(self._last_good, self._revoked.keys)
-
-    def _take_over(self) -> bool:
-        if self._reader is None or (outcome := self._reader.poll()) is None:
-            return False
-        _log.info("read the changed config in %.1f s", self._reader.seconds)
-        self._reader = None
-        return self._settle(outcome)
 
     def _settle(self, outcome: _Outcome) -> bool:
         again, self._again = self._again, False
@@ -259,7 +261,7 @@ class _Reader:
         except StopIteration as end:
             outcome: _Outcome = end.value
             return outcome
-        gc.freeze()  # the garbage collector would look through all that has arrived again and again
+        set_aside()  # the garbage collector would look through all that has arrived again and again
         return None
 
     def _taken_over(self) -> Steps[_Outcome]:

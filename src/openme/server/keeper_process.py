@@ -1,6 +1,5 @@
 """The keeper's shell: frames in, doors out; the only process that touches the firewall and the disk."""
 
-import gc
 import json
 import logging
 import secrets
@@ -41,6 +40,7 @@ from openme.server.config_watch import ConfigWatch
 from openme.server.cutting import Cutting
 from openme.server.door_steps import AT_ONCE, DoorSteps
 from openme.server.epoch_keys import erase_before, open_epochs, write_new
+from openme.server.garbage import set_aside
 from openme.server.hidden_ports import HiddenPorts, refuse_named, unnamed
 from openme.server.interfaces import InterfaceWatch
 from openme.server.listener_reports import Reports
@@ -200,7 +200,7 @@ class KeeperProcess:
         for _ in self._write_state():  # before anybody is told that we serve
             pass
         self._end_what_was_lost_before()
-        gc.freeze()  # or the garbage collector would look through every client again and again: 50 ms for 20,000
+        set_aside()  # or the garbage collector would look through every client again and again: 50 ms for 20,000
         ready()
         try:
             while self._stop is None:
@@ -210,7 +210,7 @@ class KeeperProcess:
                 self._serve_strangers()
                 if self._slices:
                     self._slices.advance()
-                    gc.freeze()  # what steps have left behind would be looked through again and again as well
+                    set_aside()  # what steps have left behind would be looked through again and again as well
                 self._tick()
         except ChannelClosedError as error:
             _log.error("the listener is gone (%s)", error)  # the operator needs the fact, not a trace
@@ -524,7 +524,7 @@ class KeeperProcess:
             self._following += 1
             self._slices.add(self._follow_later(rest, ended))
         self._end_exchanges(lost, ended)
-        gc.freeze()
+        set_aside()
         self._state_changed = True
 
     def _follow_later(self, addresses: list[IPAddress], ended: list[Grant]) -> Steps[None]:

@@ -147,3 +147,18 @@ def test_what_cannot_be_found_is_said_and_what_is_known_is_cut(caplog: pytest.Lo
     later = subject.cut(ALICE)
     subject.turns()
     assert ended(later) == 2, "nothing is stuck"
+
+
+def test_what_is_known_is_asked_for_when_no_door_is_on_its_way() -> None:
+    """Doors that follow in steps end grants until the last of them has."""
+    subject = Subject()
+    doors, grown = [1, 2], [ALICE]
+    subject.cutting = Cutting(subject.firewall, subject.slices, nowhere, lambda: doors)
+    cut = subject.cutting.add(found(), (CutTarget(address, PORTS) for address in grown))
+    for _ in range(5):
+        subject.slices.advance()
+    grown.append(BOB)
+    doors.clear()
+    subject.turns()
+    assert subject.firewall.looks == [{ALICE, BOB}]
+    assert ended(cut) == 4

@@ -1,0 +1,332 @@
+"""What may happen while a large config arrives part by part: it comes into force whole or not at all."""
+
+import base64
+import os
+import pickle
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from openme.config.content_hash import content_hash
+from openme.server import config_parts, config_watch, keeper_process, slices
+from openme.server.keeper_process import Ending
+from support.command import until
+from support.keeper_process import KeeperWorld, config_text, keeper_world
+from support.knocks import ALICE, BOB, HOME, frame, packet_v2
+
+BOTH = "{alice: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}"
+ONLY_ALICE = "{alice: {ed25519_pubkey: KEY_A}}"
+ONLY_BOB = "{bob: {ed25519_pubkey: KEY_B}}"
+OTHER_PORTS = BOTH.replace("KEY_A", "KEY_A, allowed_ports: [2222/tcp]")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeeperWorld]:
+    """Every file is read by a process of its own, and each client is a part."""
+    monkeypatch.setattr(config_watch, "LARGE", -1)
+    monkeypatch.setattr(config_parts, "AT_ONCE", 1)
+    with keeper_world(tmp_path, server="drop_ports: true") as made:
+        yield made
+
+
+def edit(world: KeeperWorld, clients: str = BOTH, seconds: int = 44, hide: str = "[]") -> None:
+    """Somebody edits the file, in one step."""
+    text = config_text(world.state_dir, clients, f"drop_ports: true; knock_timeout: {seconds}s")
+    beside = world.config.with_suffix(".new")
+    beside.write_text(text.replace("clients:", f"hide: {hide}\nclients:"))
+    beside.chmod(0o600)
+    beside.replace(world.config)
+
+
+def arriving(world: KeeperWorld, clients: str = BOTH, hide: str = "[]") -> None:
+    """Somebody has edited the file, and the first of its parts has been taken over."""
+    edit(world, clients, hide=hide)
+
+    def arrives() -> bool:
+        world.clock.advance(0.01)
+        world.process._tick()
+        return world.parts.watch.is_arriving
+
+    until(arrives, "the first part")
+    assert world.parts.keeper.config.knock_timeout == 30
+
+
+def arrive(world: KeeperWorld) -> None:
+    """All parts of what is being read are taken over, and of what was edited meanwhile."""
+
+    def over() -> bool:
+        world.clock.advance(0.01)
+        world.process._tick()
+        world.work_off()
+        return not world.parts.watch.is_reading
+
+    until(over, "the last part")
+
+
+def fault(world: KeeperWorld) -> str | None:
+    return world.parts.watch.fault
+
+
+def hides(world: KeeperWorld) -> set[str]:
+    assert world.firewall.rules is not None
+    return {str(item) for item in world.firewall.rules.hidden}
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "short of memory"])
+@pytest.mark.parametrize("whole", [1, 2, 3])
+def test_of_a_reader_that_died_between_two_parts_none_counts(
+    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch, *, whole: int, killed: bool
+) -> None:
+    """Whether it had written the head alone, a client, or all but the end."""
+    dump = pickle.dump
+    written: list[object] = []
+
+    def some(part: object, file: BinaryIO, protocol: int) -> None:
+        if len(written) == whole:
+            file.flush()
+            if killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise MemoryError
+        written.append(part)
+        dump(part, file, protocol)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pickle, "dump", some)
+        edit(world, BOTH, 44)
+        arrive(world)
+    assert fault(world) == "the process that read the config has died"
+    assert world.parts.keeper.config.knock_timeout == 30
+    assert world.parts.keeper.config.clients.keys() == {"alice", "bob"}
+    edit(world, ONLY_BOB)
+    arrive(world)
+    assert fault(world) is None
+    assert world.parts.keeper.config.clients.keys() == {"bob"}
+
+
+def test_a_reader_that_died_after_its_last_part_is_not_believed(
+    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only its end says that it was whole: what it has written is looked at for nothing else."""
+    write = config_parts.write_parts
+
+    def then_die(outcome: config_watch._Outcome, file: BinaryIO) -> None:
+        write(outcome, file)
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(config_watch, "write_parts", then_die)
+    edit(world, BOTH, 44)
+    arrive(world)
+    assert fault(world) == "the process that read the config has died"
+    assert world.parts.keeper.config.knock_timeout == 30
+
+
+def test_readers_leave_no_descriptor_behind(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # a count
+
+    before = descriptors()
+    edit(world, BOTH, 44)
+    arrive(world)
+    world.write_config("{alice: [")
+    arrive(world)
+    monkeypatch.setattr(config_watch, "write_parts", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    edit(world, BOTH, 45)
+    arrive(world)
+    assert fault(world) == "the process that read the config has died"
+    assert descriptors() == before
+
+
+def test_who_is_revoked_between_two_parts_is_out_now_and_when_the_last_has_come(world: KeeperWorld) -> None:
+    world.knock(packet_v2())
+    arriving(world, OTHER_PORTS)
+    world.ask("revoke", name="alice", cut=True)
+    assert world.grants() == world.open_for() == set()
+    assert HOME in {address for address, _ in world.firewall.cuts}
+    arrive(world)
+    assert world.parts.keeper.config.knock_timeout == 44
+    assert world.parts.keeper.client(ALICE.public.raw) is None
+    world.clock.advance(1)
+    world.knock(packet_v2(timestamp_ns=world.clock.now.unix_ns))
+    assert world.grants() == set()
+    assert "22/tcp" in hides(world)
+
+
+def test_who_is_renamed_in_the_file_that_arrives_stays_revoked(world: KeeperWorld) -> None:
+    arriving(world, "{eve: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}")
+    world.ask("revoke", name="alice")
+    arrive(world)
+    assert world.parts.keeper.config.clients.keys() == {"bob"}
+    assert world.parts.keeper.client(ALICE.public.raw) is None
+
+
+def test_a_revocation_lifted_between_two_parts_lets_in_again_at_once(world: KeeperWorld) -> None:
+    world.ask("revoke", name="alice")
+    arriving(world)
+    key = base64.b64encode(ALICE.public.raw).decode()
+    assert world.ask("reload", lifted=[key])["lifted"] is True
+    assert world.parts.keeper.client(ALICE.public.raw) is not None
+    arrive(world)
+    assert world.parts.keeper.client(ALICE.public.raw) is not None
+
+
+def test_what_the_firewall_refuses_while_parts_arrive_closes_nothing_less_in_the_end(world: KeeperWorld) -> None:
+    world.knock(packet_v2())
+    arriving(world, OTHER_PORTS)
+    world.firewall.refusing |= {"close", "open", "apply"}
+    answer = world.ask("revoke", name="alice")
+    assert "refuses" in answer["not_closed"], "the operator is not told that all is well"
+    assert world.parts.keeper.client(ALICE.public.raw) is None
+    arrive(world)
+    assert "refuses" in str(fault(world)), "nor is the new config in force"
+    assert world.parts.keeper.config.knock_timeout == 30
+    assert world.parts.keeper.config.clients.keys() == {"bob"}
+    world.firewall.refusing.clear()
+    world.clock.advance(64)
+    arrive(world)
+    world.clock.advance(1)
+    arrive(world)
+    assert fault(world) is None
+    assert world.parts.keeper.config.knock_timeout == 44
+    assert world.parts.keeper.config.clients.keys() == {"bob"}
+
+
+def test_a_refused_file_is_tried_again_though_its_retry_came_due_while_another_arrived(world: KeeperWorld) -> None:
+    world.firewall.refusing.add("apply")
+    edit(world, OTHER_PORTS, 30)
+    arrive(world)
+    assert world.process._retry_at is not None
+    arriving(world, OTHER_PORTS)
+    world.clock.advance(64)  # due, and another file is on its way
+    arrive(world)
+    assert "refuses" in str(fault(world))
+    assert world.process._retry_at is not None
+    world.firewall.refusing.clear()
+    world.clock.advance(64)
+    arrive(world)
+    world.clock.advance(64)
+    arrive(world)
+    assert fault(world) is None
+    assert world.parts.keeper.config.knock_timeout == 44
+
+
+def test_unhide_waits_for_the_last_part_and_the_port_stays_shown(world: KeeperWorld) -> None:
+    edit(world, BOTH, 30, "[9999/tcp]")
+    arrive(world)
+    arriving(world, BOTH, "[9999/tcp]")
+    answer = world.ask("unhide", ports=["9999/tcp"])
+    assert answer["reading"] is True
+    assert "shown" not in answer
+    assert "9999/tcp" in hides(world)
+    arrive(world)
+    assert world.ask("unhide", ports=["9999/tcp"])["shown"] == ["9999/tcp"]
+    assert "9999/tcp" not in hides(world)
+    arrive(world)
+    assert "9999/tcp" not in hides(world)
+    assert world.parts.keeper.config.clients.keys() == {"alice", "bob"}, "what is known of clients goes with it"
+    assert world.parts.keeper.client(BOB.public.raw) is not None
+
+
+def test_an_edit_while_parts_arrive_is_being_read_before_anybody_is_told_that_it_is_in_force(
+    world: KeeperWorld,
+) -> None:
+    arriving(world, BOTH)
+    edit(world, ONLY_BOB, 55)
+    told = world.ask("reload", sha256=content_hash(world.config))
+    while told["reading"]:
+        told = world.ask("reload", sha256=content_hash(world.config))
+    assert told["same"] is True
+    assert told["fault"] is None
+    assert world.parts.keeper.config.knock_timeout == 55
+    assert world.parts.keeper.config.clients.keys() == {"bob"}
+
+
+def test_a_small_edit_while_a_large_file_arrives_is_in_force_behind_it(
+    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arriving(world, BOTH)
+    monkeypatch.setattr(config_watch, "LARGE", 1 << 15)
+    edit(world, ONLY_BOB, 55)
+    arrive(world)
+    assert world.parts.keeper.config.knock_timeout == 55
+    assert world.parts.keeper.config.clients.keys() == {"bob"}
+
+
+def test_a_broken_edit_while_parts_arrive_leaves_the_whole_one_in_force_and_is_a_fault(world: KeeperWorld) -> None:
+    arriving(world, ONLY_BOB)
+    world.write_config("{alice: [")
+    arrive(world)
+    assert fault(world) is not None
+    assert world.parts.keeper.config.knock_timeout == 44
+    assert world.parts.keeper.config.clients.keys() == {"bob"}
+
+
+def test_a_knock_between_two_parts_is_judged_by_the_config_before(world: KeeperWorld) -> None:
+    def opened() -> set[str]:
+        return {str(item) for door in world.firewall.doors() for item in door.port_list.ports}
+
+    arriving(world, OTHER_PORTS)
+    world.send(frame(packet_v2()))
+    world.process._on_frames()
+    assert world.parts.watch.is_reading
+    assert world.grants() == {"alice"}
+    assert opened() == {"22/tcp", "54154/tcp"}
+    arrive(world)
+    assert opened() == {"2222/tcp", "54154/tcp"}
+
+
+def test_asked_to_stop_while_parts_arrive_it_stops(world: KeeperWorld) -> None:
+    arriving(world)
+    assert world.process.run(lambda: os.kill(os.getpid(), signal.SIGTERM)) is Ending.ASKED
+    assert world.parts.keeper.config.knock_timeout in {30, 44}
+
+
+# -- many doors, and a firewall or a disk that fails between two steps
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two addresses are followed in a step, and one step is a turn."""
+    monkeypatch.setattr(keeper_process, "ADDRESSES_AT_ONCE", 2)
+    monkeypatch.setattr(slices, "SHARE", 0)
+
+
+def test_a_disk_that_does_not_answer_ends_no_server_whose_rules_were_taken_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with keeper_world(tmp_path) as world:
+        world.knock(packet_v2())
+        world.parts.store._connection.execute("DROP TABLE holder")
+        world.firewall.flush()
+        world.process._on_ruleset_change()
+        world.clock.advance(1)
+        world.process._tick()
+        world.work_off()
+        assert not world.firewall.lost
+        assert world.open_for() == {str(HOME)}
+        assert "connections may live on that should have ended" in caplog.text
+        assert not world.process._is_ending, "the next time it looks again"
+
+
+@pytest.mark.usefixtures("steps")
+def test_what_ended_in_steps_is_cut_though_the_disk_does_not_tell_the_rest(tmp_path: Path) -> None:
+    with keeper_world(tmp_path) as world:
+        sources = [HOME + number for number in range(9)]
+        for number, source in enumerate(sources):
+            world.clock.advance(0.001)
+            world.knock(packet_v2(timestamp_ns=world.clock.now.unix_ns, label=number), source=source)
+        world.work_off()
+        assert len(world.open_for()) == len(sources)
+        world.parts.store._connection.execute("DROP TABLE holder")
+        world.firewall.cuts.clear()
+        world.write_config(ONLY_BOB)
+        world.clock.advance(1)
+        world.process._tick()
+        while world.process._slices:
+            assert not world.open_for() or not world.firewall.cuts, "nothing is cut before the last door is closed"
+            world.process._slices.advance()
+        assert world.open_for() == set()
+        assert {target for target, _ in world.firewall.cuts} == set(sources)
