@@ -9,6 +9,7 @@ read-only with the machine losing power within the window, because then the mark
 """
 
 import re
+import socket
 import subprocess
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -213,8 +214,14 @@ class DiskWorld(ClaimsWorld):
 
     def ask(self, command: str, **values: object) -> dict[str, Any]:
         # Where the disk takes no socket it is in /run, named by the directory as the server knows it.
-        where = self.state_dir if control.in_run_dir(self.state_dir).exists() else self.disk.seen
+        where = self.state_dir if _listens(control.in_run_dir(self.state_dir)) else self.disk.seen
         return control.ask(where, {"command": command, **values})
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket; what a killed server has left is not enough."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        return asking.connect_ex(str(path)) == 0
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Protocol, cast
+from typing import Literal, NoReturn, Protocol, cast
 
 from openme import __version__
 from openme.cli.output import complain
@@ -161,13 +160,16 @@ def main(words: Sequence[str]) -> int:
     return module.run(name, parser.parse_args([*before, *after]))
 
 
-def _give_up_stdout() -> None:
-    """Let nothing that stdout would not take be tried, and complained of, once more when the interpreter ends."""
+def _give_up(name: Literal["stdout", "stderr"]) -> None:
+    """Let nothing that a stream would not take be tried, and complained of, once more when the interpreter ends."""
+    stream = getattr(sys, name)
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except OSError:  # a server that may open nothing any more
+            setattr(sys, name, None)
 
 
 def _need_a_clock() -> None:
@@ -190,19 +192,19 @@ def _guarded(action: Callable[[], int]) -> int:
         sys.stdout.flush()
     except OpenmeError as error:
         complain(error)
-        _give_up_stdout()
+        _give_up("stdout")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # Whoever read our output has had enough, as in `openme list | head`; that is no failure of ours.
-        _give_up_stdout()
+        _give_up("stdout")
         return 0
     except OSError as error:
         if os.environ.get("OPENME_TRACEBACK"):
             raise
         complain(OpenmeError(f"{error.filename or 'output'}: {error.strerror or error}"))
-        _give_up_stdout()
+        _give_up("stdout")
         return 1
     except Exception as error:  # the last line of defence: one line, and how to see more
         if os.environ.get("OPENME_TRACEBACK"):
@@ -227,4 +229,7 @@ def run() -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A letter that the terminal's character set lacks is no reason to fail; stderr is made so by Python.
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(_guarded(lambda: main(sys.argv[1:])))
+    code = _guarded(lambda: main(sys.argv[1:]))
+    _give_up("stdout")
+    _give_up("stderr")
+    sys.exit(code)

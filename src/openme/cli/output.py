@@ -11,17 +11,17 @@ from openme.visible import visible
 
 def answer(text: str) -> None:
     """The answer, for people, on one line."""
-    print(visible(text))
+    print(visible(text), flush=True)  # before a child writes, or a long time passes
 
 
 def answer_lines(text: str) -> None:
     """An answer of several lines, such as a table. Values of others stand in it without line breaks of their own."""
-    print("\n".join(map(visible, text.split("\n"))))
+    print("\n".join(map(visible, text.split("\n"))), flush=True)
 
 
 def answer_json(value: Any) -> None:  # noqa: ANN401  # any JSON value
     """The answer, for programs."""
-    print(json_text(value, indent=2))
+    print(json_text(value, indent=2), flush=True)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:  # noqa: ANN401  # any JSON value

@@ -9,7 +9,6 @@ The functions are those of PyNaCl's compiled module (its bindings offer no way t
 compares them with the bindings.
 """
 
-from _thread import allocate_lock
 from typing import Self
 
 from nacl._sodium import ffi, lib
@@ -60,11 +59,26 @@ def x25519(shared: Secret, private: Readable, public: Readable) -> bool:
     return bool(lib.crypto_scalarmult(shared.pointer, ffi.from_buffer(private), ffi.from_buffer(public)) == 0)
 
 
-_hashed_inside = Secret(_BLOCK_SIZE + HASH_SIZE + _MOST_INFO + 1)
-_hashed_outside = Secret(_BLOCK_SIZE + HASH_SIZE)
-_extracted = Secret(HASH_SIZE)
-_block = Secret(HASH_SIZE)
-_buffers_in_use = allocate_lock()  # libsodium is called without the interpreter's lock, so threads would mix keys
+class _Hmac:
+    """HMAC-SHA256 (RFC 2104): buffers for both hashes, of one computation and wiped with it."""
+
+    def __init__(self) -> None:
+        self.inside = Secret(_BLOCK_SIZE + HASH_SIZE + _MOST_INFO + 1)
+        self.outside = Secret(_BLOCK_SIZE + HASH_SIZE)
+
+    def set_key(self, key: Readable) -> None:
+        """Begin both hashes with a key of at most 64 bytes."""
+        for place, table in ((self.inside, _INNER), (self.outside, _OUTER)):
+            padded = bytearray(_BLOCK_SIZE)
+            memoryview(padded)[: len(key)] = key
+            mixed = padded.translate(table)
+            place.data[:_BLOCK_SIZE] = mixed
+            wipe(padded, mixed)
+
+    def digest(self, digest: Secret, length: int) -> None:
+        """HMAC over the `length` bytes behind the key in `inside`."""
+        lib.crypto_hash_sha256(self.outside.pointer + _BLOCK_SIZE, self.inside.pointer, _BLOCK_SIZE + length)
+        lib.crypto_hash_sha256(digest.pointer, self.outside.pointer, _BLOCK_SIZE + HASH_SIZE)
 
 
 def hkdf(output: Secret, key_material: Readable, info: Readable) -> None:
@@ -74,40 +88,23 @@ def hkdf(output: Secret, key_material: Readable, info: Readable) -> None:
     """
     if len(output.data) > 255 * HASH_SIZE or len(info) > _MOST_INFO or len(key_material) > _MOST_INFO:
         raise ValueError("too long for HKDF")
-    with _buffers_in_use:
-        _set_key(bytes(HASH_SIZE))  # section 2.2: an empty salt is HashLen zero bytes
-        _hashed_inside.data[_BLOCK_SIZE : _BLOCK_SIZE + len(key_material)] = key_material
-        _hmac(_extracted, len(key_material))
-        _set_key(_extracted.data)
+    # Of this call alone: libsodium is called without the interpreter's lock, and threads would mix their keys.
+    hmac = _Hmac()
+    with hmac.inside as inside, hmac.outside, Secret(HASH_SIZE) as extracted, Secret(HASH_SIZE) as block:
+        hmac.set_key(bytes(HASH_SIZE))  # section 2.2: an empty salt is HashLen zero bytes
+        inside.data[_BLOCK_SIZE : _BLOCK_SIZE + len(key_material)] = key_material
+        hmac.digest(extracted, len(key_material))
+        hmac.set_key(extracted.data)
         length = 0  # of the block before: T(0) is empty
         for number, at in enumerate(range(0, len(output.data), HASH_SIZE), 1):
-            message = _hashed_inside.data
-            message[_BLOCK_SIZE : _BLOCK_SIZE + length] = _block.data[:length]
+            inside.data[_BLOCK_SIZE : _BLOCK_SIZE + length] = block.data[:length]
             end = _BLOCK_SIZE + length + len(info)
-            message[_BLOCK_SIZE + length : end] = info
-            message[end] = number
-            _hmac(_block, length + len(info) + 1)
+            inside.data[_BLOCK_SIZE + length : end] = info
+            inside.data[end] = number
+            hmac.digest(block, length + len(info) + 1)
             length = HASH_SIZE
             take = min(HASH_SIZE, len(output.data) - at)
-            ffi.memmove(output.pointer + at, _block.pointer, take)
-        for secret in (_hashed_inside, _hashed_outside, _extracted, _block):
-            secret.wipe()
-
-
-def _set_key(key: Readable) -> None:
-    """Begin both hashes of HMAC with a key of 32 bytes."""
-    for place, table in ((_hashed_inside, _INNER), (_hashed_outside, _OUTER)):
-        padded = bytearray(_BLOCK_SIZE)
-        memoryview(padded)[: len(key)] = key
-        mixed = padded.translate(table)
-        place.data[:_BLOCK_SIZE] = mixed
-        wipe(padded, mixed)
-
-
-def _hmac(digest: Secret, length: int) -> None:
-    """HMAC over the `length` bytes behind the key in `_hashed_inside`."""
-    lib.crypto_hash_sha256(_hashed_outside.pointer + _BLOCK_SIZE, _hashed_inside.pointer, _BLOCK_SIZE + length)
-    lib.crypto_hash_sha256(digest.pointer, _hashed_outside.pointer, _BLOCK_SIZE + HASH_SIZE)
+            output.data[at : at + take] = block.data[:take]
 
 
 def open_aead(plaintext: Secret, ciphertext: Readable, additional: Readable, nonce: Readable, key: Readable) -> bool:
