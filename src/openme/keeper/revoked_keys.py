@@ -138,9 +138,8 @@ def without_revoked(config: ServerConfig, revoked: Mapping[bytes, Revocation]) -
 
 def revoked_names(config: ServerConfig, revoked: Mapping[bytes, Revocation]) -> Collection[str]:
     """The names of the clients whose key is among the revoked ones, in the order of the file."""
-    if not any(config.index.by_key(key) for key in revoked):
-        return ()
-    return {name: None for name, client in config.clients.items() if client.public_key.raw in revoked}.keys()
+    found = [client for key in revoked if (client := config.index.by_key(key)) is not None]
+    return [client.name for client in sorted(found, key=lambda client: client.line)]
 
 
 def cure(name: str, key: object) -> str:
