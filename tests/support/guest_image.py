@@ -37,7 +37,7 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/shm /dev/pts
 mount -t devpts devpts /dev/pts
-for place in /run /tmp /dev/shm; do mount -t tmpfs tmpfs $place; done
+for place in /run /dev/shm; do mount -t tmpfs tmpfs $place; done
 mkdir /run/netns
 chmod 1777 /tmp
 hostname guest
