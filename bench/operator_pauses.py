@@ -18,14 +18,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from openme.firewall.connections import NEEDS_CONNTRACK
-from openme.firewall.nfnetlink import NETLINK_NETFILTER, Netlink, Request
 from openme.firewall.nft import NftFirewall
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
@@ -36,7 +34,8 @@ from openme.keeper.rules import rules_for
 from openme.keeper.store import MOST_HOLDERS, Accepted, Holder, Store
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
-from openme.server import control, earlier_sessions
+from openme.netlink.conntrack import connection_table, established_entry
+from openme.server import control
 from openme.server.channel import channel
 from openme.server.config_watch import ConfigWatch
 from openme.server.epoch_keys import open_epochs
@@ -46,7 +45,6 @@ from support.netns import namespace
 COUNTS = (1_000, 20_000)
 LONG = 3600.0  # seconds that doors stay open
 QUIET = 1.2  # seconds without work after which a command is over
-_CT_NEW = 1 << 8
 _DOUBLES = struct.Struct("ddd")  # longest turn by the clock, by the processor's time; the moment of the last work
 
 
@@ -115,19 +113,9 @@ def fill_table(count: int) -> None:
         six = number % 2
         peer = IPv6Address((0x2001 << 112) + number + 9) if six else IPv4Address((10 << 24) + number)
         local = IPv6Address("2001:db8::1") if six else IPv4Address("192.0.2.1")
-        entry = earlier_sessions._entry((local.packed, b"\0\x16", peer.packed, b"\x9c\x40"))  # noqa: SLF001  # the one that makes entries
-        requests.append(Request(_CT_NEW, entry))
-    table = Netlink(NETLINK_NETFILTER, "the connection table", NEEDS_CONNTRACK)
-    # Without NLM_F_CREATE they would be refused.
-    import openme.firewall.nfnetlink as module  # noqa: PLC0415
-
-    flags = module.NLM_F_REQUEST
-    try:
-        module.NLM_F_REQUEST |= module.NLM_F_CREATE
+        requests.append(established_entry((local.packed, b"\0\x16", peer.packed, b"\x9c\x40")))
+    with closing(connection_table()) as table:
         table.request(requests)
-    finally:
-        module.NLM_F_REQUEST = flags
-        table.close()
 
 
 class World:

@@ -15,3 +15,10 @@ class OpenmeError(Exception):
         self.hint = hint
         if exit_code is not None:
             self.exit_code = exit_code
+
+
+class FirewallError(OpenmeError):
+    """The firewall, or the part of the kernel below it, refused: nothing of what was asked has happened.
+
+    One line for the operator, with a cure.
+    """

@@ -24,8 +24,8 @@ import pytest
 from openme.firewall import connections as connections_module
 from openme.firewall import cutting as cutting_module
 from openme.firewall.base import CutTarget, Door, FirewallError, IPAddress, PortList, Rules, Steps
-from openme.firewall.nfnetlink import Request
 from openme.firewall.nft import NftFirewall
+from openme.netlink.sockets import Request
 from openme.ports import PortRange, merged, parse_port_spec
 from support.netns import Namespace, add_addresses, connect, namespace, until, v4, v6
 from support.steps import done

@@ -19,7 +19,8 @@ import pytest
 from openme.firewall import nft
 from openme.firewall.base import PortList, Rules
 from openme.firewall.nft import NftFirewall
-from openme.firewall.virtual_services import NETLINK_GENERIC, VirtualServices, has_services
+from openme.firewall.virtual_services import VirtualServices, has_services
+from openme.netlink.families import NETLINK_GENERIC
 from openme.ports import parse_port_spec
 from support.handmade import ACK, PHANTOM, RST, SYN, TCP, UDP, Cable, wire
 from support.netns import Namespace, connect, namespace, until, v4, v6
@@ -530,7 +531,7 @@ def test_a_module_that_comes_later_counts_as_in_use(
         assert services._news is not None  # the kernel of this machine may not have the module
         told = hosts.stack.enter_context(closing(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)))
         told.bind((0, 0))
-        told.sendto(b"IPVS\0", services._news.getsockname())
+        told.sendto(b"IPVS\0", services._news.socket.getsockname())
     assert not services.exist(), "a neighbour process has no say in this"
     monkeypatch.setattr(services, "_news", _KernelSays([b"other family", b"..IPVS\0.."]))
     assert services.exist()
@@ -543,10 +544,9 @@ class _KernelSays:
     def __init__(self, news: list[bytes]) -> None:
         self._news = news
 
-    def recvmsg(self, _: int) -> tuple[bytes, list[object], int, tuple[int, int]]:
-        if not self._news:
-            raise BlockingIOError
-        return self._news.pop(0), [], 0, (0, 0)
+    def news(self) -> Iterator[bytes]:
+        told, self._news = self._news, []
+        yield from told
 
     def close(self) -> None:
         pass

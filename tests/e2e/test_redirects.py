@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from openme.firewall.nfnetlink import NfNetlink
 from openme.firewall.redirects import redirects
+from openme.netlink.nftables import NfNetlink
 from openme.ports import parse_port_spec
 from support.netns import Namespace, namespace
 from support.server import ServerWorld

@@ -1,6 +1,7 @@
 """Imports point one way, and the client part runs where nothing of Linux is."""
 
 import ast
+import re
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from openme.cli.main import COMMANDS
 from support.command import Place, place
 
 SOURCE = Path(openme.__file__).parent
-BASE = {"durations", "errors", "moments", "ports", "visible", "wire", "keys"}
+BASE = {"durations", "errors", "moments", "ports", "steps", "visible", "wire", "keys"}
 # What each part may import besides itself; `keys` and `wire` know nobody above them.
 ALLOWED = {
     "durations": set(),
@@ -22,15 +23,17 @@ ALLOWED = {
     "moments": set(),
     "ports": set(),
     "refusals": set(),
+    "steps": set(),
     "visible": set(),
     "keys": set(),
     "wire": {"keys"},
     "config": BASE - {"wire"},
-    "firewall": {"errors", "ports"},
+    "netlink": {"errors", "steps"},
+    "firewall": {"errors", "netlink", "ports", "steps"},
     "listener": {"wire", "keys"},
     "keeper": {*BASE, "config", "firewall.base", "refusals"},
     "client": {*BASE, "config.model"},
-    "server": {*BASE, "config", "firewall", "keeper", "listener", "refusals"},
+    "server": {*BASE, "config", "firewall", "keeper", "listener", "netlink", "refusals"},
     "cli": {
         *(*BASE, "config", "client", "server"),
         *("keeper.store", "keeper.provided", "keeper.ratchet_file", "keeper.revoked_keys"),
@@ -128,6 +131,18 @@ def test_imports_point_one_way(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_nothing_is_imported_past_the_reader(name: str) -> None:
     assert imports(modules()[name]).hidden <= ({"importlib"} if name == MAY_IMPORT_BY_NAME else set())
+
+
+SOCKETS = re.compile(r"AF_NETLINK")
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_only_netlink_speaks_netlink(name: str) -> None:
+    """Others may ask whether this system has it, and the sandbox names it."""
+    lines = [line for line in modules()[name].read_text(encoding="utf-8").splitlines() if SOCKETS.search(line)]
+    if name.startswith("netlink."):
+        return
+    assert all('hasattr(socket, "AF_NETLINK")' in line or name == "server.roles" for line in lines), lines
 
 
 def test_what_is_imported_by_name_is_a_command() -> None:

@@ -1,25 +1,20 @@
 """What the keeper asks of a firewall: a protocol that nft and memory fulfil alike (tests/contract)."""
 
 import socket
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
-from openme.errors import OpenmeError
+from openme.errors import FirewallError as FirewallError  # noqa: PLC0414  # part of what is asked of a firewall
 from openme.ports import PortRange
+from openme.steps import Steps as Steps  # noqa: PLC0414
+from openme.steps import T as T  # noqa: PLC0414
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 HiddenAs = Literal["drop", "reject"]
-T = TypeVar("T")
-Steps = Generator[None, None, T]
-"""Work in steps of about a millisecond, between which others may have their turn; its outcome is what it returns."""
 MAX_SECONDS = 366 * 24 * 3600
-
-
-class FirewallError(OpenmeError):
-    """The firewall refused: nothing of what was asked has happened. One line for the operator, with a cure."""
 
 
 @dataclass(frozen=True, slots=True)

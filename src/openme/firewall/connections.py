@@ -1,99 +1,61 @@
 """Connections that a door has let in: found in the kernel's connection table, ended there and at the host's sockets.
 
-Two netlink sockets and CAP_NET_ADMIN, no process. Structures from the kernel's `linux/netfilter/nfnetlink_conntrack.h`,
-`linux/sock_diag.h` and `linux/inet_diag.h` (sock_diag(7)). Ports and addresses are in network order throughout.
+Two netlink sockets and CAP_NET_ADMIN, no process. Ports and addresses are in network order throughout.
 """
 
 import errno
 import socket
-import struct
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 from openme.firewall.base import CutTarget, IPAddress, Steps
-from openme.firewall.nfnetlink import (
-    NETLINK_NETFILTER,
-    NFGENMSG,
-    NLA_F_NESTED,
-    NLATTR,
-    REQUESTS_AT_ONCE,
-    Netlink,
-    NetlinkError,
-    Request,
-    attribute,
-    attributes,
-    nested,
-)
 from openme.firewall.nftables_rules import LABEL_BIT
+from openme.netlink.codec import attributes
+from openme.netlink.conntrack import (
+    CTA_ID,
+    CTA_LABELS,
+    CTA_TUPLE_ORIG,
+    CTA_TUPLE_REPLY,
+    CTA_ZONE,
+    FAMILIES,
+    HALF_OPEN,
+    IPCTNL_MSG_CT_GET,
+    NEEDS_CONNTRACK,
+    TCP_CONNTRACK_CLOSE,
+    TCP_CONNTRACK_TIME_WAIT,
+    addresses_of,
+    connection_table,
+    deletion,
+    tcp_state,
+    tuple_ends,
+)
+from openme.netlink.nftables import NFGENMSG
+from openme.netlink.sock_diag import (
+    HALF_OPEN_STATES,
+    IDENTITY,
+    IDENTITY_AT,
+    NEEDS_SOCKETS,
+    PORT,
+    SOCK_DESTROY,
+    SOCK_DIAG_BY_FAMILY,
+    STATES,
+    Ends,
+    socket_ends,
+    socket_request,
+    socket_table,
+    sockets_request,
+)
+from openme.netlink.sockets import REQUESTS_AT_ONCE, Netlink, NetlinkError, Request
 from openme.ports import PortRange, Protocol
 from openme.ports import port as port_range
 
-NFNL_SUBSYS_CTNETLINK = 1
-IPCTNL_MSG_CT_GET = NFNL_SUBSYS_CTNETLINK << 8 | 1
-IPCTNL_MSG_CT_DELETE = NFNL_SUBSYS_CTNETLINK << 8 | 2
-CTA_TUPLE_ORIG = 1
-CTA_TUPLE_REPLY = 2
-CTA_PROTOINFO = 4
-CTA_ID = 12
-CTA_ZONE = 18
-CTA_LABELS = 22
-CTA_TUPLE_IP = 1
-CTA_TUPLE_PROTO = 2
-CTA_IP_SRC = {4: 1, 6: 3}
-CTA_IP_DST = {4: 2, 6: 4}
-CTA_PROTO_NUM = 1
-CTA_PROTO_SRC_PORT = 2
-CTA_PROTO_DST_PORT = 3
-CTA_PROTOINFO_TCP = 1
-CTA_PROTOINFO_TCP_STATE = 1
-TCP_CONNTRACK_SYN_SENT = 1
-TCP_CONNTRACK_SYN_RECV = 2
-TCP_CONNTRACK_SYN_SENT2 = 9
-TCP_CONNTRACK_TIME_WAIT = 7
-TCP_CONNTRACK_CLOSE = 8
-
-NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY = 20
-SOCK_DESTROY = 21
-TCP_SYN_RECV = 3
-TCP_TIME_WAIT = 6
-TCP_LISTEN = 10
-TCP_NEW_SYN_RECV = 12
-STATES = 0x1FFF & ~(1 << TCP_TIME_WAIT | 1 << TCP_LISTEN)
-"""Every state but these two: there is nothing left to end in the one, and the other is the service itself."""
-HALF_OPEN_STATES = 1 << TCP_SYN_RECV | 1 << TCP_NEW_SYN_RECV
-
-REQUEST = struct.Struct("=BBBxI")  # inet_diag_req_v2: family, protocol, extensions, states; the identity follows
-IDENTITY = struct.Struct("=2s2s16s16sI8s")  # inet_diag_sockid: local and remote port, addresses, interface, cookie
-IDENTITY_AT = 4  # in inet_diag_msg: behind family, state, timer, retransmissions
-PORT = struct.Struct(">H")
-
-MAPPED = bytes(10) + b"\xff\xff"
-"""How an IPv6 address begins that stands for an IPv4 one: the peer of a service that serves both by one socket."""
 PROTOCOLS: dict[int, Protocol] = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 NUMBERS = {name: number for number, name in PROTOCOLS.items()}
-FAMILIES = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
-HALF_OPEN = frozenset({TCP_CONNTRACK_SYN_SENT, TCP_CONNTRACK_SYN_RECV, TCP_CONNTRACK_SYN_SENT2})
-"""What the table calls a TCP connection whose handshake is under way."""
-ADDRESS_BYTES = {4: 4, 6: 16}
-SOURCE_AT = NFGENMSG.size + 3 * NLATTR.size
-SOURCE_HEADS = {
-    version: (CTA_TUPLE_ORIG | NLA_F_NESTED).to_bytes(2, sys.byteorder)
-    + NLATTR.pack(3 * NLATTR.size + 2 * size, CTA_TUPLE_IP | NLA_F_NESTED)
-    + NLATTR.pack(NLATTR.size + size, CTA_IP_SRC[version])
-    for version, size in ADDRESS_BYTES.items()
-}
-"""What stands before the source address in a row, but for the length of the whole tuple."""
 MOST_AT_ONCE = 10_000
 """A client can have as many connections as the whole table holds; memory is for a part of them."""
-NEEDS_CONNTRACK = "the connection table over netlink (CONFIG_NF_CT_NETLINK): try `modprobe nf_conntrack_netlink`"
-NEEDS_SOCKETS = "the socket table over netlink (CONFIG_INET_DIAG): try `modprobe tcp_diag`"
-
-Ends = tuple[bytes, bytes, bytes, bytes]
-"""Address and port of the host's end, address and port of the peer's, as a socket has them."""
 
 
 class Connection(NamedTuple):
@@ -163,12 +125,8 @@ class Connections:
 
     def __init__(self) -> None:
         # What is asked for while a walk is under way has a socket of its own.
-        self._table_walk, self._table = (
-            Netlink(NETLINK_NETFILTER, "the connection table", NEEDS_CONNTRACK) for _ in range(2)
-        )
-        self._sockets_walk, self._sockets = (
-            Netlink(NETLINK_SOCK_DIAG, "the socket table", NEEDS_SOCKETS) for _ in range(2)
-        )
+        self._table_walk, self._table = connection_table(), connection_table()
+        self._sockets_walk, self._sockets = socket_table(), socket_table()
 
     def let_in(self, wanted: Wanted, half_open: Collection[Ends]) -> Steps[tuple[list[Connection], bool]]:
         """Connections to end, `MOST_AT_ONCE` at most; and whether no change overtook the look. Of TCP, those that came
@@ -211,7 +169,7 @@ class Connections:
         that destroys no sockets (CONFIG_INET_DIAG_DESTROY) the peer's packets meet the hiding rule, and that is all.
         """
         yield from self._destroy_sockets(connections)
-        deletions = [Request(IPCTNL_MSG_CT_DELETE, deletion(item)) for item in connections]
+        deletions = [deletion(item.version, item.tuple_, item.id, item.zone) for item in connections]
         for codes in _in_parts(self._table, deletions):
             for code in codes:
                 if code not in (0, errno.ENOENT):
@@ -234,7 +192,7 @@ class Connections:
                     found.append(identity)
 
             yield from self._walk_sockets(family, STATES, keep)
-            requests = [Request(SOCK_DESTROY, _socket_request(family, STATES, identity)) for identity in found]
+            requests = [Request(SOCK_DESTROY, socket_request(family, STATES, identity)) for identity in found]
             for codes in _in_parts(self._sockets, requests):
                 for code in codes:
                     if code not in (0, errno.ENOENT, errno.ESTALE, errno.EOPNOTSUPP):
@@ -253,58 +211,10 @@ class Connections:
                 raise
 
 
-def deletion(connection: Connection) -> bytes:
-    """Takes just this connection out of the table. (Without a tuple it would empty the table.)"""
-    zone = b"" if connection.zone is None else attribute(CTA_ZONE, connection.zone)
-    return (
-        NFGENMSG.pack(FAMILIES[connection.version], 0, 0)
-        + nested(CTA_TUPLE_ORIG, connection.tuple_)
-        + attribute(CTA_ID, connection.id)
-        + zone
-    )
-
-
-def sockets_request(family: int, states: int) -> bytes:
-    """Asks for the TCP sockets of a family in these states (a bit each)."""
-    return _socket_request(family, states, bytes(IDENTITY.size))
-
-
-def socket_ends(family: int, identity: bytes) -> Ends:
-    """The ends of a listed socket, mapped addresses as the IPv4 ones that they are."""
-    local_port, peer_port, local, peer, _, _ = IDENTITY.unpack(identity)
-    if family == socket.AF_INET:
-        return local[:4], local_port, peer[:4], peer_port
-    if local.startswith(MAPPED) and peer.startswith(MAPPED):
-        return local[12:], local_port, peer[12:], peer_port
-    return local, local_port, peer, peer_port
-
-
 def cut_key(connection: Connection) -> bytes:
     """The connection's peer, protocol and service port as a key of nf_tables, each part padded to four bytes."""
     _, port, peer, _ = connection.ends
     return peer + bytes([connection.protocol, 0, 0, 0]) + port + bytes(2)
-
-
-def addresses_of(payload: bytes) -> tuple[bytes, bytes]:
-    """The packed addresses that a row's connection came from and went to; empty where that cannot be told.
-
-    They are read where the kernel puts them, which saves four fifths of the time; what begins otherwise is parsed.
-    """
-    for version, head in SOURCE_HEADS.items():
-        if payload.startswith(head, SOURCE_AT - len(head)):
-            size = ADDRESS_BYTES[version]
-            to = SOURCE_AT + size + NLATTR.size
-            return payload[SOURCE_AT : SOURCE_AT + size], payload[to : to + size]
-    family = payload[0]
-    if family not in FAMILIES.values():
-        return b"", b""
-    original = dict(attributes(payload[NFGENMSG.size :])).get(CTA_TUPLE_ORIG, b"")
-    _, source, destination, _, _ = _addresses(original, 4 if family == FAMILIES[4] else 6)
-    return source, destination
-
-
-def _socket_request(family: int, states: int, identity: bytes) -> bytes:
-    return REQUEST.pack(family, socket.IPPROTO_TCP, 0, states) + identity
 
 
 def _in_parts(table: Netlink, requests: Sequence[Request]) -> Iterator[list[int]]:
@@ -318,13 +228,13 @@ def _parsed(payload: bytes, wanted: Wanted, half_open: Collection[Ends] = ()) ->
     # As nft writes them: one number in the machine's byte order.
     by_door = bool(int.from_bytes(row.get(CTA_LABELS, b""), sys.byteorder) >> LABEL_BIT & 1)
     version = 4 if payload[0] == FAMILIES[4] else 6
-    protocol, source, target, own_number, number = _addresses(row.get(CTA_TUPLE_ORIG, b""), version)
+    protocol, source, target, own_number, number = tuple_ends(row.get(CTA_TUPLE_ORIG, b""), version)
     name = PROTOCOLS.get(protocol)
     if name is None or (name == "tcp" and not by_door):
         return None
-    _, local, peer, local_port, peer_port = _addresses(row.get(CTA_TUPLE_REPLY, b""), version)
+    _, local, peer, local_port, peer_port = tuple_ends(row.get(CTA_TUPLE_REPLY, b""), version)
     ends = local, local_port, peer, peer_port
-    state = _tcp_state(row)
+    state = tcp_state(row)
     begins = name == "udp" or state in HALF_OPEN or ends in half_open
     service = port_range(name, PORT.unpack(number)[0])
     if not wanted.has(source, service, begins=begins):
@@ -345,23 +255,3 @@ def _parsed(payload: bytes, wanted: Wanted, half_open: Collection[Ends] = ()) ->
         state not in (TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE),
         by_door,
     )
-
-
-def _addresses(data: bytes, version: int) -> tuple[int, bytes, bytes, bytes, bytes]:
-    """Protocol, source and destination address, source and destination port (empty for protocols without)."""
-    parts = dict(attributes(data))
-    address = dict(attributes(parts.get(CTA_TUPLE_IP, b"")))
-    proto = dict(attributes(parts.get(CTA_TUPLE_PROTO, b"")))
-    return (
-        int.from_bytes(proto.get(CTA_PROTO_NUM, b""), sys.byteorder),
-        address.get(CTA_IP_SRC[version], b""),
-        address.get(CTA_IP_DST[version], b""),
-        proto.get(CTA_PROTO_SRC_PORT, b""),
-        proto.get(CTA_PROTO_DST_PORT, b""),
-    )
-
-
-def _tcp_state(row: Mapping[int, bytes]) -> int | None:
-    info = dict(attributes(row.get(CTA_PROTOINFO, b"")))
-    state = dict(attributes(info.get(CTA_PROTOINFO_TCP, b""))).get(CTA_PROTOINFO_TCP_STATE)
-    return state[0] if state else None

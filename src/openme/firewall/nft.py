@@ -31,7 +31,6 @@ from openme.firewall.base import (
 )
 from openme.firewall.connections import Connection, Connections, cut_key
 from openme.firewall.cutting import cut_in_steps
-from openme.firewall.nfnetlink import NFPROTO_INET, Message, NetlinkError, NfNetlink
 from openme.firewall.nft_elements import (
     NFT_MSG_GETSETELEM,
     Refresh,
@@ -64,6 +63,8 @@ from openme.firewall.nftables_rules import (
 from openme.firewall.redirects import redirects
 from openme.firewall.ruleset_changes import RulesetChanges
 from openme.firewall.virtual_services import VirtualServices
+from openme.netlink.nftables import NFPROTO_INET, Message, NfNetlink
+from openme.netlink.sockets import NetlinkError
 
 if TYPE_CHECKING:
     from openme.firewall.nftables_rules import SetNames

@@ -7,15 +7,8 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from openme.firewall.nfnetlink import (
-    NFPROTO_INET,
-    NLM_F_CREATE,
-    Message,
-    attribute,
-    attributes,
-    nested,
-    string,
-)
+from openme.netlink.codec import NLM_F_CREATE, attribute, attributes, nested, string
+from openme.netlink.nftables import NFPROTO_INET, Message
 
 NFT_MSG_NEWSETELEM = 12
 NFT_MSG_GETSETELEM = 13

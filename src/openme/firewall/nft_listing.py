@@ -7,18 +7,18 @@ import errno
 import struct
 from typing import NamedTuple
 
-from openme.firewall.nfnetlink import (
+from openme.firewall.nftables_rules import TABLE, Family, HostChain
+from openme.netlink.codec import attributes, string
+from openme.netlink.nftables import (
+    NEEDS_NF_TABLES,
     NFPROTO_INET,
     NFPROTO_IPV4,
     NFPROTO_IPV6,
     NFPROTO_UNSPEC,
-    NetlinkError,
     NfNetlink,
     Row,
-    attributes,
-    string,
 )
-from openme.firewall.nftables_rules import TABLE, Family, HostChain
+from openme.netlink.sockets import NetlinkError
 
 NFT_MSG_GETTABLE = 1
 NFT_MSG_GETCHAIN = 4
@@ -148,7 +148,7 @@ def _parsed(data: bytes) -> list[tuple[int, bytes]]:
     try:
         return list(attributes(data))
     except ValueError as error:
-        raise NetlinkError(errno.EBADMSG, "the firewall's rules make no sense") from error
+        raise NetlinkError(errno.EBADMSG, "the firewall's rules make no sense", NEEDS_NF_TABLES) from error
 
 
 def _text(values: dict[int, bytes], kind: int) -> str:
@@ -158,7 +158,7 @@ def _text(values: dict[int, bytes], kind: int) -> str:
 def _number(values: dict[int, bytes], kind: int) -> int:
     data = values.get(kind, bytes(U32.size))
     if len(data) != U32.size:
-        raise NetlinkError(errno.EBADMSG, "the firewall's rules make no sense")
+        raise NetlinkError(errno.EBADMSG, "the firewall's rules make no sense", NEEDS_NF_TABLES)
     value: int = U32.unpack(data)[0]
     return value
 
@@ -166,7 +166,7 @@ def _number(values: dict[int, bytes], kind: int) -> int:
 def _handle(values: dict[int, bytes], kind: int = NFTA_RULE_HANDLE) -> int:
     data = values.get(kind, b"")
     if len(data) != U64.size:
-        raise NetlinkError(errno.EBADMSG, "the firewall's rules make no sense")
+        raise NetlinkError(errno.EBADMSG, "the firewall's rules make no sense", NEEDS_NF_TABLES)
     value: int = U64.unpack(data)[0]
     return value
 

@@ -13,7 +13,6 @@ from functools import partial
 from typing import NamedTuple
 
 from openme.firewall.base import FirewallError
-from openme.firewall.nfnetlink import NFPROTO_UNSPEC, NfNetlink, Row, attributes, string
 from openme.firewall.nft_elements import NFT_MSG_GETSETELEM
 from openme.firewall.nft_listing import (
     FAMILIES,
@@ -29,6 +28,8 @@ from openme.firewall.nft_listing import (
     NFTA_RULE_TABLE,
 )
 from openme.firewall.nftables_rules import Family
+from openme.netlink.codec import attributes, string
+from openme.netlink.nftables import NFPROTO_UNSPEC, NfNetlink, Row
 from openme.ports import MAX_PORT, PortRange, merged
 
 NF_INET_PRE_ROUTING = 0

@@ -4,13 +4,16 @@ The kernel lists them in /proc/net/ip_vs, which is there once the module is.
 """
 
 import os
-import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openme.netlink.families import family_changes
+
+if TYPE_CHECKING:
+    from openme.netlink.sockets import Subscription
 
 IP_VS = Path("/proc/net/ip_vs")
-NETLINK_GENERIC = 16
-NLCTRL_NOTIFY = 1 << 0x10 - 1  # the group `notify` of the family nlctrl, as a bit (linux/genetlink.h)
 FAMILY = b"IPVS\0"
 MOST_READ = 4096  # the services stand behind three lines of headings
 SERVICES = (b"TCP ", b"UDP ", b"SCTP ", b"FWM ")
@@ -24,19 +27,17 @@ class VirtualServices:
 
     def __init__(self, path: Path = IP_VS) -> None:
         self._listing: int | None = None
-        self._news: socket.socket | None = None
+        self._news: Subscription | None = None
         self._arrived = False
         # Asked to be told first, so that a module that comes in between is not missed.
         with suppress(OSError):
-            self._news = _told_of_families()
+            self._news = family_changes()
         with suppress(OSError):
             self._listing = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def __del__(self) -> None:
         if self._listing is not None:
             os.close(self._listing)
-        if self._news is not None:
-            self._news.close()
 
     def exist(self) -> bool:
         """Whether there are any now. Also where the module came later, so that its list is out of reach."""
@@ -50,31 +51,10 @@ class VirtualServices:
 
     def _has_arrived(self) -> bool:
         """Read the kernel's news of families that come and go."""
-        while self._news is not None:
-            try:
-                news, _, _, sender = self._news.recvmsg(65536)
-            except BlockingIOError:
-                return False
-            except OSError:  # some were lost
-                continue
-            # Any local process may send to a netlink socket; port id 0 is the kernel alone.
-            if sender[0] == 0 and FAMILY in news:
-                return True
-        return False
+        # What was lost tells nothing: a module that came is asked for again at the next start.
+        return self._news is not None and any(news is not None and FAMILY in news for news in self._news.news())
 
 
 def has_services(listing: bytes) -> bool:
     """Whether a beginning of /proc/net/ip_vs shows a service."""
     return any(line.startswith(SERVICES) for line in listing.splitlines())
-
-
-def _told_of_families() -> socket.socket:
-    made = socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, NETLINK_GENERIC
-    )
-    try:
-        made.bind((0, NLCTRL_NOTIFY))
-    except OSError:
-        made.close()
-        raise
-    return made

@@ -9,81 +9,21 @@ be that of another network namespace.
 import logging
 import os
 import socket
-import struct
 from collections.abc import Iterable
-from contextlib import closing
-from dataclasses import dataclass
 
-from openme.errors import OpenmeError
-from openme.firewall.base import FirewallError
-from openme.firewall.nfnetlink import Netlink, attributes
+from openme.errors import FirewallError, OpenmeError
 from openme.firewall.nftables_rules import interface_name
+from openme.netlink.routes import Link, link_changes, links_now
 
-_RTM_NEWLINK = 16
-_RTM_GETLINK = 18
-_IFINFOMSG = struct.Struct("=BxHiII")  # family, device type, index, flags, change mask
-_NUMBER = struct.Struct("=I")
-_IFLA_IFNAME = 3
-_IFLA_MASTER = 10
-_IFLA_LINKINFO = 18
-_IFLA_INFO_KIND = 1
-_IFLA_PROP_LIST = 52
-_IFLA_ALT_IFNAME = 53
-_IFF_LOOPBACK = 0x8
-_NETLINK_ROUTE = 0
-_RTNLGRP_LINK = 1
-_RECEIVE_BYTES = 1 << 15
-_MOST = 64  # messages read before others get their turn
 _INTERVAL = 0.2  # seconds between two looks at all links: containers come and go in swarms
 _SWITCHES = {"openvswitch"}  # masters that hand packets on by ports of their own
 
 _log = logging.getLogger("openme.server")
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A network device. `master`: the index of the device that takes its packets over, None for a device by itself."""
-
-    index: int
-    name: str
-    master: int | None = None
-    kind: str = ""
-    loopback: bool = False
-    other_names: tuple[str, ...] = ()
-
-
 def known_interfaces() -> list[str]:
     """Their names."""
     return [name for _, name in socket.if_nameindex()]
-
-
-def links_now() -> list[Link]:
-    """The devices of this network namespace. FirewallError where the kernel does not tell."""
-    kernel = Netlink(_NETLINK_ROUTE, "the list of interfaces", "rtnetlink")
-    with closing(kernel):
-        return kernel.collect(_RTM_GETLINK, _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0), _link)
-
-
-def _link(payload: bytes) -> Link | None:
-    _, _, index, flags, _ = _IFINFOMSG.unpack_from(payload)
-    found = dict(attributes(payload[_IFINFOMSG.size :]))
-    if _IFLA_IFNAME not in found:
-        return None
-    info = dict(attributes(found.get(_IFLA_LINKINFO, b"")))
-    others = [value for kind, value in attributes(found.get(_IFLA_PROP_LIST, b"")) if kind == _IFLA_ALT_IFNAME]
-    master = found.get(_IFLA_MASTER)
-    return Link(
-        index=index,
-        name=_text(found[_IFLA_IFNAME]),
-        master=None if master is None else _NUMBER.unpack(master)[0],
-        kind=_text(info.get(_IFLA_INFO_KIND, b"")),
-        loopback=bool(flags & _IFF_LOOPBACK),
-        other_names=tuple(map(_text, others)),
-    )
-
-
-def _text(value: bytes) -> str:
-    return value.partition(b"\0")[0].decode("utf-8", "backslashreplace")
 
 
 def interface_fault(name: str, links: Iterable[Link]) -> tuple[str, str] | None:
@@ -136,9 +76,8 @@ class InterfaceWatch:
 
     def __init__(self) -> None:
         """OSError where the kernel refuses."""
-        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        self.changes = socket.socket(socket.AF_NETLINK, kind, _NETLINK_ROUTE)
-        self.changes.bind((0, 1 << (_RTNLGRP_LINK - 1)))
+        self._subscription = link_changes()
+        self.changes = self._subscription.socket
         self.warning: str | None = None
         self.indexes: frozenset[int] = frozenset()
         self._name: str | None = None
@@ -147,23 +86,11 @@ class InterfaceWatch:
 
     def close(self) -> None:
         """Give the socket back."""
-        self.changes.close()
-
-    def __del__(self) -> None:
-        # It lasts as long as its process.
-        if hasattr(self, "changes"):
-            self.changes.close()
+        self._subscription.close()
 
     def has_changed(self) -> None:
         """Read what `changes` has to say."""
-        for _ in range(_MOST):
-            try:
-                self.changes.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                return
-            except OSError:
-                # ENOBUFS: more happened than the buffer holds, so anything may have.
-                pass
+        for _ in self._subscription.news():
             self._changed = True
 
     def indexes_of(self, name: str | None) -> frozenset[int]:

@@ -8,20 +8,10 @@ from ipaddress import ip_address
 import pytest
 
 from openme.firewall.base import CutTarget, IPAddress
-from openme.firewall.connections import (
-    HALF_OPEN_STATES,
-    STATES,
-    Connection,
-    Ends,
-    Wanted,
-    _parsed,
-    addresses_of,
-    cut_key,
-    deletion,
-    socket_ends,
-    sockets_request,
-)
-from openme.firewall.nfnetlink import attribute, framed, nested
+from openme.firewall.connections import Connection, Wanted, _parsed, cut_key
+from openme.netlink.codec import attribute, framed, nested
+from openme.netlink.conntrack import addresses_of, deletion
+from openme.netlink.sock_diag import HALF_OPEN_STATES, STATES, Ends, socket_ends, sockets_request
 from openme.ports import parse_port_spec, port
 
 pytestmark = pytest.mark.skipif(
@@ -80,8 +70,12 @@ def test_a_message_is_framed() -> None:
 
 def test_a_connection_is_deleted_by_its_tuple_id_and_zone() -> None:
     head = bytes.fromhex("02000000 34000180") + ORIGINAL + bytes.fromhex("08000c00 01020304")
-    assert deletion(FOUND) == head
-    assert deletion(FOUND._replace(zone=b"\0\7")) == head + bytes.fromhex("06001200 00070000")
+    assert deletion(FOUND.version, FOUND.tuple_, FOUND.id, None) == (0x102, head, 0)
+    assert deletion(FOUND.version, FOUND.tuple_, FOUND.id, b"\0\7") == (
+        0x102,
+        head + bytes.fromhex("06001200 00070000"),
+        0,
+    )
 
 
 def test_a_connection_that_a_door_has_let_in() -> None:

@@ -5,11 +5,13 @@ import sys
 
 import pytest
 
-from openme.firewall import nfnetlink
-from openme.firewall.nfnetlink import Message, NetlinkError, attribute, attributes, batch, nested
 from openme.firewall.nft import _kernel_refresh
 from openme.firewall.nft_elements import parse_elements, refreshed, removed
 from openme.firewall.nft_listing import _comment
+from openme.netlink import nftables
+from openme.netlink.codec import attribute, attributes, nested
+from openme.netlink.nftables import Message, batch
+from openme.netlink.sockets import NetlinkError
 
 pytestmark = pytest.mark.skipif(
     sys.byteorder != "little", reason="the bytes are written out for little-endian machines"
@@ -115,10 +117,10 @@ def test_elements_that_make_no_sense(data: bytes) -> None:
 )
 def test_a_batch_is_done_only_if_every_message_is(answers: dict[int, int], refused: int | None) -> None:
     if refused is None:
-        nfnetlink._check(answers, 5, 2)
+        nftables._check(answers, 5, 2)
     else:
         with pytest.raises(NetlinkError) as caught:
-            nfnetlink._check(answers, 5, 2)
+            nftables._check(answers, 5, 2)
         assert caught.value.errno == refused
 
 

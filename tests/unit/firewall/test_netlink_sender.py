@@ -7,7 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from openme.firewall.nfnetlink import NLMSG_DONE, NLMSG_ERROR, NLMSGERR_CODE, Netlink, framed
+from openme.netlink.codec import NLMSG_DONE, NLMSG_ERROR, NLMSGERR_CODE, framed
+from openme.netlink.sockets import Netlink
 
 NETLINK_USERSOCK = 2  # between programs: everybody may send, no privilege needed
 DONE = framed(NLMSG_ERROR, 0, 1, NLMSGERR_CODE.pack(0))

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from openme.keeper.policy import refused_target
+from openme.netlink.routes import RouteQuestions
 from openme.server.addresses import OwnAddresses
 
 ADDRESS = ip_address("192.0.2.7")
@@ -60,7 +61,9 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
     real = OwnAddresses(lambda: [(1, "lo"), (2, "eth0")])
     real.close()
-    monkeypatch.setattr(real, "_socket", made)
+    monkeypatch.setattr(real, "_questions", RouteQuestions())
+    real._questions.close()
+    monkeypatch.setattr(real._questions, "_socket", made)
     made.asked = real  # type: ignore[attr-defined]
     return made
 
@@ -156,6 +159,6 @@ def test_the_real_kernel_knows_its_own() -> None:
     try:
         assert asked(ip_address("127.0.0.1")) is True
         assert asked(ip_address("::1")) is True
-        assert asked._socket.getblocking() is False
+        assert asked._questions._socket.getblocking() is False
     finally:
         asked.close()

@@ -22,6 +22,7 @@ from openme.keeper.rules import rules_for
 from openme.keeper.store import Store
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
+from openme.netlink.routes import Link
 from openme.ports import PortRange, port
 from openme.server import interfaces
 from openme.server.config_watch import ConfigWatch
@@ -366,7 +367,7 @@ def test_unhide_waits_for_a_file_that_is_being_read(desk: Desk, monkeypatch: pyt
 def test_the_rules_follow_a_device_that_gets_a_new_name(
     tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    links = [interfaces.Link(2, "eth0")]
+    links = [Link(2, "eth0")]
     monkeypatch.setattr(interfaces, "links_now", lambda: links)
     watch = InterfaceWatch()
     watch.look("eth0", 0.0)
@@ -380,7 +381,7 @@ def test_the_rules_follow_a_device_that_gets_a_new_name(
 
     desk.turn(1)
     assert (indexes(), desk.firewall.asked) == ((2,), 0)
-    links[:] = [interfaces.Link(2, "wan0"), interfaces.Link(9, "eth0")]
+    links[:] = [Link(2, "wan0"), Link(9, "eth0")]
     watch._changed = True
     desk.firewall.refusal = "not now"
     desk.turn(1)

@@ -3,8 +3,9 @@
 import pytest
 
 from openme.firewall.base import FirewallError
+from openme.netlink.routes import Link, links_now
 from openme.server import interfaces
-from openme.server.interfaces import InterfaceWatch, Link, interface_fault, links_now, require_interface
+from openme.server.interfaces import InterfaceWatch, interface_fault, require_interface
 
 LO = Link(1, "lo", loopback=True)
 ETH0 = Link(2, "eth0")
