@@ -15,11 +15,12 @@ from openme.cli.main import COMMANDS
 from support.command import Place, place
 
 SOURCE = Path(openme.__file__).parent
-BASE = {"durations", "errors", "moments", "ports", "steps", "visible", "wire", "keys"}
+BASE = {"durations", "errors", "files", "moments", "ports", "steps", "visible", "wire", "keys"}
 # What each part may import besides itself; `keys` and `wire` know nobody above them.
 ALLOWED = {
     "durations": set(),
     "errors": set(),
+    "files": set(),
     "moments": set(),
     "ports": set(),
     "refusals": set(),

@@ -18,8 +18,8 @@ from typing import Any
 from nacl.bindings import crypto_scalarmult
 from nacl.exceptions import CryptoError
 
-from openme.client.private_file import write_private
 from openme.config.model import ClientConfig, EpochKeys, Profile
+from openme.files import replace_file
 from openme.keys.ed25519 import KEY_SIZE
 from openme.wire.knock import IPAddress
 from openme.wire.receipt import EpochKeyList
@@ -157,7 +157,8 @@ class Known:
         return value if isinstance(value, dict) else {}
 
     def _write(self, path: Path, value: Mapping[str, Any]) -> None:
-        write_private(path, json.dumps(value))
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        replace_file(path, json.dumps(value).encode())
         for stale in self._stale():
             with suppress(OSError):
                 stale.unlink()

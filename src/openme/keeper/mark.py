@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from openme.config.locked import sync_directory
+from openme.files import sync_directory
 
 MARK = "state.mark"
 ID_SIZE = 16

@@ -27,8 +27,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from openme.config.locked import sync_directory
 from openme.errors import OpenmeError
+from openme.files import sync_directory
 from openme.keys.erasing import wipe
 from openme.keys.ratchet import KEY_SIZE, Ratchet, epoch_at
 

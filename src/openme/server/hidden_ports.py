@@ -24,9 +24,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from openme.config.locked import replace_file, sync_directory
+from openme.config.locked import replace_file
 from openme.config.model import ConfigError, ServerConfig
 from openme.errors import OpenmeError
+from openme.files import sync_directory
 from openme.ports import PortRange, common, merged, parse_port_spec, port, without
 
 FILE_NAME = "hidden_ports"

@@ -8,6 +8,7 @@ from heapq import merge
 from pathlib import Path
 from typing import Any
 
+from openme.files import replace_file
 from openme.firewall.base import Steps, T
 from openme.keeper.grants import Grant
 from openme.moments import rfc3339
@@ -97,15 +98,6 @@ def json_text(value: Mapping[str, Any]) -> Steps[str]:
 
 def write_state_file(path: Path, text: str) -> None:
     """Replace the file as a whole, mode 0600, so that a reader never sees half of it. OSError if the disk refuses."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # Made anew each time: whatever lies there, in a directory that others may write too, is not written into.
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    # Not durable: nobody is in after a reboot. Made anew each time, so that whatever lies there, in a directory that
+    # others may write too, is not written into.
+    replace_file(path, text.encode(), durable=False, own_name=str(os.getpid()))

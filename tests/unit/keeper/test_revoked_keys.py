@@ -166,18 +166,18 @@ def test_a_lifted_key_is_revoked_until_both_files_are_without_it(
 def test_the_file_is_on_the_disk_before_it_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """fsync of the content before it takes the name, and of the directory after it."""
     events: list[str] = []
-    real_sync, real_rename = os.fsync, Path.rename
+    real_sync, real_replace = os.fsync, Path.replace
 
     def fsync(descriptor: int) -> None:
         events.append("directory" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "content")
         real_sync(descriptor)
 
-    def rename(self: Path, target: Path) -> Path:
+    def replace(self: Path, target: Path) -> Path:
         events.append(target.name)
-        return real_rename(self, target)
+        return real_replace(self, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(Path, "replace", replace)
     revoke_keys(tmp_path, [ALICE], "alice", NOON)
     assert events[:3] == ["content", FILE_NAME, "directory"]
 

@@ -1,0 +1,76 @@
+"""Files that are either the old or the new one, never half of one, whatever happens meanwhile. On every system."""
+
+import errno
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+_WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+
+def write_new(
+    path: Path, content: bytes | bytearray, *, owner: os.stat_result | None = None, durable: bool = True
+) -> None:
+    """Make a file that is not there yet, mode 0600 at every moment. OSError, and no such file, if that fails.
+
+    `owner`: whose owner and group it gets; None for this process's own. `durable`: its content, not yet its name, is on
+    the disk when this returns (`sync_directory` does the rest). The content is not copied on the way.
+    """
+    descriptor = os.open(path, _WRITE_NEW, 0o600)
+    try:
+        try:
+            if hasattr(os, "fchmod"):
+                os.fchmod(descriptor, 0o600)  # whatever the directory's default ACL says
+            status = os.fstat(descriptor)
+            if owner is not None and (status.st_uid, status.st_gid) != (owner.st_uid, owner.st_gid):
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            view = memoryview(content)
+            while view:
+                written = os.write(descriptor, view)
+                if written == 0:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                view = view[written:]
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+def replace_file(
+    path: Path, content: bytes, *, owner: os.stat_result | None = None, durable: bool = True, own_name: str = ""
+) -> None:
+    """Put `content` in the place of `path` in one step, mode 0600. OSError, and the old file there, if that fails.
+
+    `owner` and `durable` as for `write_new`; a durable one has its name on the disk too when this returns, and an
+    OSError from that last step is the only one after which the new file is there. `own_name`: what distinguishes the
+    temporary file from others', for a writer that is alone and would leave a new one behind at each crash; it is
+    removed first. Without it the name is a random one.
+    """
+    temporary = path.with_name(f".{path.name}.{own_name or secrets.token_hex(8)}")
+    if own_name:
+        temporary.unlink(missing_ok=True)
+    write_new(temporary, content, owner=owner, durable=durable)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory on the disk, as they are now; OSError if it refuses."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows, which knows no such thing
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
