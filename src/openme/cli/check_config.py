@@ -13,6 +13,7 @@ from openme.server import control
 from openme.server.epoch_keys import check_length
 from openme.server.hidden_ports import kept_ports, unnamed
 from openme.server.interfaces import require_interface
+from openme.server.leftovers import leftover_warnings
 from openme.server.privileges import named_user, refuse_writable
 from openme.server.redirected import redirect_warnings
 
@@ -34,7 +35,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
         if os.access(config.state_dir, os.R_OK | os.X_OK):
             config = without_revoked(config, read_revoked(config.state_dir).keys)
         faults += [(str(fault), fault.hint) for fault in config.client_faults]
-        warnings = config.warnings + redirect_warnings(config)
+        warnings = config.warnings + redirect_warnings(config) + leftover_warnings(config.firewall)
         summary = f"{args.config}: {len(config.clients)} clients, {len(config.managed_ports)} managed port ranges"
         if config.has_built_in_default:
             built_in = ", ".join(map(str, config.groups[DEFAULT_GROUP]))
