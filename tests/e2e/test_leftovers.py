@@ -2,7 +2,6 @@
 `serve --clean-up`, and nothing else with them.
 """
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from openme.firewall.legacy_leftovers import legacy_leftovers
 from openme.firewall.leftovers import Leftovers, leftovers_now
-from support.netns import Namespace, namespace
+from openme.firewall.legacy_leftovers import legacy_leftovers
+from support.netns import Namespace, namespace, until
 from support.server import ServerWorld
 
 pytestmark = pytest.mark.root
@@ -67,8 +66,7 @@ def has(program: str) -> bool:
 
 def left(host: Namespace) -> list[Leftovers]:
     with host.entered():
-        found = leftovers_now()
-    return found
+        return leftovers_now()
 
 
 def nft_left(host: Namespace) -> None:
@@ -145,13 +143,14 @@ def test_clean_up_removes_those_of_every_table_and_serve_and_check_config_warn(w
 @pytest.mark.parametrize(
     "rules",
     [
-        'add rule inet filter openme tcp dport 22 accept comment "openme"\nadd rule inet filter openme tcp dport 80 accept',
+        """add rule inet filter openme tcp dport 22 accept comment "openme"
+            add rule inet filter openme tcp dport 80 accept""",
         "add rule inet filter openme tcp dport 80 accept",
     ],
 )
 def test_a_chain_with_other_rules_in_it_stays_with_its_jump_and_is_told(world: ServerWorld, rules: str) -> None:
     host = world.server
-    host.nft(f"{NFT_HOST}add chain inet filter openme\nadd rule inet filter input jump openme comment \"openme-jump\"\n")
+    host.nft(f'{NFT_HOST}add chain inet filter openme\nadd rule inet filter input jump openme comment "openme-jump"\n')
     host.nft(rules)
     cleaned = world.openme(host, "--config", world.config, "serve", "--clean-up", code=0).stderr
     assert "it is left as it is" in cleaned
@@ -188,8 +187,7 @@ def test_clean_up_refuses_beside_a_running_existing_server(world: ServerWorld) -
     before = world.server.ruleset()
     existing = world.server.popen("sh", "-c", f"cd {world.folder} && exec {program} -f serve")
     try:
-        while os.readlink(f"/proc/{existing.pid}/exe") != str(program):
-            pass
+        until(lambda: Path(f"/proc/{existing.pid}/exe").readlink() == program)
         refused = world.openme(world.server, "--config", world.config, "serve", "--clean-up", code=1).stderr
         assert f"the existing server is running (process {existing.pid})" in refused
         assert world.server.ruleset() == before

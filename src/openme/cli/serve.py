@@ -24,7 +24,9 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
     if name == "serve":
         parser.add_argument(
-            "--clean-up", action="store_true", help="remove what a dead server left in the firewall, an existing one too, and exit"
+            "--clean-up",
+            action="store_true",
+            help="remove what a dead server left in the firewall, an existing one too, and exit",
         )
 
 

@@ -115,7 +115,5 @@ def _contains(outer: Network, inner: Network) -> bool:
     if isinstance(outer, ipaddress.IPv4Network) and isinstance(inner, ipaddress.IPv4Network):
         return inner.subnet_of(outer)
     return (
-        isinstance(outer, ipaddress.IPv6Network)
-        and isinstance(inner, ipaddress.IPv6Network)
-        and inner.subnet_of(outer)
+        isinstance(outer, ipaddress.IPv6Network) and isinstance(inner, ipaddress.IPv6Network) and inner.subnet_of(outer)
     )

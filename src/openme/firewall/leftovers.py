@@ -75,9 +75,9 @@ class Leftovers(NamedTuple):
         return f"the existing server has left {' and '.join(parts)} in {self.where}"
 
 
-def judged(rules: Iterable[FoundRule], *, chain_exists: bool, is_hooked: bool = False) -> tuple[
-    tuple[FoundRule, ...], bool, bool
-]:
+def judged(
+    rules: Iterable[FoundRule], *, chain_exists: bool, is_hooked: bool = False
+) -> tuple[tuple[FoundRule, ...], bool, bool]:
     """Of one table's rules: which are the existing server's, whether its chain is, and whether that is in doubt.
 
     `is_hooked`: the chain `openme` is a base chain, which decides by its policy even when it is empty.
@@ -130,7 +130,7 @@ def leftovers_now() -> list[Leftovers]:
 
 
 def statements(family: str, rules: Collection[FoundRule], *, whole_chain: bool) -> list[str]:
-    """nft statements that remove these rules, and the chain `openme` with all that is in it."""
+    """Nft statements that remove these rules, and the chain `openme` with all that is in it."""
     lines = [f"delete rule {family} {TABLE} {rule.chain} handle {rule.name}" for rule in rules]
     if whole_chain:
         lines += [f"flush chain {family} {TABLE} {CHAIN}", f"delete chain {family} {TABLE} {CHAIN}"]

@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,7 +83,7 @@ def remove(item: LegacyLeftovers) -> None:
 
 
 def _after(words: list[str], *options: str) -> str:
-    for option, value in zip(words, words[1:], strict=False):
+    for option, value in pairwise(words):
         if option in options:
             return value
     return ""

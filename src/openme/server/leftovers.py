@@ -1,7 +1,6 @@
 """What `serve` and `check-config` say of rules that the existing server has left, and how `--clean-up` removes them."""
 
 import logging
-import os
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -108,15 +107,15 @@ def existing_server() -> int | None:
     None if none is seen.
     """
     try:
-        own = os.readlink("/proc/self/ns/net")
+        own = Path("/proc/self/ns/net").readlink()
     except OSError:
         return None
     for directory in Path("/proc").iterdir():
         if not directory.name.isdigit():
             continue
         with suppress(OSError):
-            program = os.readlink(directory / "exe").removesuffix(" (deleted)")
-            if program.rpartition("/")[2] != _NAME or os.readlink(directory / "ns" / "net") != own:
+            program = str((directory / "exe").readlink()).removesuffix(" (deleted)")
+            if program.rpartition("/")[2] != _NAME or (directory / "ns" / "net").readlink() != own:
                 continue
             if b"serve" in (directory / "cmdline").read_bytes().split(b"\0"):
                 return int(directory.name)

@@ -76,6 +76,15 @@ def test_a_file_that_existing_tools_wrote_loads_unchanged() -> None:
     assert config.client_faults == ()
 
 
+def test_a_file_of_existing_tools_without_groups_means_the_same() -> None:
+    config = parse_server_config((FILES / "written-by-go-bare.yaml").read_text(), PATH)
+    assert (config.client_faults, config.warnings) == ((), ())
+    assert (config.knock_timeout, config.replay_window, config.health_port) == (60.0, 90.0, 54154)
+    assert [str(item) for item in config.clients["alice"].ports] == ["22/tcp", "80/tcp", "8080-8090/tcp", "80/udp"]
+    assert config.clients["alice"].expires == datetime(2031, 1, 1, tzinfo=UTC)
+    assert [str(item) for item in config.clients["bob"].ports] == ["22/tcp"]
+
+
 @pytest.mark.parametrize("name", ["by-hand.yaml", "crlf.yaml"])
 def test_a_file_written_by_hand_loads_unchanged(name: str) -> None:
     config = parse_server_config((FILES / name).read_bytes().decode(), PATH)
@@ -233,9 +242,7 @@ def test_expires_in_every_form_that_yaml_writers_produce(written: str) -> None:
 def test_expires_without_time_or_zone_shuts_the_client_out(written: str) -> None:
     config = client(f"expires: {written}")
     assert not config.clients
-    expected = (
-        "expected a time such as 2026-12-31T00:00:00Z, with date, time and zone, or a date alone (midnight UTC)"
-    )
+    expected = "expected a time such as 2026-12-31T00:00:00Z, with date, time and zone, or a date alone (midnight UTC)"
     assert [str(f) for f in config.client_faults] == [f"config.yaml:6: clients.alice.expires: {expected}"]
 
 
@@ -304,7 +311,9 @@ def test_a_client_never_has_more_protocols_than_the_server() -> None:
     assert client("", head=f"{HEAD}  protocols: [v1]\n").clients["alice"].protocols == {"v1"}
 
 
-@pytest.mark.parametrize("ports", ["", "ports:\n", "ports: {}\n", "ports: {web: [443/tcp]}\n", "ports: {default: null}\n"])
+@pytest.mark.parametrize(
+    "ports", ["", "ports:\n", "ports: {}\n", "ports: {web: [443/tcp]}\n", "ports: {default: null}\n"]
+)
 def test_an_absent_group_default_is_ssh_for_its_clients_and_among_the_managed_ports(ports: str) -> None:
     ssh = (PortRange("tcp", 22, 22),)
     config = client("", head=f"{HEAD}{ports}")

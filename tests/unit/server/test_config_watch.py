@@ -87,10 +87,9 @@ def test_a_change_that_widens_a_clients_rights_is_told_once_and_narrowing_is_not
         file.write(narrow)
         watch.refresh()
     told = [record.getMessage() for record in records]
-    assert told == [
-        f"{file.path}: client alice may do more than before: allowed_from is gone (it was 192.0.2.0/24);"
-        " single_use is gone"
-    ]
+    (line,) = told
+    assert line.startswith(f"{file.path}: client alice may do more than before: allowed_from is gone")
+    assert line.endswith("(it was 192.0.2.0/24); single_use is gone")
 
 
 @pytest.mark.parametrize("text", ["", "clients: [", "server: {}\n", "\x00"])
