@@ -9,7 +9,7 @@ Protocol = Literal["tcp", "udp"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 MAX_PORT = 65535
 
-_SPEC = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp))?", re.ASCII)
+_SPEC = re.compile(r" *([0-9]{1,5})(?: *- *([0-9]{1,5}))?(?: */ *(tcp|udp))? *", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -37,13 +37,13 @@ def port(proto: Protocol, number: int) -> PortRange:
 def parse_port_spec(text: str) -> tuple[PortRange, ...]:
     """The ranges of one written spec: one, or two (TCP, then UDP) where no protocol is named.
 
-    ValueError if malformed.
+    Also as existing tools write them: `22/TCP`, `8080 - 8090/tcp`. ValueError if malformed.
     """
     match = _SPEC.fullmatch(text)
     if match is None:
         raise ValueError("expected a port such as 22/tcp, 53/udp, 80 or 8080-8090/tcp")
     first, last, proto = match.groups()
-    protocols = PROTOCOLS if proto is None else tuple(p for p in PROTOCOLS if p == proto)
+    protocols = PROTOCOLS if proto is None else tuple(p for p in PROTOCOLS if p == proto.lower())
     return tuple(PortRange(p, int(first), int(last or first)) for p in protocols)
 
 

@@ -15,6 +15,12 @@ from openme.ports import PortRange, common, merged, parse_port_spec, port, witho
         ("8080-8090", ["8080-8090/tcp", "8080-8090/udp"]),
         ("1-65535/udp", ["1-65535/udp"]),
         ("443-443/tcp", ["443/tcp"]),
+        # As existing tools write them.
+        ("22/TCP", ["22/tcp"]),
+        ("53/Udp", ["53/udp"]),
+        ("8080 - 8090/tcp", ["8080-8090/tcp"]),
+        ("8080 -8090", ["8080-8090/tcp", "8080-8090/udp"]),
+        (" 22 / tcp ", ["22/tcp"]),
     ],
 )
 def test_a_spec_is_one_range_or_two(text: str, expected: list[str]) -> None:
@@ -24,7 +30,21 @@ def test_a_spec_is_one_range_or_two(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "ssh", "0/tcp", "65536/tcp", "99999", "22/sctp", "22/TCP", "22 /tcp", " 22/tcp", "22/tcp\n", "-22"),
+        *(
+            "",
+            "ssh",
+            "0/tcp",
+            "65536/tcp",
+            "99999",
+            "22/sctp",
+            "22/\u017ftcp",
+            "2 2/tcp",
+            "22/t cp",
+            "22/tcp\n",
+            " ",
+            "-",
+            "-22",
+        ),
         *("22-", "-/tcp", "90-80/tcp", "22,23", "1-2-3", "+22", "0x16", "\u0662\u0662/tcp", "100000/tcp", "22/"),
     ],
 )

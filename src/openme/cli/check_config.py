@@ -5,7 +5,7 @@ import os
 
 from openme.cli.output import answer, answer_json, complain, note, warn
 from openme.config.model import ConfigError, ServerConfig
-from openme.config.server import load_server_config
+from openme.config.server import DEFAULT_GROUP, load_server_config
 from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import DamagedRatchetError, read_ratchet
 from openme.keeper.revoked_keys import read_revoked, without_revoked
@@ -13,6 +13,7 @@ from openme.server import control
 from openme.server.epoch_keys import check_length
 from openme.server.hidden_ports import kept_ports, unnamed
 from openme.server.interfaces import require_interface
+from openme.server.leftovers import leftover_warnings
 from openme.server.privileges import named_user, refuse_writable
 from openme.server.redirected import redirect_warnings
 
@@ -28,13 +29,16 @@ def run(_name: str, args: argparse.Namespace) -> int:
     warnings: tuple[str, ...] = ()
     summary = ""
     hidden: list[str] = []
+    built_in = ""
     try:
         config = load_server_config(args.config)
         if os.access(config.state_dir, os.R_OK | os.X_OK):
             config = without_revoked(config, read_revoked(config.state_dir).keys)
         faults += [(str(fault), fault.hint) for fault in config.client_faults]
-        warnings = config.warnings + redirect_warnings(config)
+        warnings = config.warnings + redirect_warnings(config) + leftover_warnings(config.firewall)
         summary = f"{args.config}: {len(config.clients)} clients, {len(config.managed_ports)} managed port ranges"
+        if config.has_built_in_default:
+            built_in = ", ".join(map(str, config.groups[DEFAULT_GROUP]))
         hidden, notes = _hidden_though_unnamed(config)
         warnings += (*notes, *_refused_by_the_running_server(config))
         if config.interface is not None:
@@ -55,12 +59,17 @@ def run(_name: str, args: argparse.Namespace) -> int:
         faults.append((f"{args.config}: {error.message}", error.hint))
     if args.json:
         value = {"ok": not faults, "faults": [text for text, _ in faults], "warnings": list(warnings)}
-        answer_json(value | ({"hidden_though_unnamed": hidden} if hidden else {}))
+        more = ({"hidden_though_unnamed": hidden} if hidden else {}) | (
+            {"built_in_default": built_in} if built_in else {}
+        )
+        answer_json(value | more)
         return 1 if faults else 0
     for warning in warnings:
         warn(warning)
     if hidden:
         note(f"hidden though nobody names them (openme unhide PORT): {', '.join(hidden)}")
+    if built_in:
+        note(f"the group 'default' is built in, {built_in}, since ports: has none")
     for text, cure in faults[:-1]:
         complain(OpenmeError(text, cure))
     if faults:

@@ -128,7 +128,7 @@ def _add(args: argparse.Namespace) -> int:
     note(f"{'let in again' if stood_there else 'added'} {args.name} ({public.fingerprint})")
     entry = load_server_config(args.config).clients.get(args.name)
     if entry is not None and not entry.ports:
-        warn(f"{args.name} opens nothing but the health port: there is no group 'default' and no --ports was given")
+        warn(f"{args.name} opens nothing but the health port: the group 'default' is empty and no --ports was given")
     return 0
 
 

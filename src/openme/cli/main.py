@@ -86,6 +86,10 @@ class _Parser(argparse.ArgumentParser):
         raise OpenmeError(message[:1].lower() + message[1:], hint, exit_code=USAGE_ERROR)
 
 
+def _log_level(word: str) -> str:
+    return "warning" if word == "warn" else word
+
+
 def _global_options() -> argparse.ArgumentParser:
     """The options that stand before or after the command."""
     parser = _Parser(add_help=False, allow_abbrev=False)
@@ -95,8 +99,10 @@ def _global_options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--client-config", type=Path, default=None, metavar="PATH", help="the client's profiles (~/.openme/config.yaml)"
     )
-    parser.add_argument("--log-level", choices=LOG_LEVELS, default="info", help="how much to say on stderr (info)")
-    parser.add_argument("--version", action="version", version=f"openme {__version__}", help="show the version")
+    parser.add_argument(
+        "--log-level", type=_log_level, choices=LOG_LEVELS, default="info", help="how much to say on stderr (info)"
+    )
+    parser.add_argument("-v", "--version", action="version", version=f"openme {__version__}", help="show the version")
     return parser
 
 
@@ -134,6 +140,8 @@ def _load(name: str) -> CommandModule:
 def main(words: Sequence[str]) -> int:
     """Run one command line; the exit code. OpenmeError for what the user is to read."""
     before, name, after = _split(words)
+    if name == "help" and after and not after[0].startswith("-"):
+        return main([*before, after[0], "--help"])
     common = _global_options()
     if name is None or name == "help":
         if {"-h", "--help"} & set(before) or name == "help":

@@ -3,7 +3,7 @@
 import argparse
 
 from openme.cli.options import duration
-from openme.cli.output import note
+from openme.cli.output import note, warn
 from openme.server import logs
 from openme.server.start import clean_up, serve
 from openme.server.state_file import DEFAULT_STATE_FILE
@@ -24,7 +24,9 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
     if name == "serve":
         parser.add_argument(
-            "--clean-up", action="store_true", help="remove what a dead server left in the firewall, and exit"
+            "--clean-up",
+            action="store_true",
+            help="remove what a dead server left in the firewall, an existing one too, and exit",
         )
 
 
@@ -32,8 +34,13 @@ def run(name: str, args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; `try` gives up by itself if nobody knocks."""
     logs.set_up(args.log_level, as_json=args.log_json)
     if name == "serve" and args.clean_up:
-        clean_up()
-        note("the firewall is clean: nothing of openme's is left in it")
+        removed, left = clean_up()
+        for line in removed:
+            note(line)
+        for line in left:
+            warn(line)
+        if not left:
+            note("the firewall is clean: nothing of openme's is left in it")
         return 0
     trial = args.duration if name == "try" else None
     return serve(args.config, interface=args.interface, state_file=args.state_file, trial=trial)

@@ -77,7 +77,8 @@ class ServerConfig:
     """A server's file. Durations are seconds; defaults are those of spec config.md "Server".
 
     A client whose entry has a fault is missing from `clients` and named in `client_faults`, so that one slip shuts out
-    one person; the ports it names stay managed, as `orphan_ports`. `warnings` are lines for the log or stderr about
+    one person; the ports it names stay managed, as `orphan_ports`. `has_built_in_default`: the group `default` is
+    openme's own, as the file has none. `warnings` are lines for the log or stderr about
     things that work, but not as their writer may think.
     """
 
@@ -104,6 +105,7 @@ class ServerConfig:
     state_dir: Path = Path("/var/lib/openme")
     run_as: str | None = None
     groups: Mapping[str, tuple[PortRange, ...]] = field(default_factory=dict)
+    has_built_in_default: bool = False
     hide: tuple[PortRange, ...] = ()
     clients: Mapping[str, ClientEntry] = field(default_factory=dict)
     client_faults: tuple[ConfigFault, ...] = ()

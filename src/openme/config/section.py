@@ -19,6 +19,7 @@ _TRUE = frozenset(("true", "yes", "on", "y"))
 _FALSE = frozenset(("false", "no", "off", "n"))
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,11}", re.ASCII)
 _MAX_SHOWN = 40
+_A_NOTE = "remove it; to keep it as a note, make the line a comment: put # before it"
 
 
 def shown(name: str) -> str:
@@ -66,7 +67,7 @@ class Section:
             self.fault_at(repeated.text, repeated.line, "stands here a second time")
         for name, (key_node, value) in self.entries.items():
             if known is not None and name not in known:
-                self.fault_at(name, key_node.line, "unknown key", nearest(name, known))
+                self.fault_at(name, key_node.line, "unknown key", nearest(name, known) or _A_NOTE)
             elif name in never_null and isinstance(value, Scalar) and (value.is_null or not value.text):
                 self.fault_at(name, key_node.line, "expected a value; to lift the restriction remove the line")
 

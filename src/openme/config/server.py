@@ -29,7 +29,7 @@ from openme.config.trusted_path import changeable_by_others
 from openme.durations import format_duration
 from openme.keys.ed25519 import parse_public_key
 from openme.keys.x25519 import parse_server_private_key, parse_server_public_key
-from openme.ports import MAX_PORT, PortRange, merged, parse_port_spec
+from openme.ports import MAX_PORT, PortRange, merged, parse_port_spec, port
 
 TOP_KEYS = ("server", "ports", "hide", "clients")
 SERVER_KEYS = (
@@ -59,6 +59,7 @@ SERVER_KEYS = (
 _RESTRICTIONS = ("protocols", "allowed_from", "require_target_ip", "single_use", "max_timeout")
 CLIENT_KEYS = ("ed25519_pubkey", "allowed_ports", "expires", "disable_health_port", *_RESTRICTIONS)
 DEFAULT_GROUP = "default"
+BUILT_IN_DEFAULT = (port("tcp", 22),)
 DEFAULT_STATE_DIR = "/var/lib/openme"
 
 _PORT_EXAMPLE = "[22/tcp, 80, 8080-8090/tcp]"
@@ -72,6 +73,8 @@ _TIME = re.compile(
     r"[ ]*(?:([Zz])|([+-])([0-9]{2}):([0-9]{2}))",
     re.ASCII,
 )
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
+_TIME_EXPECTED = "a time such as 2026-12-31T00:00:00Z, with date, time and zone, or a date alone (midnight UTC)"
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _INIT_HINT = "run: openme init --server HOST"
 
@@ -90,10 +93,15 @@ def validate_name(name: str) -> str:
 
 
 def parse_expiry(text: str) -> datetime:
-    """A moment in UTC from RFC 3339, also as YAML writers put it (space, lower case); ValueError otherwise."""
+    """A moment in UTC from RFC 3339, also as YAML writers put it (space, lower case); ValueError otherwise.
+
+    A date alone is its midnight in UTC, with which that day begins.
+    """
+    if _DATE.fullmatch(text):
+        return datetime.fromisoformat(f"{text}T00:00:00+00:00")
     match = _TIME.fullmatch(text)
     if match is None:
-        raise ValueError("expected a time such as 2026-12-31T00:00:00Z")
+        raise ValueError(f"expected {_TIME_EXPECTED}")
     date, clock, fraction, zulu, sign, hours, minutes = match.groups()
     zone = "+00:00" if zulu else f"{sign}{hours}:{minutes}"
     microseconds = (fraction or "0")[:6].ljust(6, "0")
@@ -202,6 +210,7 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
         state_dir=Path(state_dir),
         run_as=run_as,
         groups=groups,
+        has_built_in_default=has_built_in_default(root),
         hide=hide,
         clients=clients,
         client_faults=tuple(client_faults),
@@ -242,7 +251,7 @@ def parse_client_entry(name: str, line: int, node: Mapping, around: Surroundings
     accepted = section.words("protocols", protocols, WIRE_VERSIONS)
     if not accepted & protocols and not faults:
         notes.append(_note(section, "protocols", "the server accepts none of these, so this client cannot knock"))
-    expires = section.parsed("expires", "a time such as 2026-12-31T00:00:00Z, with date, time and zone", parse_expiry)
+    expires = section.parsed("expires", _TIME_EXPECTED, parse_expiry)
     disable_health_port = section.flag("disable_health_port", default=False)
     allowed_from = _allowed_from(section)
     require_target_ip = section.flag("require_target_ip", default=False)
@@ -270,14 +279,29 @@ def parse_client_entry(name: str, line: int, node: Mapping, around: Surroundings
 _public_key = lru_cache(maxsize=2**18)(parse_public_key)
 
 
+def has_built_in_default(root: Section) -> bool:
+    """Whether the file leaves the group `default` to openme: there is no such group, or nothing stands behind it."""
+    node = root.node("ports")
+    if not isinstance(node, Mapping):
+        return node is None
+    _, listed = node.entries.get(DEFAULT_GROUP, (None, None))
+    return listed is None or (isinstance(listed, Scalar) and listed.is_null)
+
+
 def parse_groups(root: Section, faults: list[ConfigFault]) -> dict[str, tuple[PortRange, ...]]:
-    """The named port groups of a file, each merged; faults are added to `faults`."""
+    """The named port groups of a file, each merged; faults are added to `faults`.
+
+    `default` is among them even if the file has none (spec config.md). One that is written as an empty list stays
+    empty, since somebody wrote it so.
+    """
+    groups: dict[str, tuple[PortRange, ...]] = {DEFAULT_GROUP: BUILT_IN_DEFAULT} if has_built_in_default(root) else {}
     node = root.section("ports")
     if node is None:
-        return {}
+        return groups
     section = Section(root.path, node, "ports", faults)
-    groups = {}
     for name in section.entries:
+        if name in groups:
+            continue
         ranges: list[PortRange] = []
         for item in section.items(name, _PORT_EXAMPLE) or ():
             try:

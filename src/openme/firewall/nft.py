@@ -409,6 +409,13 @@ class NftFirewall:
                 raise FirewallError("the kernel's list of open doors makes no sense") from error
 
 
+def run_script(script: str) -> None:
+    """One transaction of nft statements, without a firewall of ours. FirewallError, and nothing done, if refused."""
+    code, _, errors = _libnftables().cmd(script)
+    if code != 0:
+        raise _refusal(errors)
+
+
 def _kernel_refresh(release: str) -> Refresh:
     """What the kernel of this release (`uname -r`) can do; the way that works everywhere if it cannot be told."""
     match = re.match(r"(\d+)\.(\d+)", release)

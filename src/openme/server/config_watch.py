@@ -10,6 +10,7 @@ from typing import Any
 
 from openme.config.model import ConfigError, ServerConfig
 from openme.config.server import load_server_config
+from openme.config.widened import widened
 from openme.errors import OpenmeError
 from openme.firewall.base import Steps
 from openme.keeper.revoked_keys import revoked_names, without_revoked
@@ -103,10 +104,10 @@ class ConfigWatch:
         self._signature = signature
         if signature is not None and signature[1] > LARGE:
             _log.info("the config has changed; reading its %d KiB meanwhile", signature[1] >> 10)
-            self._reader = _Reader(self._load, self.forget_in_child)
+            self._reader = _Reader(self._load_changed, self.forget_in_child)
             return False
         try:
-            outcome: _Outcome = self._load()
+            outcome: _Outcome = self._load_changed()
         except OpenmeError as error:
             outcome = error
         return self._settle(outcome)
@@ -187,6 +188,12 @@ class ConfigWatch:
             self._refusal = None  # what the firewall says of another file is news, also in the same words
             say_warnings(self.config)
         return True
+
+    def _load_changed(self) -> ServerConfig:
+        """The file as it is now, with a warning for each client that may do more than under the last good config."""
+        config = self._load()
+        more = widened(self._last_good, config)
+        return replace(config, warnings=(*config.warnings, *more)) if more else config
 
     def _load(self, *, tighten: bool = False) -> ServerConfig:
         try:

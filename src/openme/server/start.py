@@ -47,6 +47,7 @@ from openme.server.epoch_keys import open_epochs
 from openme.server.hidden_ports import HiddenPorts
 from openme.server.interfaces import watch_interfaces
 from openme.server.keeper_process import HEARD, Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
+from openme.server.leftovers import LeftoverRules, refuse_beside_existing_server, remove_leftovers
 from openme.server.listener_process import ListenerProcess
 from openme.server.listener_reports import Reports, how_it_ended, last_words, tell, worded
 from openme.server.own_user import user_for
@@ -222,6 +223,9 @@ def serve(config_path: Path, *, interface: str | None, state_file: str | None, t
     need_privilege(config)
     say_warnings(config)
     with ExitStack() as stack:
+        leftovers = LeftoverRules(config.firewall)
+        stack.callback(leftovers.close)
+        leftovers.say()
         sessions = _state_path(state_file, config)
         prepared = _prepare(stack, config_path, config, sessions)
         on_trial = None
@@ -231,7 +235,9 @@ def serve(config_path: Path, *, interface: str | None, state_file: str | None, t
         hidden = HiddenPorts(config.state_dir, confirmed=trial is None)
         for warning in prepared.give_up():
             _log.warning("%s", warning)
-        return _keep(prepared, watch, hidden, sessions, on_trial)
+        status = _keep(prepared, watch, hidden, sessions, on_trial)
+        leftovers.say()
+        return status
 
 
 def _state_path(given: str | None, config: ServerConfig) -> Path | None:
@@ -518,15 +524,18 @@ def _take_over(firewall: Firewall, keeper: Keeper, store: Store) -> None:
         _log.info("closed %d doors from before this start that nobody may hold any more", len(strays))
 
 
-def clean_up() -> None:
+def clean_up() -> tuple[list[str], list[str]]:
     """Remove what a dead server left in the kernel's firewall, whatever the config says now, or if there is none.
 
-    OpenmeError if a server is running on this firewall.
+    An existing server's rules too: returns what of those was removed, and what was left in doubt, as lines.
+    OpenmeError, and nothing is removed, if a server is running on this firewall.
     """
     if not has_net_admin():
         raise OpenmeError("changing the firewall needs root (CAP_NET_ADMIN)", "sudo openme serve --clean-up")
+    refuse_beside_existing_server()
     with firewall_lock("nft"):
         open_firewall("nft").stop()
+        return remove_leftovers()
 
 
 def _say_ready(config: ServerConfig, systemd: socket.socket | None, trial: Trial | None) -> None:

@@ -58,7 +58,7 @@ def test_defaults_are_those_of_the_specification() -> None:
     assert (config.epoch_length, config.epoch_horizon) == (604_800.0, 53)
     assert (config.protocols, config.state_dir) == (frozenset(("v1", "v2")), Path("/var/lib/openme"))
     assert config.public_key == KEY.public
-    assert config.managed_ports == (PortRange("tcp", 54154, 54154),)
+    assert config.managed_ports == (PortRange("tcp", 22, 22), PortRange("tcp", 54154, 54154))
 
 
 def test_a_file_that_existing_tools_wrote_loads_unchanged() -> None:
@@ -74,6 +74,15 @@ def test_a_file_that_existing_tools_wrote_loads_unchanged() -> None:
     assert config.clients["bob"].disable_health_port
     assert "clients.bob.allowed_ports" in config.warnings[0]
     assert config.client_faults == ()
+
+
+def test_a_file_of_existing_tools_without_groups_means_the_same() -> None:
+    config = parse_server_config((FILES / "written-by-go-bare.yaml").read_text(), PATH)
+    assert (config.client_faults, config.warnings) == ((), ())
+    assert (config.knock_timeout, config.replay_window, config.health_port) == (60.0, 90.0, 54154)
+    assert [str(item) for item in config.clients["alice"].ports] == ["22/tcp", "80/tcp", "8080-8090/tcp", "80/udp"]
+    assert config.clients["alice"].expires == datetime(2031, 1, 1, tzinfo=UTC)
+    assert [str(item) for item in config.clients["bob"].ports] == ["22/tcp"]
 
 
 @pytest.mark.parametrize("name", ["by-hand.yaml", "crlf.yaml"])
@@ -221,7 +230,8 @@ def test_expires_in_every_form_that_yaml_writers_produce(written: str) -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        "2026-12-31",
+        "2026-12-32",
+        "2026-12",
         "2026-12-31T10:00:00",
         "tomorrow",
         "2026-13-31T10:00:00Z",
@@ -232,8 +242,13 @@ def test_expires_in_every_form_that_yaml_writers_produce(written: str) -> None:
 def test_expires_without_time_or_zone_shuts_the_client_out(written: str) -> None:
     config = client(f"expires: {written}")
     assert not config.clients
-    expected = "expected a time such as 2026-12-31T00:00:00Z, with date, time and zone"
+    expected = "expected a time such as 2026-12-31T00:00:00Z, with date, time and zone, or a date alone (midnight UTC)"
     assert [str(f) for f in config.client_faults] == [f"config.yaml:6: clients.alice.expires: {expected}"]
+
+
+@pytest.mark.parametrize("written", ["2031-01-01", '"2031-01-01"', "2031-01-01T00:00:00Z", "2031-01-01 00:00:00+00:00"])
+def test_a_date_alone_is_its_midnight_in_utc(written: str) -> None:
+    assert client(f"expires: {written}").clients["alice"].expires == datetime(2031, 1, 1, tzinfo=UTC)
 
 
 def test_fractions_of_a_second_count() -> None:
@@ -296,8 +311,32 @@ def test_a_client_never_has_more_protocols_than_the_server() -> None:
     assert client("", head=f"{HEAD}  protocols: [v1]\n").clients["alice"].protocols == {"v1"}
 
 
-def test_without_a_default_group_a_client_opens_nothing() -> None:
-    assert client("").clients["alice"].ports == ()
+@pytest.mark.parametrize(
+    "ports", ["", "ports:\n", "ports: {}\n", "ports: {web: [443/tcp]}\n", "ports: {default: null}\n"]
+)
+def test_an_absent_group_default_is_ssh_for_its_clients_and_among_the_managed_ports(ports: str) -> None:
+    ssh = (PortRange("tcp", 22, 22),)
+    config = client("", head=f"{HEAD}{ports}")
+    assert config.clients["alice"].ports == ssh
+    assert config.has_built_in_default
+    assert ssh[0] in config.managed_ports
+    named = client("allowed_ports: [default]", head=f"{HEAD}{ports}")
+    assert (named.client_faults, named.clients["alice"].ports) == ((), ssh)
+
+
+@pytest.mark.parametrize(("listed", "expected"), [("[]", ()), ("[2222/tcp]", (PortRange("tcp", 2222, 2222),))])
+def test_a_group_default_in_the_file_takes_the_place_of_the_one_built_in(
+    listed: str, expected: tuple[PortRange, ...]
+) -> None:
+    config = client("", head=f"{HEAD}ports:\n  default: {listed}\n")
+    assert (config.clients["alice"].ports, config.has_built_in_default) == (expected, False)
+    assert PortRange("tcp", 22, 22) not in config.managed_ports
+
+
+def test_an_unknown_key_is_an_error_whose_hint_offers_a_comment() -> None:
+    config = client("owner_of_the_laptop: kim")
+    assert not config.clients
+    assert "make the line a comment" in str(config.client_faults[0].hint)
 
 
 def test_an_ssh_line_is_a_public_key() -> None:

@@ -12,7 +12,7 @@ import pytest
 from openme.config.model import ServerConfig
 from openme.errors import OpenmeError
 from openme.server import config_watch
-from openme.server.config_watch import ConfigWatch
+from openme.server.config_watch import LARGE, ConfigWatch
 from support.command import until
 from support.keeper_process import config_text
 from support.knocks import lines
@@ -70,6 +70,26 @@ def test_a_change_is_news_once(file: File) -> None:
     assert changed is watch.config
     assert changed.clients.keys() == {"alice"}
     assert watch.refresh() is None
+
+
+@pytest.mark.parametrize("filler", [0, 2 * LARGE])
+def test_a_change_that_widens_a_clients_rights_is_told_once_and_narrowing_is_not(file: File, filler: int) -> None:
+    narrow = "alice: {ed25519_pubkey: KEY_A, allowed_from: [192.0.2.0/24], single_use: true}"
+    text = config_text(file.path.parent, f"{{{ALICE}}}", "") + f"# {'x' * filler}\n"
+    file.write(narrow)
+    watch = ConfigWatch(file.path)
+    with lines("openme.config", logging.WARNING) as records:
+        file.put(text)
+        watch.refresh()
+        if filler:
+            settled(watch)
+        assert not watch.config.clients["alice"].single_use
+        file.write(narrow)
+        watch.refresh()
+    told = [record.getMessage() for record in records]
+    (line,) = told
+    assert line.startswith(f"{file.path}: client alice may do more than before: allowed_from is gone")
+    assert line.endswith("(it was 192.0.2.0/24); single_use is gone")
 
 
 @pytest.mark.parametrize("text", ["", "clients: [", "server: {}\n", "\x00"])
