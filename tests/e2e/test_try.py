@@ -20,10 +20,10 @@ table inet host {
 """
 
 
-def trial(world: ServerWorld, duration: str, *, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+def trial(world: ServerWorld, duration: str, *more: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
     """Begin one, and wait until it serves."""
     world.runs += 1
-    command = [OPENME, "--config", str(world.config), "try", duration, "--state-file", str(world.state_file)]
+    command = [OPENME, "--config", str(world.config), "try", duration, "--state-file", str(world.state_file), *more]
     with world.log_path.open("wb") as log:
         world.process = subprocess.Popen(
             world.server.command(*prefix, *command), stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -55,7 +55,10 @@ def test_somebody_who_may_not_knock_keeps_nothing(world: ServerWorld) -> None:
     packet = world.packet(alice)
     world.revoke("alice")
     before = world.server.ruleset()
-    trial(world, "2s")
+    refused = world.openme(world.server, "--config", world.config, "try", "2s", "--state-file", "")
+    assert (refused.returncode, "nobody could end this trial" in refused.stderr) == (1, True)
+    assert world.server.ruleset() == before
+    trial(world, "2s", "--yes")
     world.send(packet, b"\x01" * 165, b"")
     assert world.wait() == 1
     assert world.server.ruleset() == before

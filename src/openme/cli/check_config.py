@@ -2,10 +2,12 @@
 
 import argparse
 import os
+from datetime import UTC, datetime
 
 from openme.cli.output import answer, answer_json, complain, note, warn
 from openme.config.model import ConfigError, ServerConfig
 from openme.config.server import DEFAULT_GROUP, load_server_config
+from openme.config.who_can_knock import hides_without_clients
 from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import DamagedRatchetError, read_ratchet
 from openme.keeper.revoked_keys import read_revoked, without_revoked
@@ -35,7 +37,13 @@ def run(_name: str, args: argparse.Namespace) -> int:
         if os.access(config.state_dir, os.R_OK | os.X_OK):
             config = without_revoked(config, read_revoked(config.state_dir).keys)
         faults += [(str(fault), fault.hint) for fault in config.client_faults]
-        warnings = config.warnings + redirect_warnings(config) + leftover_warnings(config.firewall)
+        nobody = hides_without_clients(config, datetime.now(UTC))
+        warnings = (
+            (() if nobody is None else (nobody,))
+            + config.warnings
+            + redirect_warnings(config)
+            + leftover_warnings(config.firewall)
+        )
         summary = f"{args.config}: {len(config.clients)} clients, {len(config.managed_ports)} managed port ranges"
         if config.has_built_in_default:
             built_in = ", ".join(map(str, config.groups[DEFAULT_GROUP]))

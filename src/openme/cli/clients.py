@@ -1,21 +1,19 @@
 """`openme add`, `renew`, `list`, `revoke`, `close` and `reset`."""
 
 import argparse
-import os
 import secrets
-import stat
-import sys
 import time
-from contextlib import suppress
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from openme.cli.handover import NOTHING_ADDED, Handover
 from openme.cli.output import answer_json, answer_lines, hint, note, table, warn
 from openme.cli.revocation import revoke
 from openme.cli.running_server import FOUND_BY_ITSELF, RunningServer, ask, refuse_another
 from openme.config.client_keys import client_keys
-from openme.config.edit import add_client, remove_client
+from openme.config.edit import NameTakenError, add_client, remove_client
 from openme.config.model import ClientEntry, EpochKeys, ServerConfig
 from openme.config.profile import render_profile
 from openme.config.section import nearest
@@ -46,6 +44,7 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--cut", action="store_true", help="also end the connections that it has established")
     if name in {"add", "renew"}:
         parser.add_argument("--profile", metavar="P", help="the profile's name in the client file (default_profile)")
+        parser.add_argument("--out", type=Path, metavar="FILE", help="write it there, 0600; never overwrites (stdout)")
     if name == "renew":
         parser.add_argument("--v1", action="store_true", help="a profile for wire version 1, without epoch keys")
     if name == "add":
@@ -64,6 +63,7 @@ def run(name: str, args: argparse.Namespace) -> int:
 
 def _add(args: argparse.Namespace) -> int:
     config = load_server_config(args.config)
+    handover = Handover(args.out)
     if args.name not in config.clients:  # a name that is there already, of whatever form, may be let in again
         try:
             validate_name(args.name)
@@ -103,12 +103,17 @@ def _add(args: argparse.Namespace) -> int:
     text = _profile_text(config, profile_name, public, private, epoch_keys)
     qr = _qr(args, config, profile_name, private)
     if private is not None:
-        _keep_private(sys.stdout.fileno())
+        handover.keep_private()
     server = RunningServer(args.config, config.state_dir)
     stood_there = private is None and _is_revoked_entry(args, config, server, public)
-    if not stood_there:
-        add_client(args.config, args.name, fields)
-    _tell_of_client(args, server, stood_there=stood_there)
+    handover.write_file(text)  # first: a key that nobody holds must not be registered, whatever ends us here
+    try:
+        if not stood_there:
+            _add_entry(args, fields)
+        _tell_of_client(args, server, stood_there=stood_there)
+    except BaseException:
+        handover.take_back()
+        raise
     if private is None:
         _lift(args, config, server, public)
     if private is not None and qr is not None:
@@ -116,25 +121,40 @@ def _add(args: argparse.Namespace) -> int:
             _show_qr(args, qr)
         except OSError as error:
             remove_client(args.config, args.name, keep_hidden=False)
-            raise OpenmeError(f"{args.qr_out}: {error.strerror}", "nothing was added") from None
+            handover.take_back()
+            raise OpenmeError(f"{args.qr_out}: {error.strerror}", NOTHING_ADDED) from None
     try:
-        answer_lines(text.rstrip("\n"))
-        sys.stdout.flush()
+        handover.print(text)
     except OSError as error:
         # A profile that nobody holds must not stay registered.
         remove_client(args.config, args.name, keep_hidden=False)
-        raise OpenmeError(f"the profile could not be written: {error.strerror}", "nothing was added") from None
+        raise OpenmeError(f"the profile could not be written: {error.strerror}", NOTHING_ADDED) from None
     _note_file(config, public, epoch_keys)
     note(f"{'let in again' if stood_there else 'added'} {args.name} ({public.fingerprint})")
+    handover.tell(secret=private is not None)
     entry = load_server_config(args.config).clients.get(args.name)
     if entry is not None and not entry.ports:
         warn(f"{args.name} opens nothing but the health port: the group 'default' is empty and no --ports was given")
     return 0
 
 
+def _add_entry(args: argparse.Namespace, fields: Mapping[str, str | list[str]]) -> None:
+    """Write the entry into the config; who has the name, or the key, already is told what to do."""
+    try:
+        add_client(args.config, args.name, fields)
+    except NameTakenError as error:
+        name = args.name
+        raise OpenmeError(
+            f"{error.message}; nothing was added",
+            f"the private key of {name} is in {name}'s file alone; for new epoch keys: openme renew {name}; if that"
+            f" file is lost or was overwritten: openme revoke {name}, then openme add {name} --out FILE",
+        ) from None
+
+
 def _renew(args: argparse.Namespace) -> int:
     """Print a client's file again, without the private key that only the client has."""
     config = load_server_config(args.config)
+    handover = Handover(args.out)
     client = config.clients.get(args.name)
     if client is None:
         raise _no_client(args.name, nearest(args.name, config.clients))
@@ -147,7 +167,9 @@ def _renew(args: argparse.Namespace) -> int:
         raise OpenmeError(f"{args.name} may not speak version 1", "see protocols in its entry and under server")
     epoch_keys = _epoch_keys(config) if "v2" in client.protocols and not args.v1 else None
     text = _profile_text(config, args.profile or config.default_profile, client.public_key, None, epoch_keys)
-    answer_lines(text.rstrip("\n"))
+    handover.write_file(text)
+    handover.print(text)
+    handover.tell(secret=False)
     _note_file(config, client.public_key, epoch_keys)
     hint("the client keeps its private_key: these lines take the place of the others in its profile")
     return 0
@@ -207,15 +229,6 @@ def _note_file(config: ServerConfig, public: ClientPublicKey, keys: EpochKeys | 
             note_file(config.state_dir, public.raw, keys.first + len(keys.keys) - 1)
         except OpenmeError as error:
             warn(f"'openme epochs' will not know of this file: {error.message}")
-
-
-def _keep_private(descriptor: int) -> None:
-    """`openme add alice > alice.yaml`: the shell has made the file with its umask; a key must not stand there so."""
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode):
-        # Also where the shell is another user's than we are, as in `sudo openme add`; a mode is only made stricter.
-        with suppress(OSError):
-            os.fchmod(descriptor, 0o600)
 
 
 def _qr(args: argparse.Namespace, config: ServerConfig, profile: str, private: ClientPrivateKey | None) -> str | None:
@@ -310,7 +323,7 @@ def _list(args: argparse.Namespace) -> int:
         rows = [_client_row(*one) for one in known]
         answer_lines(table(["NAME", "FINGERPRINT", "PORTS", "EXPIRES", "LAST KNOCK"], rows))
     else:
-        hint("no clients yet: openme add NAME > NAME.yaml")
+        hint("no clients yet: openme add NAME --out NAME.yaml")
     for fault in without_revoked(config, revoked).client_faults:
         warn(f"disabled: {fault}")
     return 0

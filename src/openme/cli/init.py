@@ -97,7 +97,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
     for warning in load_server_config(path).warnings:
         warn(warning)
     answer(encode_base64(key.public))
-    hint("next: openme add NAME > NAME.yaml, then openme serve")
+    hint("next: openme add NAME --out NAME.yaml, bring that file to the client, then openme try 2m")
     return 0
 
 

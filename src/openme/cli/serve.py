@@ -15,6 +15,7 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "duration", type=duration, metavar="DURATION", help="how long a client has time to knock, such as 2m"
         )
+        parser.add_argument("--yes", action="store_true", help="also where no client could knock")
     parser.add_argument("--interface", metavar="IF", help="apply rules only to packets arriving here (from the config)")
     parser.add_argument(
         "--state-file",
@@ -42,5 +43,12 @@ def run(name: str, args: argparse.Namespace) -> int:
         if not left:
             note("the firewall is clean: nothing of openme's is left in it")
         return 0
-    trial = args.duration if name == "try" else None
-    return serve(args.config, interface=args.interface, state_file=args.state_file, trial=trial)
+    if name == "try":
+        return serve(
+            args.config,
+            interface=args.interface,
+            state_file=args.state_file,
+            trial=args.duration,
+            alone=args.yes,
+        )
+    return serve(args.config, interface=args.interface, state_file=args.state_file)

@@ -42,6 +42,10 @@ _BY_HAND = "edit the file by hand, then run: openme check-config"
 _BOM = "\ufeff"
 
 
+class NameTakenError(ConfigError):
+    """There is a client of that name already."""
+
+
 class NoClientError(ConfigError):
     """There is no client of that name to be removed."""
 
@@ -125,7 +129,8 @@ def insert_client(text: str, path: Path, name: str, fields: Fields) -> str:
     clients = _clients(root, path)
     if isinstance(clients, Mapping):
         if name in clients.entries:
-            raise _fault(path, clients.entries[name][0].line, f"clients.{shown(name)}", "expected a name not yet taken")
+            line = clients.entries[name][0].line
+            raise NameTakenError(ConfigFault(path, line, f"clients.{shown(name)}", "this name is taken"))
         _refuse_shared_key(clients, fields, path)
     edited = _inserted(body, root, name, fields, path)
     result = _root(edited, path, ours=True)

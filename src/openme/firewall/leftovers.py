@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from openme.firewall.base import FirewallError
-from openme.firewall.nfnetlink import NFPROTO_UNSPEC, NfNetlink, attributes
 from openme.firewall.nft_listing import (
     FAMILIES,
     NFT_MSG_GETCHAIN,
@@ -25,6 +24,8 @@ from openme.firewall.nft_listing import (
     rules_of,
 )
 from openme.firewall.nftables_rules import Family, HostChain, can_be_named
+from openme.netlink.codec import attributes
+from openme.netlink.nftables import NFPROTO_UNSPEC, NfNetlink
 
 TABLE = "filter"
 CHAIN = "openme"

@@ -5,11 +5,13 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from openme.config.model import ConfigError, ServerConfig
 from openme.config.server import load_server_config
+from openme.config.who_can_knock import hides_without_clients
 from openme.config.widened import widened
 from openme.errors import OpenmeError
 from openme.firewall.base import Steps
@@ -283,3 +285,5 @@ def say_warnings(config: ServerConfig) -> None:
         _log.warning("%s", warning)
     for fault in config.client_faults:
         _log.error("client disabled: %s", fault)
+    if (nobody := hides_without_clients(config, datetime.now(UTC))) is not None:
+        _log.warning("%s", nobody)

@@ -28,7 +28,7 @@ class LeftoverRules:
             return
         # Imported here, since only Linux has what they need.
         from openme.firewall.legacy_leftovers import legacy_leftovers  # noqa: PLC0415
-        from openme.firewall.nfnetlink import NfNetlink  # noqa: PLC0415
+        from openme.netlink.nftables import NfNetlink  # noqa: PLC0415
 
         with suppress(FirewallError):
             self._netlink = NfNetlink()

@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from openme.config.model import ServerConfig
 from openme.config.trusted_path import changeable_by_others
+from openme.config.who_can_knock import CURE, hides_without_clients, nobody_can_knock
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import Firewall, FirewallError
@@ -207,12 +209,16 @@ def need_privilege(config: ServerConfig) -> None:
         )
 
 
-def serve(config_path: Path, *, interface: str | None, state_file: str | None, trial: float | None = None) -> int:
+def serve(
+    config_path: Path, *, interface: str | None, state_file: str | None, trial: float | None = None, alone: bool = False
+) -> int:
     """Run the server until it is told to stop. 0 after SIGTERM or SIGINT, 1 when it ended by itself.
 
     `state_file`: who is in is written there; empty for nowhere, None for the usual place, which a dry run leaves alone.
 
     `trial`: hide the ports whatever the config says, and undo it after so many seconds unless a client has knocked.
+    `alone`: also where no client could knock.
+
     OpenmeError, and nothing left behind, when it cannot start.
     """
     overrides: dict[str, Any] = {} if interface is None else {"interface": interface}
@@ -220,6 +226,8 @@ def serve(config_path: Path, *, interface: str | None, state_file: str | None, t
         overrides["drop_ports"] = True
     watch = ConfigWatch(config_path, overrides, tighten=os.geteuid() == 0)
     config = watch.config
+    if trial is not None and not alone and (why := nobody_can_knock(config, datetime.now(UTC))) is not None:
+        raise OpenmeError(f"nobody could end this trial: {why}", f"{CURE}; or say --yes to see it time out")
     need_privilege(config)
     say_warnings(config)
     with ExitStack() as stack:
@@ -543,6 +551,8 @@ def _say_ready(config: ServerConfig, systemd: socket.socket | None, trial: Trial
         duration = format_duration(trial.seconds)
         _log.info("the ports are hidden; unless a client knocks within %s, this is undone", duration)
     _log.info("serving: knock port %d/udp, %d clients", config.udp_port, len(config.clients))
+    if (warning := hides_without_clients(config, datetime.now(UTC))) is not None:
+        _log.warning("%s", warning)
     if systemd is not None:
         with suppress(OSError):
             systemd.send(b"READY=1")

@@ -161,7 +161,7 @@ def test_add_killed_at_any_step_leaves_the_key_revoked_or_the_client_whole(
         raise Killed
 
     monkeypatch.setattr(clients, name, last)
-    names = dict.fromkeys(("ports", "expires", "profile", "qr_out"))
+    names = dict.fromkeys(("ports", "expires", "profile", "qr_out", "out"))
     with pytest.raises(Killed):
         clients.run(
             "add", argparse.Namespace(config=here.config, name=words[1], pubkey=words[3], v1=True, qr=False, **names)

@@ -112,7 +112,7 @@ def test_quoted_names_are_found() -> None:
 def test_what_is_refused_on_add() -> None:
     text = (FILES / "by-hand.yaml").read_text()
     for name, fields, expected in (
-        ("alice", DAVE, "config.yaml:16: clients.alice: expected a name not yet taken"),
+        ("alice", DAVE, "config.yaml:16: clients.alice: this name is taken"),
         ("dave", {"ed25519_pubkey": str(ClientPrivateKey(b"\x01" * 32).public)}, "client alice has the same"),
         ("dave", {**DAVE, "allowed_ports": ["bd"]}, "clients.dave.allowed_ports: expected a port"),
         ("dave", {**DAVE, "expires": "2030"}, "clients.dave.expires: expected a time"),
