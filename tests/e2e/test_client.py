@@ -105,7 +105,9 @@ def test_a_name_with_both_families_gets_a_knock_over_each(world: ServerWorld, tm
     assert {line.split()[2] for line in knocked.stdout.splitlines()[1:]} == {CLIENT[4], str(ip_address(CLIENT[6]))}
     assert world.tcp(world.client, 22, 4) == "open"
     assert world.tcp(world.client, 22, 6) == "open"
-    assert knocked.stderr.count("knocked at") == 2
+    assert knocked.stderr.count("knocked at") == 3, "the stale address gets the same packet as the other one"
+    assert len(knocked.stdout.splitlines()) == 3, "one line for each knock, however many addresses it went to"
+    assert "open, but not over 192.0.2.77" in knocked.stderr
 
 
 def test_a_family_that_the_network_lacks_is_no_failure(world: ServerWorld, tmp_path: Path) -> None:

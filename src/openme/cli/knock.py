@@ -12,9 +12,12 @@ from openme.cli.profile_choice import chosen, client_config
 from openme.client.addresses import AUTO, SOURCE, Endpoint, parse_target, resolve
 from openme.client.door import open_endpoints, wait_open
 from openme.client.knock import Attempt, knock, version_of
-from openme.client.known import Known
-from openme.client.receipt import Proof, prove
+from openme.client.known import Known, PastKnock
+from openme.client.nat64 import Nat64
+from openme.client.plan import by_family
+from openme.client.receipt import PATIENCE, Proof, prove
 from openme.client.renewal import fetch, is_due, last_moment
+from openme.client.turns import Turns
 from openme.config.model import Profile
 from openme.durations import format_duration
 from openme.errors import OpenmeError
@@ -138,15 +141,18 @@ class _Client:
     def _send(self, wanted: str | None) -> Attempt:
         profile = self.profile
         keys = self.known.keys(profile) if self.is_v2 else None
-        attempt = knock(profile, wanted, epoch_keys=keys)
+        networks = Nat64(self.known.networks, self.known.note_networks)
+        attempt = knock(profile, wanted, epoch_keys=keys, prefixes=networks.prefixes)
         for sent in attempt.sent:
             if sent.target is None:
                 where = "the address it comes from"
             elif wanted in {None, AUTO}:
-                where = f"{sent.target}, its own address"
+                where = f"{sent.target}, this machine's own address"
             else:
                 where = str(sent.target)
             note(f"knocked at {profile.server_host} ({sent.endpoint}, port {profile.server_udp_port}) for {where}")
+        if attempt.left_out:
+            note(f"{profile.server_host} has {attempt.left_out} addresses more, which were not knocked at")
         for endpoint, reason in attempt.failed:
             note(f"no knock to {endpoint}: {reason}")
         if past := [sent.past for sent in attempt.sent if sent.past is not None]:
@@ -159,13 +165,12 @@ class _Client:
         """Knock again and again; `post_knock` runs once, beside it. `attempt` is the first knock, sent already."""
         post_knock = self.profile.post_knock
         command = subprocess.Popen(["sh", "-c", post_knock]) if post_knock else None
-        next_knock = time.monotonic() + args.interval
         code = 0
         with suppress(KeyboardInterrupt):
             self._warn_of_keys(None if args.check else self._renew(attempt))
+            turns = Turns(args.interval)
             while True:
-                time.sleep(max(0.0, next_knock - time.monotonic()))
-                next_knock += args.interval
+                turns.wait()
                 try:
                     attempt = self._send(wanted)
                 except OpenmeError as error:
@@ -184,7 +189,7 @@ class _Client:
         """Wait for the door, and say what opened: under version 2 by the server's own word."""
         opened = wait_open([sent.endpoint for sent in attempt.sent], self.profile.server_health_port)
         if not opened:
-            self._say_closed(elsewhere=elsewhere)
+            self._say_closed(attempt, elsewhere=elsewhere)
             return SHUT
         proofs = self._prove(attempt, opened) if self.is_v2 else []
         code = _say_proofs(proofs) if self.is_v2 else _say_open()
@@ -195,15 +200,23 @@ class _Client:
 
     def _prove(self, attempt: Attempt, opened: Sequence[Endpoint]) -> list[Proof]:
         """The receipts of what was sent over the families that are open; what they bring is kept."""
-        port = self.profile.server_health_port
-        proofs = [
-            prove(sent.endpoint, port, sent.past)
-            for sent in attempt.sent
-            if sent.past is not None and sent.endpoint in opened
-        ]
+        proofs = self._asked(
+            [(s.endpoint, s.past) for s in attempt.sent if s.past is not None and s.endpoint in opened]
+        )
         for proof in proofs:
             self._keep(proof)
         return proofs
+
+    def _asked(self, knocks: Sequence[tuple[Endpoint, PastKnock]], patience: float = PATIENCE) -> list[Proof]:
+        """One proof for each knock, however many addresses it went to: of one that gives it, else of the first."""
+        proofs: dict[bytes, Proof] = {}
+        for endpoint, past in knocks:
+            so_far = proofs.get(past.receipt.id)
+            if so_far is None or so_far.receipt is None:
+                proof = prove(endpoint, self.profile.server_health_port, past, patience=patience)
+                if so_far is None or proof.receipt is not None:
+                    proofs[past.receipt.id] = proof
+        return list(proofs.values())
 
     def _keep(self, proof: Proof) -> None:
         if refused := self._store(proof):
@@ -218,13 +231,15 @@ class _Client:
         except OSError as error:
             return f"new epoch keys could not be stored: {error.strerror}"
 
-    def _say_closed(self, *, elsewhere: bool) -> None:
+    def _say_closed(self, attempt: Attempt, *, elsewhere: bool) -> None:
         answer("closed")
         if elsewhere:
             hint("the knock named another address than ours: from here the door may well be shut")
+        elif any(sent.target is not None for sent in attempt.sent):
+            hint("the knock named this machine's own address; if something on the way changes it: --ip source")
         hint(
-            f"nothing answered on {self.profile.server_host} port {self.profile.server_health_port}/tcp"
-            "; on the server: openme sessions"
+            f"nothing answered on {self.profile.server_host} port {self.profile.server_health_port}/tcp; the reason"
+            " is in the server's log (journalctl -u openme), the client's last accepted knock in 'openme list' there"
         )
 
     # -- status
@@ -240,7 +255,8 @@ class _Client:
             if self.is_v2:
                 proofs = self._prove(attempt, opened)
         else:
-            endpoints = resolve(profile.server_host, profile.server_udp_port)
+            families = by_family(resolve(profile.server_host, profile.server_udp_port))
+            endpoints = [endpoint for family in families for endpoint in family.endpoints]
             opened = open_endpoints(endpoints, profile.server_health_port, 2.0)
             if self.is_v2:
                 proofs = self._ask_again(opened)
@@ -267,11 +283,8 @@ class _Client:
     def _ask_again(self, opened: Sequence[Endpoint]) -> list[Proof]:
         """The receipts of this machine's last knock, as far as its doors are still open."""
         last = {knock.host: knock for knock in self.known.last(self.profile)}
-        proofs = [
-            prove(endpoint, self.profile.server_health_port, last[endpoint.host], patience=0)
-            for endpoint in opened
-            if endpoint.host in last
-        ]
+        asked = [(endpoint, last[endpoint.host]) for endpoint in opened if endpoint.host in last]
+        proofs = self._asked(asked, patience=0)
         for proof in proofs:
             self._keep(proof)
         return [proof for proof in proofs if proof.receipt is not None]
@@ -303,7 +316,7 @@ def _say_proofs(proofs: Sequence[Proof]) -> int:
         if not proof.opened_as_asked:
             warn(f"the knock named {proof.knock.target}, the server opened {receipt.ip}: do not trust this door")
         if proof.knock.target is None:
-            note(f"{receipt.ip} was not checked: the knock named no address")
+            note(f"the knock named no address, and the server saw it come from {receipt.ip}")
         if (difference := proof.clock_difference) is not None:
             side = "ahead of" if difference > 0 else "behind"
             warn(f"the server's clock is {abs(difference):.0f} s {side} this machine's")

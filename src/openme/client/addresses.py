@@ -23,7 +23,7 @@ class Endpoint:
 
 
 def resolve(host: str, port: int) -> list[Endpoint]:
-    """The server's addresses to knock at: the first of each family, since nobody knows which one ssh will use.
+    """The server's addresses, each once, in the order in which this machine would try them (RFC 6724).
 
     OpenmeError if the name is not known.
     """
@@ -32,35 +32,19 @@ def resolve(host: str, port: int) -> list[Endpoint]:
     except (socket.gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, socket.gaierror) else "not a host name"
         raise OpenmeError(f"{host}: {reason}", "check server_host in the profile, and this machine's network") from None
-    first: dict[int, Endpoint] = {}
+    endpoints: list[Endpoint] = []
     for family, _, _, _, sockaddr in found:
         if family in {socket.AF_INET, socket.AF_INET6}:
             name = str(sockaddr[0])
             if family == socket.AF_INET6 and len(sockaddr) == 4 and sockaddr[3] and "%" not in name:
                 name = f"{name}%{sockaddr[3]}"
-            first.setdefault(family, Endpoint(family, name))
-    return list(first.values())
+            endpoints.append(Endpoint(family, name))
+    return list(dict.fromkeys(endpoints))
 
 
 def local_address(sock: socket.socket) -> IPAddress:
     """The address that a connected socket sends from."""
     return ip_address(str(sock.getsockname()[0]).partition("%")[0])
-
-
-def target_for(wanted: str | None, sock: socket.socket, *, by_default: str = SOURCE) -> IPAddress | None:
-    """The address that a knock over `sock` names; None for "my source address".
-
-    `wanted` is an address, `source`, `auto` (the socket's own address where it is a global one, so that nobody on the
-    way can have the ports opened for himself; else the source) or None for `by_default`.
-    """
-    word = by_default if wanted is None else wanted
-    if word == SOURCE:
-        return None
-    if word == AUTO:
-        own = local_address(sock)
-        return own if own.is_global else None
-    address = parse_target(word)
-    return None if address.is_unspecified else address
 
 
 def parse_target(text: str) -> IPAddress:

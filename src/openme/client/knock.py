@@ -3,12 +3,14 @@
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
 from typing import NamedTuple
 
-from openme.client.addresses import AUTO, SOURCE, Endpoint, resolve, target_for
+from openme.client.addresses import AUTO, SOURCE, Endpoint, local_address, resolve
 from openme.client.known import PastKnock
+from openme.client.plan import V1_PAUSE, by_family, target
 from openme.config.model import Profile
 from openme.errors import OpenmeError
 from openme.keys.ed25519 import ClientPrivateKey
@@ -32,10 +34,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of knocking over every family: the datagrams sent, and (endpoint, reason) of those that were not."""
+    """What became of knocking over every family: the datagrams sent, and (endpoint, reason) of those that were not.
+
+    `left_out`: how many addresses the name has beyond those that are knocked at.
+    """
 
     sent: tuple[Sent, ...]
     failed: tuple[tuple[Endpoint, str], ...]
+    left_out: int = 0
 
 
 class Built(NamedTuple):
@@ -119,32 +125,59 @@ def knock(
     wanted: str | None,
     clock_ns: Callable[[], int] = time.time_ns,
     epoch_keys: Mapping[int, bytes] | None = None,
+    *,
+    prefixes: Callable[[IPv6Address], Iterable[IPv6Network]] = lambda _own: (),
+    pause: Callable[[float], None] = time.sleep,
 ) -> Attempt:
-    """Send one knock over each address family that the server's name has.
+    """Send one knock for each address family that the server's name has, to all its addresses of that family.
 
-    `wanted`: see `addresses.target_for`; without it version 2 names our own address where that is a global one. A
-    family that this machine cannot send over is no failure as long as the other one works; OpenmeError if nothing could
-    be sent.
+    `wanted`: see `plan.target`; without it version 2 names our own address where that is a global one. `prefixes`:
+    those of the NAT64 in the network where we have this address; asked where it matters. What cannot be sent is no
+    failure as long as something could be sent; OpenmeError if nothing could.
     """
-    by_default = SOURCE if version_of(profile) == 1 else AUTO
+    version = version_of(profile)
     sent: list[Sent] = []
     failed: list[tuple[Endpoint, str]] = []
-    for endpoint in resolve(profile.server_host, profile.server_udp_port):
-        try:
-            with socket.socket(endpoint.family, socket.SOCK_DGRAM) as sock:
-                sock.connect((endpoint.host, profile.server_udp_port))
-                target = target_for(wanted, sock, by_default=by_default)
-                now_ns = clock_ns()
-                built = build(profile, target, now_ns, epoch_keys)
-                sock.send(built.datagram)
-        except OSError as error:
-            failed.append((endpoint, error.strerror or str(error)))
-        else:
+    left_out = 0
+    for family in by_family(resolve(profile.server_host, profile.server_udp_port)):
+        left_out += family.left_out
+        built: Built | None = None
+        named: IPAddress | None = None
+        now_ns = 0
+        for endpoint in family.endpoints:
+            try:
+                with socket.socket(endpoint.family, socket.SOCK_DGRAM) as sock:
+                    sock.connect((endpoint.host, profile.server_udp_port))
+                    if built is None:
+                        # One packet for all of them, named after the address that the first one is reached from.
+                        named = _target(wanted, local_address(sock), family.endpoints, prefixes, version)
+                        now_ns = clock_ns()
+                        built = build(profile, named, now_ns, epoch_keys)
+                    if version == 1 and sent:
+                        pause(V1_PAUSE)
+                    sock.send(built.datagram)
+            except OSError as error:
+                failed.append((endpoint, error.strerror or str(error)))
+                continue
             past = None
             if built.receipt is not None:
-                past = PastKnock(endpoint.host, target, now_ns, built.epoch, built.receipt)
-            sent.append(Sent(endpoint, target, past))
+                past = PastKnock(endpoint.host, named, now_ns, built.epoch, built.receipt)
+            sent.append(Sent(endpoint, named, past))
     if not sent:
         reasons = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in failed)
         raise OpenmeError(f"no knock could be sent: {reasons}", "check this machine's network")
-    return Attempt(tuple(sent), tuple(failed))
+    return Attempt(tuple(sent), tuple(failed), left_out)
+
+
+def _target(
+    wanted: str | None,
+    own: IPAddress,
+    endpoints: tuple[Endpoint, ...],
+    prefixes: Callable[[IPv6Address], Iterable[IPv6Network]],
+    version: int,
+) -> IPAddress | None:
+    by_default = SOURCE if version == 1 else AUTO
+    named = target(wanted, own, endpoints, by_default=by_default)
+    if named is None or (wanted or by_default) != AUTO or not isinstance(own, IPv6Address):
+        return named
+    return target(wanted, own, endpoints, prefixes(own), by_default=by_default)

@@ -25,6 +25,7 @@ from openme.wire.knock import IPAddress
 from openme.wire.receipt import EpochKeyList
 from openme.wire.v2 import RECEIPT_ID_SIZE, RECEIPT_KEY_SIZE, RECEIPT_NONCE_SIZE, ReceiptKeys
 
+_NETWORKS = "networks.json"
 HORIZON = 53
 """Epochs, from a knock's own on, for which a client takes keys from its receipt (spec wire-v2.md "Receipt")."""
 
@@ -133,6 +134,17 @@ class Known:
         if (path := self._tried_path(profile)) is not None:
             self._write(path, {"tried": unix})
 
+    # -- networks
+
+    def networks(self) -> dict[str, Any]:
+        """What was learnt of the networks that this machine has been in; see `nat64.Nat64`."""
+        return self._read(self._directory / _NETWORKS)
+
+    def note_networks(self, value: Mapping[str, Any]) -> None:
+        """Keep it; what cannot be kept is asked again."""
+        with suppress(OSError):
+            self._write(self._directory / _NETWORKS, value)
+
     # -- files
 
     def _tried_path(self, profile: Profile) -> Path | None:
@@ -167,7 +179,7 @@ class Known:
         """Files of profiles that have been replaced."""
         names = {_name(profile.epoch_keys) for profile in self._config.profiles.values() if profile.epoch_keys}
         for path in self._directory.glob("*.json"):
-            if path.name.partition(".")[0] not in names:
+            if path.name != _NETWORKS and path.name.partition(".")[0] not in names:
                 yield path
 
 

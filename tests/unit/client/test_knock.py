@@ -8,6 +8,7 @@ import pytest
 from openme.client import knock as knock_module
 from openme.client.addresses import Endpoint
 from openme.client.knock import build, knock
+from openme.client.plan import V1_PAUSE
 from openme.config.model import Profile
 from openme.errors import OpenmeError
 from openme.wire import v1
@@ -82,3 +83,23 @@ def test_a_profile_without_a_private_key_says_what_to_do() -> None:
 def test_a_low_order_server_key_is_refused_without_repeating_it() -> None:
     with pytest.raises(OpenmeError, match="low-order"):
         build(Profile("home", "h", bytes(32), private_key=ALICE), None, START)
+
+
+def test_all_addresses_of_a_family_get_the_same_packet(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second fresh one would be an unused knock in the hands of whoever holds a stale address."""
+    others = [Endpoint(socket.AF_INET, f"127.0.0.{number}") for number in range(2, 5)]
+    endpoints(monkeypatch, V4, V6, *others)
+    pauses: list[float] = []
+    attempt = knock(PROFILE, None, lambda: START, pause=pauses.append)
+    assert [sent.endpoint for sent in attempt.sent] == [V4, *others, V6]
+    packets = [server.recv(1000) for _ in range(5)]
+    assert len(set(packets[:4])) == 1
+    assert packets[4] != packets[0]
+    assert pauses == [V1_PAUSE] * 4, "an existing server loses one of two that come back to back"
+
+
+def test_of_too_many_addresses_the_rest_is_counted(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoints(monkeypatch, *(Endpoint(socket.AF_INET, f"127.0.0.{number}") for number in range(1, 20)))
+    attempt = knock(PROFILE, None, pause=lambda _: None)
+    assert (len(attempt.sent), attempt.left_out) == (16, 3)
+    assert len({server.recv(1000) for _ in range(16)}) == 1

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 
 import pytest
 
@@ -138,7 +138,7 @@ def test_a_low_order_key_in_a_file_is_told() -> None:
 def test_its_own_address_is_named_where_it_is_a_global_one(
     server: socket.socket, monkeypatch: pytest.MonkeyPatch, wanted: str | None, own: str, *, named: bool
 ) -> None:
-    monkeypatch.setattr(addresses, "local_address", lambda _: ip_address(own))
+    monkeypatch.setattr(knock_module, "local_address", lambda _: ip_address(own))
     (sent,) = knock(PROFILE, wanted, lambda: START).sent
     expected: IPAddress | None = ip_address(own) if named else None
     assert sent.target == expected
@@ -154,14 +154,14 @@ def independent_target(address: IPAddress) -> bytes:
 def test_on_demand_it_is_the_source_address(
     server: socket.socket, monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
-    monkeypatch.setattr(addresses, "local_address", lambda _: ip_address("8.8.8.8"))
+    monkeypatch.setattr(knock_module, "local_address", lambda _: ip_address("8.8.8.8"))
     (sent,) = knock(PROFILE, wanted, lambda: START).sent
     assert sent.target is None
     assert target(server.recv(1000)) == bytes(16)
 
 
 def test_version_1_names_none_by_itself(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "local_address", lambda _: ip_address("8.8.8.8"))
+    monkeypatch.setattr(knock_module, "local_address", lambda _: ip_address("8.8.8.8"))
     (sent,) = knock(replace(PROFILE, protocol="v1"), None, lambda: START).sent
     assert (sent.target, sent.past) == (None, None)
     assert server.recv(1000)[0] == 1
@@ -181,3 +181,30 @@ def test_what_can_be_asked_about_is_what_was_sent(server: socket.socket) -> None
     assert sent.past is not None
     assert (sent.past.host, sent.past.epoch, sent.past.sent_ns) == ("127.0.0.1", EPOCH, START)
     assert (sent.past.receipt.id, sent.past.receipt.key, sent.past.receipt.nonce) == opened.receipt
+
+
+def test_behind_a_nat64_that_this_network_has_its_own_address_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The door would open for an address from which nothing ever comes."""
+    own = ip_address("2606:4700::1111")
+    monkeypatch.setattr(knock_module, "local_address", lambda _: own)
+    here = Endpoint(socket.AF_INET6, "2001:db8:64::c000:201")
+    connect = socket.socket.connect
+    monkeypatch.setattr(knock_module, "resolve", lambda *_: [here])
+    monkeypatch.setattr(
+        knock_module.socket.socket, "connect", lambda sock, _to: connect(sock, ("::1", PORT)), raising=False
+    )
+    asked: list[object] = []
+
+    def prefixes(address: IPv6Address) -> list[IPv6Network]:
+        asked.append(address)
+        return [IPv6Network("2001:db8:64::/96")]
+
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as listening:
+        listening.bind(("::1", PORT))
+        (sent,) = knock(PROFILE, None, lambda: START, prefixes=prefixes).sent
+        assert (sent.target, asked) == (None, [own])
+        (sent,) = knock(PROFILE, None, lambda: START).sent
+        assert sent.target == own
+        knock(PROFILE, "source", lambda: START, prefixes=prefixes)
+        knock(PROFILE, "2001:db8::7", lambda: START, prefixes=prefixes)
+        assert asked == [own], "only who would name his own address needs to know"

@@ -1,0 +1,67 @@
+"""Which packets go to which addresses: one knock for each address family, to all addresses of it. Pure.
+
+A name may have several addresses of one family, of which some are stale, in somebody else's hands by now. They all get
+the same packet, with one nonce: a second fresh one would be an unused knock in the hands of whoever holds a stale
+address. IPv4 and IPv6 stay two knocks, since nobody knows by which one the connection will come.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
+
+from openme.client.addresses import AUTO, SOURCE, Endpoint, parse_target
+from openme.wire.knock import IPAddress
+
+MOST_ADDRESSES = 16
+"""Addresses of one family that are knocked at."""
+V1_PAUSE = 0.02
+"""Seconds between two version 1 packets: an existing server loses one of two that come back to back."""
+
+TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
+"""Where IPv4 hosts are reached from an IPv6-only network (RFC 6052, RFC 8215)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The addresses of one family that get one packet, and how many more the name has."""
+
+    endpoints: tuple[Endpoint, ...]
+    left_out: int = 0
+
+
+def by_family(endpoints: Iterable[Endpoint]) -> list[Family]:
+    """The addresses in groups, in their order, each once."""
+    groups: dict[int, list[Endpoint]] = {}
+    for endpoint in dict.fromkeys(endpoints):
+        groups.setdefault(endpoint.family, []).append(endpoint)
+    return [Family(tuple(group[:MOST_ADDRESSES]), max(0, len(group) - MOST_ADDRESSES)) for group in groups.values()]
+
+
+def target(
+    wanted: str | None,
+    own: IPAddress,
+    endpoints: Iterable[Endpoint],
+    prefixes: Iterable[IPv6Network] = (),
+    *,
+    by_default: str = SOURCE,
+) -> IPAddress | None:
+    """The address that a knock to `endpoints` names; None for "my source address" (spec wire-v2.md "Target IP").
+
+    `wanted` is an address, `source`, `auto` (our `own` address where it is a global one and nothing on the way
+    translates it, so that nobody on the way can have the ports opened for himself; else the source) or None for
+    `by_default`. `prefixes`: those of this network's NAT64, beside the ones that all networks have in common.
+    """
+    word = by_default if wanted is None else wanted
+    if word == SOURCE:
+        return None
+    if word == AUTO:
+        return own if own.is_global and not is_translated(endpoints, prefixes) else None
+    address = parse_target(word)
+    return None if address.is_unspecified else address
+
+
+def is_translated(endpoints: Iterable[Endpoint], prefixes: Iterable[IPv6Network] = ()) -> bool:
+    """Whether a server at one of these addresses sees another address than the one that we send from."""
+    networks = (*TRANSLATED, *prefixes)
+    addresses = (ip_address(endpoint.host.partition("%")[0]) for endpoint in endpoints)
+    return any(isinstance(address, IPv6Address) and address in network for address in addresses for network in networks)
