@@ -190,9 +190,7 @@ def test_behind_a_nat64_that_this_network_has_its_own_address_is_not_named(monke
     here = Endpoint(socket.AF_INET6, "2001:db8:64::c000:201")
     connect = socket.socket.connect
     monkeypatch.setattr(knock_module, "resolve", lambda *_: [here])
-    monkeypatch.setattr(
-        knock_module.socket.socket, "connect", lambda sock, _to: connect(sock, ("::1", PORT)), raising=False
-    )
+    monkeypatch.setattr(socket.socket, "connect", lambda sock, _to: connect(sock, ("::1", PORT)), raising=False)
     asked: list[object] = []
 
     def prefixes(address: IPv6Address) -> list[IPv6Network]:
