@@ -120,7 +120,7 @@ class Said:
         out, err = self._capsys.readouterr()
         check(out)
         check(err)
-        assert "mistake of openme" not in err, (words, err)
+        assert "internal error" not in err, (words, err)
         for line in err.splitlines():
             assert line.startswith("openme: "), ascii(line)
         assert code in {0, 1, 2, 3}

@@ -48,7 +48,7 @@ class Done:
     def error(self) -> str:
         """The one line `openme: error: …`, and that there is exactly one and no trace."""
         assert "Traceback" not in self.err
-        assert "mistake of openme" not in self.err
+        assert "internal error" not in self.err
         (line,) = (line for line in self.err.splitlines() if line.startswith("openme: error: "))
         return line.removeprefix("openme: error: ")
 

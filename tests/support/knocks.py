@@ -43,14 +43,16 @@ def later(seconds: float, now: Now = NOW) -> Now:
     return Now(now.unix_ns + round(seconds * NS), now.monotonic + seconds)
 
 
-def config(clients: str = "", server: str = "", ports: str = "{default: [22/tcp]}") -> ServerConfig:
+def config(
+    clients: str = "", server: str = "", ports: str = "{default: [22/tcp]}", *, faulty: bool = False
+) -> ServerConfig:
     """A checked config: `clients` in YAML flow (`KEY_A` and `KEY_B` stand for the keys), `server` as further lines."""
     named = clients or "{alice: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}"
     named = named.replace("KEY_A", f"'{ALICE.public}'").replace("KEY_B", f"'{BOB.public}'")
     text = f"server:\n  private_key: {SERVER.to_base64()}\n"
     text += "".join(f"  {line}\n" for line in server.split("; ") if line)
     parsed = parse_server_config(f"{text}ports: {ports}\nclients: {named}\n", Path("config.yaml"))
-    assert not parsed.client_faults
+    assert bool(parsed.client_faults) == faulty
     return parsed
 
 

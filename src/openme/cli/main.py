@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, Protocol, cast
 
 from openme import __version__
-from openme.cli.output import complain
+from openme.cli.output import complain, warn
 from openme.errors import OpenmeError
 
 DEFAULT_CONFIG = Path("/etc/openme/config.yaml")
@@ -94,7 +94,7 @@ def _global_options() -> argparse.ArgumentParser:
     """The options that stand before or after the command."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument(
-        "--config", type=Path, default=DEFAULT_CONFIG, metavar="PATH", help=f"the server's config ({DEFAULT_CONFIG})"
+        "--config", type=Path, default=None, metavar="PATH", help=f"the server's config ({DEFAULT_CONFIG})"
     )
     parser.add_argument(
         "--client-config", type=Path, default=None, metavar="PATH", help="the client's profiles (~/.openme/config.yaml)"
@@ -165,7 +165,13 @@ def main(words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.configure(name, parser)
-    return module.run(name, parser.parse_args([*before, *after]))
+    args = parser.parse_args([*before, *after])
+    if name in _GROUPS["client"] and args.config is not None:
+        warn(f"{name} does not read {args.config}: --config names a server's file, --client-config the client's")
+    if name in _GROUPS["server"] and args.client_config is not None:
+        warn(f"{name} does not read {args.client_config}: --client-config names a client's file, --config the server's")
+    args.config = args.config or DEFAULT_CONFIG
+    return module.run(name, args)
 
 
 def _give_up(name: Literal["stdout", "stderr"]) -> None:
@@ -219,7 +225,7 @@ def _guarded(action: Callable[[], int]) -> int:
             raise
         complain(
             OpenmeError(
-                f"this is a mistake of openme's own ({type(error).__name__})",
+                f"internal error ({type(error).__name__})",
                 "please report it; OPENME_TRACEBACK=1 tells more",
             )
         )
@@ -227,12 +233,23 @@ def _guarded(action: Callable[[], int]) -> int:
     return code
 
 
+def _fill_closed_streams() -> None:
+    """Have /dev/null in the place of a standard stream that is closed: a file opened next would take its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(number, True)  # noqa: FBT003  # the standard library's signature
+    if sys.__stderr__ is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # as long as the process
+
+
 def run() -> NoReturn:
     """The entry point of the `openme` command."""
-    if sys.__stdout__ is None or sys.__stderr__ is None:
-        # The next file opened would take its number, and its place.
-        if sys.__stderr__ is not None:
-            complain(OpenmeError("stdout is closed", "send it to /dev/null instead"))
+    _fill_closed_streams()
+    if sys.__stdout__ is None:
+        complain(OpenmeError("stdout is closed", "send it to /dev/null instead"))
         sys.exit(1)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A letter that the terminal's character set lacks is no reason to fail; stderr is made so by Python.

@@ -72,13 +72,26 @@ class ClientEntry:
     line: int = 0
 
 
+MOST_DISABLED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class DisabledClient:
+    """A client that the file names and that opens nothing: `why` in a few words."""
+
+    name: str
+    public_key: ClientPublicKey
+    why: str
+
+
 @dataclass(frozen=True)
 class ServerConfig:
     """A server's file. Durations are seconds; defaults are those of spec config.md "Server".
 
     A client whose entry has a fault is missing from `clients` and named in `client_faults`, so that one slip shuts out
     one person; the ports it names stay managed, as `orphan_ports`. `has_built_in_default`: the group `default` is
-    openme's own, as the file has none. `warnings` are lines for the log or stderr about
+    openme's own, as the file has none. `disabled`: those of them whose key is known, the first `MOST_DISABLED`, so that
+    the log can name them when they knock. `warnings` are lines for the log or stderr about
     things that work, but not as their writer may think.
     """
 
@@ -109,6 +122,7 @@ class ServerConfig:
     hide: tuple[PortRange, ...] = ()
     clients: Mapping[str, ClientEntry] = field(default_factory=dict)
     client_faults: tuple[ConfigFault, ...] = ()
+    disabled: tuple[DisabledClient, ...] = ()
     orphan_ports: tuple[PortRange, ...] = ()
     warnings: tuple[str, ...] = ()
 

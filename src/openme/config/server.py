@@ -16,10 +16,12 @@ from openme.config.model import (
     DEFAULT_EPOCH_LENGTH,
     DEFAULT_UDP_PORT,
     FIREWALLS,
+    MOST_DISABLED,
     WIRE_VERSIONS,
     ClientEntry,
     ConfigError,
     ConfigFault,
+    DisabledClient,
     Network,
     ServerConfig,
 )
@@ -27,7 +29,7 @@ from openme.config.nodes import Mapping, Scalar, Sequence, collector_paused, com
 from openme.config.section import Section, nearest, root_section, shown
 from openme.config.trusted_path import changeable_by_others
 from openme.durations import format_duration
-from openme.keys.ed25519 import parse_public_key
+from openme.keys.ed25519 import ClientPublicKey, KeyTextError, parse_public_key
 from openme.keys.x25519 import parse_server_private_key, parse_server_public_key
 from openme.ports import MAX_PORT, PortRange, merged, parse_port_spec, port
 
@@ -169,7 +171,8 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
     protocols = server.words("protocols", frozenset(WIRE_VERSIONS), WIRE_VERSIONS)
     groups = parse_groups(root, faults)
     hide = _hide(root)
-    clients, client_faults, orphans = _clients(root, Surroundings(path, groups, protocols, notes))
+    disabled: list[DisabledClient] = []
+    clients, client_faults, orphans = _clients(root, Surroundings(path, groups, protocols, notes), disabled)
     host = server.text("host", "a host name or address", HOST_PATTERN)
     knock_timeout = server.duration("knock_timeout", LONGEST_DOOR) or 30.0
     replay_window = server.duration("replay_window", LONGEST_WINDOW) or 60.0
@@ -214,6 +217,7 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
         hide=hide,
         clients=clients,
         client_faults=tuple(client_faults),
+        disabled=tuple(disabled[:MOST_DISABLED]),
         orphan_ports=merged(orphans),
         warnings=tuple(notes),
     )
@@ -323,8 +327,10 @@ def _hide(root: Section) -> tuple[PortRange, ...]:
     return merged(ranges)
 
 
-def _clients(root: Section, around: Surroundings) -> tuple[dict[str, ClientEntry], list[ConfigFault], list[PortRange]]:
-    """The clients, the faults of those that have some, and the ports of the latter."""
+def _clients(
+    root: Section, around: Surroundings, disabled: list[DisabledClient]
+) -> tuple[dict[str, ClientEntry], list[ConfigFault], list[PortRange]]:
+    """The clients, the faults of those that have some, and the ports of the latter; `disabled` gets their keys."""
     node = root.section("clients")
     clients: dict[str, ClientEntry] = {}
     faults: list[ConfigFault] = []
@@ -346,6 +352,8 @@ def _clients(root: Section, around: Surroundings) -> tuple[dict[str, ClientEntry
         except ConfigError as error:
             faults.extend(error.faults)
             orphans.extend(_own_ports(value))
+            if (public_key := _key_of(value)) is not None:
+                disabled.append(DisabledClient(name, public_key, "its entry in the config has a fault"))
             continue
         owner = owners.setdefault(entry.public_key.raw, name)
         if owner != name:
@@ -356,6 +364,17 @@ def _clients(root: Section, around: Surroundings) -> tuple[dict[str, ClientEntry
             continue
         clients[name] = entry
     return clients, faults, orphans
+
+
+def _key_of(entry: Mapping) -> ClientPublicKey | None:
+    """The key of a client that was refused, if that part of its entry can be read."""
+    _, node = entry.entries.get("ed25519_pubkey", (None, None))
+    if not isinstance(node, Scalar) or not node.text:
+        return None
+    try:
+        return _public_key(node.text)
+    except KeyTextError:
+        return None
 
 
 def _own_ports(entry: Mapping) -> Iterator[PortRange]:

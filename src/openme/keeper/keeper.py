@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from openme.config.model import ClientEntry, ServerConfig
+from openme.config.model import ClientEntry, DisabledClient, ServerConfig
 from openme.firewall.base import Rules
 from openme.keeper.grants import Change, Grant, Grants
 from openme.keeper.journal import Journal
@@ -121,7 +121,7 @@ class Keeper:
         self._replay = replay
         self._journal = journal
         self._is_own = is_own
-        self._registry = Registry(config.index)
+        self._registry = Registry(config.index, config.disabled)
         self._last_from: dict[IPAddress, tuple[bytes, ...]] = {}
         self.new_sources: deque[IPAddress] = deque(maxlen=_MAX_NEW_SOURCES)
         """Addresses that clients have begun to knock from, for whoever passes them on to the listener."""
@@ -170,9 +170,16 @@ class Keeper:
             wipe(frame.aead_key, frame.aead_nonce)
         candidates = self._registry.by_key_id(signed.key_id)
         signer = next((c for c in candidates if v2.signed_by(frame.packet, signed, epoch_public, c.public_key)), None)
+        disabled = None
+        if signer is None:
+            disabled = self._registry.disabled_signer(
+                lambda key: v2.signed_by(frame.packet, signed, epoch_public, key), signed.key_id
+            )
         signed.wipe()
         if signer is not None:
             judgement = self._judge_signed(signer, frame, signed.knock, now)
+        elif disabled is not None:
+            judgement = self._refuse_disabled(disabled, frame)
         else:
             reason = "signature" if candidates else "unknown_key"
             self._journal.refused_stranger(reason, frame.source)
@@ -189,6 +196,9 @@ class Keeper:
             try:
                 client = next(stranger.tries)
             except StopIteration:
+                disabled = stranger.registry.disabled_signer(lambda key: v1.signed_by(stranger.frame.packet, key))
+                if disabled is not None:
+                    return self._refuse_disabled(disabled, stranger.frame)
                 self._journal.refused_stranger("unknown_key", stranger.frame.source)
                 return Judgement("unknown_key", stranger.frame.source)
             if client is not None:
@@ -228,6 +238,10 @@ class Keeper:
         if isinstance(opening, PolicyRefusal):
             return self._refuse(client, frame, opening.reason, remembered=remembered)
         return Judgement("accepted", frame.source, client, remembered, _grant(client, opening, now))
+
+    def _refuse_disabled(self, client: DisabledClient, frame: Frame) -> Judgement:
+        self._journal.refused_client(client.name, "disabled", frame.source, f", {client.why}")
+        return Judgement("disabled", frame.source)
 
     def _note_source(self, source: IPAddress, client_key: bytes) -> None:
         known = self._last_from.pop(source, ())
@@ -278,7 +292,7 @@ class Keeper:
 
         `rules`: those that it will be in force with.
         """
-        registry = self._registry if config is self.config else Registry(config.index)
+        registry = self._registry if config is self.config else Registry(config.index, config.disabled)
         addresses = tuple(self.grants.addresses() if addresses is None else dict.fromkeys(addresses))
         grants = self.grants.part(addresses)
         ended: list[tuple[Grant, str]] = []

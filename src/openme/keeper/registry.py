@@ -1,17 +1,20 @@
 """The registered clients, and which of them signed a knock."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from openme.config.client_index import ClientIndex
-from openme.config.model import ClientEntry
+from openme.config.model import ClientEntry, DisabledClient
+from openme.keys.ed25519 import ClientPublicKey
 from openme.wire import v1
 
 
 class Registry:
     """The clients of one config, immutable; a changed config makes a new registry."""
 
-    def __init__(self, clients: Iterable[ClientEntry] | ClientIndex) -> None:
+    def __init__(self, clients: Iterable[ClientEntry] | ClientIndex, disabled: Iterable[DisabledClient] = ()) -> None:
+        """`disabled`: clients that open nothing, a bounded number, named in the log when they knock."""
         self._index = clients if isinstance(clients, ClientIndex) else ClientIndex(clients)
+        self._disabled = tuple(disabled)
 
     def by_key(self, public_key: bytes) -> ClientEntry | None:
         """The client with this 32-byte public key."""
@@ -20,6 +23,12 @@ class Registry:
     def by_key_id(self, key_id: bytes) -> Sequence[ClientEntry]:
         """The clients with this version 2 key id: none, one, or, as an id is short, perhaps more."""
         return self._index.by_key_id(key_id)
+
+    def disabled_signer(
+        self, signed: Callable[[ClientPublicKey], bool], key_id: bytes | None = None
+    ) -> DisabledClient | None:
+        """The disabled client whose signature a packet carries: of those with this key id, or, without one, of all."""
+        return next((d for d in self._disabled if key_id in {None, d.public_key.key_id} and signed(d.public_key)), None)
 
     def signer_among(self, packet: bytes, keys: Iterable[bytes]) -> ClientEntry | None:
         """The client among these public keys whose signature a version 1 packet carries, or None."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from openme.config.locked import locked_directory, replace_file
-from openme.config.model import ConfigFault, ServerConfig
+from openme.config.model import MOST_DISABLED, ConfigFault, DisabledClient, ServerConfig
 from openme.config.section import shown
 from openme.errors import OpenmeError
 from openme.moments import rfc3339
@@ -126,9 +126,11 @@ def without_revoked(config: ServerConfig, revoked: Mapping[bytes, Revocation]) -
     ports = [r for name in disabled for r in config.clients[name].ports]
     clients = dict(config.clients)
     keys = [clients.pop(name).public_key.raw for name in disabled]
+    gone = (DisabledClient(name, config.clients[name].public_key, "its key is revoked") for name in disabled)
     less = replace(
         config,
         clients=clients,
+        disabled=(*config.disabled, *gone)[:MOST_DISABLED],
         client_faults=(*config.client_faults, *(_fault(config, name, revoked) for name in disabled)),
         orphan_ports=merged((*config.orphan_ports, *ports)),
     )

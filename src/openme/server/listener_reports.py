@@ -188,9 +188,7 @@ class Reports:
             elif report.kind is ReportKind.OUT_OF_MEMORY:
                 _log.error("the listener has reached its limit of memory and ends")
             else:
-                _log.error(
-                    "the listener ends by a mistake of openme's own, at %s: please report it", _place(report.number)
-                )
+                _log.error("the listener ends by an internal error, at %s: please report it", _place(report.number))
 
     def _refused(self, report: Report, now: float) -> None:
         if not report.number:

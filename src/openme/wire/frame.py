@@ -149,7 +149,7 @@ class ReportKind(IntEnum):
     NO_SECCOMP = 3  # number: the errno
     NO_LANDLOCK = 4  # number: the errno, zero if there was none
     OUT_OF_MEMORY = 5  # it ends
-    MISTAKE = 6  # it ends, by a mistake of openme's own; number: where, see server/listener_reports.py
+    MISTAKE = 6  # it ends, by an internal error; number: where, see server/listener_reports.py
     DELIVERED = 7  # a receipt was fetched to its end; source's place: the first 16 bytes of the knock's R
     READY = 8  # it is confined, and waits for its keys
     NO_HEALTH_PORT = 9  # somebody listens there since we have bound it; number: the errno

@@ -140,9 +140,9 @@ def test_a_mistake_is_told_by_its_place() -> None:
     with pytest.raises(BadPacket) as caught:
         unpack_report_untrusted(b"")
     (line,) = said(last_words(caught.value))
-    assert line.startswith("the listener ends by a mistake of openme's own, at wire/frame.py line ")
+    assert line.startswith("the listener ends by an internal error, at wire/frame.py line ")
     assert said(Report(ReportKind.MISTAKE, MAX_NUMBER)) == [
-        "the listener ends by a mistake of openme's own, at an unknown place: please report it"
+        "the listener ends by an internal error, at an unknown place: please report it"
     ]
 
 
