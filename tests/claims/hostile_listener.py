@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from openme.cli.main import main
 from openme.listener.listener import Listener
 from openme.server import start
-from openme.wire.frame import ORDER_SIZE, OrderKind
+from openme.wire.frame import ORDER_SIZE, OrderKind, Report, ReportKind
 from support.attacks import attack
 
 
@@ -108,6 +108,8 @@ class HostileListener:
             os._exit(0)
         if order[0] == OrderKind.USE_V1_KEY:
             self._key = order[9:]
+        if order[0] == OrderKind.SERVE:
+            self._keeper.send(Report(ReportKind.SERVING).pack())  # it is taken over by a stranger, whom it has let in
         if order[0] == OrderKind.USE_EPOCH_KEY:
             self._epoch_key = order[1:]
         return order

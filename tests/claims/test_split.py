@@ -939,12 +939,13 @@ def test_a_listener_that_dies_before_it_has_its_keys_is_said_to_be_gone(tmp_path
         assert "mistake" not in world.log()
 
 
-def test_a_start_whose_listener_does_not_come_up_hides_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dies", ["dies", "dies when it is ready"])
+def test_a_start_whose_listener_does_not_come_up_hides_nothing(tmp_path: Path, dies: str) -> None:
     """Else nobody could knock, and everybody would be shut out until somebody came in by another way."""
     with ExitStack() as stack:
         world = TakenOver(stack, tmp_path)
         before = world.server.ruleset()
         with pytest.raises(AssertionError, match="the server ended with 1"):
-            world.start(dies="dies")
+            world.start(dies=dies)
         assert world.server.ruleset() == before
         assert not {"hidden_ports", "control"} & {path.name for path in world.state_dir.iterdir()}

@@ -96,6 +96,9 @@ class Firewall(Protocol):
     Every method but `cut` is one transaction: done as a whole, or FirewallError and nothing happened.
     """
 
+    def is_there(self) -> bool:
+        """Whether rules of ours are in the firewall, of this run or of an earlier one."""
+
     def start(self, rules: Rules) -> None:
         """Put the rules in force; take over what an earlier run left, open doors with their remaining time."""
 

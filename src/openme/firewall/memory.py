@@ -75,6 +75,10 @@ class MemoryFirewall:
         """See `Firewall.has_changed`."""
         return False
 
+    def is_there(self) -> bool:
+        """See `Firewall.is_there`."""
+        return self._rules is not None
+
     def intact(self) -> bool:
         """See `Firewall.intact`."""
         return self._rules is not None

@@ -133,6 +133,10 @@ class NftFirewall:
         self._half_done = False
         self._redirects: set[Redirect] = set()
 
+    def is_there(self) -> bool:
+        """See `Firewall.is_there`."""
+        return nft_listing.table_handle(self._netlink) is not None
+
     def start(self, rules: Rules) -> None:
         """See `Firewall.start`. Chains that a running program keeps to itself are named in a warning."""
         self._put_in_force(rules)

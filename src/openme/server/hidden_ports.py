@@ -180,6 +180,8 @@ class HiddenPorts:
         self._said: tuple[PortRange, ...] = ()
         if state_dir is not None:
             self._read(state_dir)
+        self.is_first = state_dir is not None and self.ports == () == self._on_disk
+        """Whether no server has ever hidden anything on this `state_dir`."""
         self._before: tuple[PortRange, ...] = self.ports  # what a trial that has not passed leaves in the file
 
     def _read(self, state_dir: Path) -> None:

@@ -157,6 +157,8 @@ class Reports:
         self._last = float("-inf")
         self.is_ready = False
         """Whether the listener waits for its keys."""
+        self.is_serving = False
+        """Whether it lets strangers in."""
         self.delivered: deque[bytes] = deque(maxlen=MOST_DELIVERED)
         """Knocks whose receipt was fetched, by the first 16 bytes of R, for whoever counts them."""
 
@@ -173,6 +175,8 @@ class Reports:
             self.delivered.append(report.knock)
         elif report.kind is ReportKind.READY:
             self.is_ready = True
+        elif report.kind is ReportKind.SERVING:
+            self.is_serving = True
         elif report.kind is ReportKind.RECEIVING_FAILED:
             self._failure = os.strerror(min(report.number, _MAX_ERRNO))
         elif report.kind not in self._said:

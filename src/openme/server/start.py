@@ -46,6 +46,7 @@ from openme.server.children import (
 from openme.server.config_watch import ConfigWatch, say_warnings
 from openme.server.earlier_sessions import track_earlier_sessions
 from openme.server.epoch_keys import open_epochs
+from openme.server.first_start import FirstStart
 from openme.server.hidden_ports import HiddenPorts
 from openme.server.interfaces import watch_interfaces
 from openme.server.keeper_process import HEARD, Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
@@ -428,9 +429,10 @@ def _keep(
     interfaces = watch_interfaces()
     if interfaces is not None:
         interfaces.look(config.interface, read_clocks().monotonic)
+    first = FirstStart(prepared.firewall, hidden, lambda: reports.is_serving)
     _start_firewall(prepared.firewall, config, hidden, () if interfaces is None else interfaces.indexes)
-    _take_over(prepared.firewall, keeper, store)
     try:
+        _take_over(prepared.firewall, keeper, store)
         process = KeeperProcess(
             Parts(
                 keeper=keeper,
@@ -450,6 +452,9 @@ def _keep(
         )
         ending = _run(process, lambda: _say_ready(config, prepared.systemd, trial))
     except BaseException:
+        if first.undo():
+            _end_processes(prepared.children)
+            raise
         # The table stays: what was hidden stays hidden, open doors close on time, the next start takes it over.
         _log.error("ending; the ports stay hidden until the server is started again")
         raise
@@ -457,7 +462,7 @@ def _keep(
         _hear_last_words(prepared.listener, reports)
         if (status := prepared.children.status(0.5)) is not None:
             _log.error("the listener %s", how_it_ended(status))
-        undone = process.is_on_trial
+        undone = process.is_on_trial or first.undo()
         _log.error(
             "ending; %s", "it is undone" if undone else "the ports stay hidden until the server is started again"
         )

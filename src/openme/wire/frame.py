@@ -153,6 +153,7 @@ class ReportKind(IntEnum):
     DELIVERED = 7  # a receipt was fetched to its end; source's place: the first 16 bytes of the knock's R
     READY = 8  # it is confined, and waits for its keys
     NO_HEALTH_PORT = 9  # somebody listens there since we have bound it; number: the errno
+    SERVING = 10  # it has heard SERVE, and lets strangers in
 
 
 @dataclass(frozen=True, slots=True)

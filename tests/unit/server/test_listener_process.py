@@ -79,6 +79,7 @@ def running() -> Iterator[Running]:
         send(keeper_end, Order(OrderKind.SERVE).pack())
         thread.start()
         until(lambda: health.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), "the health port listens")
+        assert unpack_report_untrusted(keeper_end.recv(1000)) == Report(ReportKind.SERVING)
         yield Running(process, keeper_end, port, thread)
         keeper_end.close()
         thread.join(5)
