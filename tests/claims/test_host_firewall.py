@@ -452,7 +452,7 @@ def test_a_table_that_its_owner_keeps_to_itself_is_left_alone_and_named_in_the_l
     owner.stdin.flush()
     host.says("chain inet late in is out of reach")
     host.server.nft("delete table inet openme")
-    host.says("putting them back")
+    host.says("putting openme's rules back")
     until(lambda: "table inet openme" in host.rules(), BACK_WITHIN)
     assert host.marks() == 0
     assert host.stop() == 0

@@ -21,7 +21,7 @@ from support.server import KNOCK_PORT, SERVER, ServerWorld, echoes
 pytestmark = pytest.mark.root
 
 ABOUT_A_SECOND = 1.5
-REPAIRED = "openme's rules were removed from the firewall: putting them back"
+REPAIRED = "putting openme's rules back"
 HOST_RULES = """
 flush ruleset
 table inet host {

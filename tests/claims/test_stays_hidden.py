@@ -234,7 +234,7 @@ def test_rules_that_the_firewall_refuses(world: ClaimsWorld) -> None:
         world.judged(world.signed(world.bob))
         assert world.opened("bob") == 0, "bob is not in the file any more"
     world.server.nft("flush ruleset")
-    world.says("putting them back")
+    world.says("putting openme's rules back")
     until(lambda: world.tcp(world.stranger, SSH) == "filtered")
     with unseen(world) as prober:
         assert "could not be put back" not in world.log()

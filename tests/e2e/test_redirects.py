@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openme.firewall.redirects import redirects
+from openme.firewall.redirects import redirects, untracked
 from openme.netlink.nftables import NfNetlink
 from openme.ports import parse_port_spec
 from support.netns import Namespace, namespace
@@ -110,3 +110,54 @@ def test_serve_and_check_config_say_it(make_world: Callable[..., ServerWorld]) -
     world.server.nft("flush ruleset")
     world.start()
     assert "sent elsewhere" not in world.log()
+
+
+# -- ports that are not tracked
+
+RAW = "type filter hook prerouting priority raw;"
+
+
+def untracked_in(host: Namespace) -> list[str]:
+    with host.entered():
+        netlink = NfNetlink()
+    try:
+        return [f"{item.ports} {item.family} {item.table} {item.chain}" for item in untracked(netlink, MANAGED)]
+    finally:
+        netlink.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (rules("tcp dport 22 notrack", chain=RAW), ["22/tcp ip t c"]),
+        (rules("iifname eth9 tcp dport { 22, 80 } notrack", chain=RAW, family="inet"), ["22/tcp inet t c"]),
+        (
+            rules("notrack", chain=RAW, family="ip6"),
+            ["22/tcp ip6 t c", "8080-8090/tcp ip6 t c", "8080-8090/udp ip6 t c"],
+        ),
+        # What does not concern our ports, or not those that come in.
+        (rules("iif lo notrack", chain=RAW), []),
+        (rules("udp dport 53 notrack", chain=RAW), []),
+        (rules("tcp dport 22 accept", chain=RAW), []),
+        (rules("tcp sport 22 notrack", chain="type filter hook output priority raw;"), []),
+    ],
+)
+def test_rules_that_keep_a_port_untracked(host: Namespace, script: str, expected: list[str]) -> None:
+    host.nft(script)
+    assert sorted(untracked_in(host)) == sorted(expected)
+
+
+@pytest.mark.parametrize("target", ["NOTRACK", "CT --notrack"])
+def test_rules_of_iptables_that_keep_a_port_untracked(host: Namespace, target: str) -> None:
+    host.run("iptables-nft", "-t", "raw", "-A", "PREROUTING", "-p", "tcp", "--dport", "22", "-j", *target.split())
+    host.run("iptables-nft", "-t", "raw", "-A", "PREROUTING", "-p", "tcp", "--dport", "8080", "-j", "CT", "--zone", "7")
+    assert untracked_in(host) == ["22/tcp ip raw PREROUTING"]
+
+
+def test_the_server_and_check_config_say_that_a_port_is_not_tracked(world: ServerWorld) -> None:
+    world.server.nft(f"table inet raw {{ chain early {{ {RAW} tcp dport 22 notrack; }}; }}")
+    world.add("alice")
+    world.start()
+    world.says("warning: 22/tcp is not tracked, by a rule in inet raw early")
+    checked = world.openme(world.server, "--config", world.config, "check-config")
+    assert "22/tcp is not tracked, by a rule in inet raw early" in checked.stderr

@@ -18,10 +18,15 @@ def tables(world: ServerWorld) -> str:
 
 
 @pytest.mark.parametrize(
-    "damage",
-    ["flush ruleset", "delete table inet openme", "flush chain inet openme input", "flush table inet openme"],
+    ("damage", "said"),
+    [
+        ("flush ruleset", "openme's table was removed"),
+        ("delete table inet openme", "openme's table was removed"),
+        ("flush chain inet openme input", "rules were removed from openme's table"),
+        ("flush table inet openme", "rules were removed from openme's table"),
+    ],
 )
-def test_rules_that_somebody_removed_are_back_with_the_open_doors(world: ServerWorld, damage: str) -> None:
+def test_rules_that_somebody_removed_are_back_with_the_open_doors(world: ServerWorld, damage: str, said: str) -> None:
     alice = world.add("alice")
     world.serve(tcp=[22])
     world.start()
@@ -31,7 +36,37 @@ def test_rules_that_somebody_removed_are_back_with_the_open_doors(world: ServerW
     world.server.nft(damage)
     until(lambda: world.tcp(world.stranger, 22) == "filtered", 2)
     until(lambda: world.tcp(world.client, 22) == "open", 2)
-    world.says("putting them back")
+    world.says(f"warning: {said}: putting openme's rules back")
+
+
+def test_the_log_says_what_somebody_has_changed(world: ServerWorld) -> None:
+    world.server.nft("table ip host { chain input { type filter hook input priority 0; }; }")
+    world.serve(tcp=[22])
+    world.start()
+    for change, said in (
+        ("add rule inet openme input counter", "rules were added to openme's table"),
+        ("flush chain ip host input", "openme's rule has gone from ip host input"),
+        (
+            "table inet more { chain inbound { type filter hook input priority 5; }; }",
+            "the host has a new input chain, inet more inbound",
+        ),
+    ):
+        world.server.nft(change)
+        world.says(f"warning: {said}: putting openme's rules back")
+        until(lambda: "counter" not in tables(world), 2)
+
+
+def test_a_ruleset_saved_without_our_table_hides_nothing_where_it_is_loaded(world: ServerWorld) -> None:
+    """As docs/operating.md shows it, while the server runs."""
+    world.server.nft("table inet host { chain input { type filter hook input priority 0; tcp dport 80 accept; }; }")
+    world.serve(tcp=[22])
+    world.start()
+    saved = world.server.run("sh", "-c", "echo 'flush ruleset'; nft list ruleset; echo 'delete table inet openme'")
+    assert world.stop() == 0
+    world.server.run("nft", "-f", "-", stdin=saved)
+    assert "table inet openme" not in tables(world)
+    assert "tcp dport 80 accept" in tables(world)
+    assert world.tcp(world.stranger, 22) == "open"
 
 
 def test_a_host_firewall_that_is_loaded_while_we_serve_lets_knocks_and_doors_through(world: ServerWorld) -> None:
@@ -79,7 +114,7 @@ def test_a_single_use_door_that_is_used_up_does_not_come_back(world: ServerWorld
     assert world.tcp(world.client, 22) == "filtered"
     if event == "flush":
         world.server.nft("flush ruleset")
-        world.says("putting them back")
+        world.says("putting openme's rules back")
     else:
         world.set_ports(default="[22/tcp, 80/tcp]")
         world.says("config in force")

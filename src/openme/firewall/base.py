@@ -135,7 +135,11 @@ class Firewall(Protocol):
         """Read what `changes` has to say: whether rules were touched, and not only people."""
 
     def intact(self) -> bool:
-        """Whether all that `start` made is still there."""
+        """Whether all that `start` made is still there; if not, `damage` says what has happened."""
+
+    @property
+    def damage(self) -> str:
+        """What `intact` has found to be missing, in a few words for the log."""
 
     def adapt(self) -> None:
         """Follow what has changed around the firewall and is nobody's change of rules. Called all the time: it costs

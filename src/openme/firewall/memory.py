@@ -83,6 +83,11 @@ class MemoryFirewall:
         """See `Firewall.intact`."""
         return self._rules is not None
 
+    @property
+    def damage(self) -> str:
+        """See `Firewall.damage`."""
+        return "openme's rules were removed"
+
     def adapt(self) -> None:
         """See `Firewall.adapt`: memory has no surroundings."""
 

@@ -60,7 +60,7 @@ from openme.firewall.nftables_rules import (
     wanted_chains,
     wanted_sets,
 )
-from openme.firewall.redirects import redirects
+from openme.firewall.redirects import redirects, untracked
 from openme.firewall.ruleset_changes import RulesetChanges
 from openme.firewall.virtual_services import VirtualServices
 from openme.netlink.nftables import NFPROTO_INET, Message, NfNetlink
@@ -68,7 +68,6 @@ from openme.netlink.sockets import NetlinkError
 
 if TYPE_CHECKING:
     from openme.firewall.nftables_rules import SetNames
-    from openme.firewall.redirects import Redirect
 
 try:
     import nftables
@@ -131,7 +130,10 @@ class NftFirewall:
         self._untold_loss = False
         self._silenced: dict[tuple[str, bytes], None] = {}
         self._half_done = False
-        self._redirects: set[Redirect] = set()
+        self._redirects: set[str] = set()
+        self._marked: set[HostChain] = set()  # chains that have had our rule
+        self.damage = ""
+        """See `Firewall.damage`."""
 
     def is_there(self) -> bool:
         """See `Firewall.is_there`."""
@@ -241,20 +243,34 @@ class NftFirewall:
         False once also where the table was lost and has been put back meanwhile, perhaps without all that was in it;
         and after an `apply` that failed when its rules were in force already: the caller says which are to be.
         """
-        if self._half_done or self._untold_loss or nft_listing.table_handle(self._netlink) != self._table:
+        table = nft_listing.table_handle(self._netlink)
+        if self._half_done or self._untold_loss or table != self._table:
+            self.damage = "openme's table was removed" if table is None else "openme's table was removed and put back"
             self._untold_loss = False
             self._table = None
             return False
-        if not self._handles or self._rule_handles() != self._handles:
+        handles = self._rule_handles()
+        if not self._handles or handles != self._handles:
+            now, before = set(handles), set(self._handles)
+            what = "added to" if now >= before else "removed from" if now <= before else "changed in"
+            self.damage = f"rules were {what} openme's table"
             return False
         if not {name for names in self._sets.values() for name in names} <= nft_listing.set_names_of_table(
             self._netlink
         ):
+            self.damage = "sets were removed from openme's table"
             return False
         marks = self._marks()
         self._say_locked(marks)
         marked = {mark.where for mark in (*marks.present, *marks.stale)}
-        return all(chain in marked for chain in marks.missing)
+        missing = [chain for chain in marks.missing if chain not in marked]
+        if missing:
+            chains = ", ".join(" ".join(chain) for chain in missing)
+            what = (
+                "the host has a new input chain," if self._marked.isdisjoint(missing) else "openme's rule has gone from"
+            )
+            self.damage = f"{what} {chains}"
+        return not missing
 
     def _silence(self, connections: Iterable[Connection]) -> None:
         """Keep these connections from living on once conntrack has forgotten them: no service speaks first, and none
@@ -301,6 +317,7 @@ class NftFirewall:
             )
             if self._run(script + marks_script(marks.missing, marks.stale), last=attempt == ATTEMPTS - 1):
                 self._say_locked(marks)
+                self._marked.update(marks.missing, (mark.where for mark in marks.present))
                 self._untold_loss = self._untold_loss or (is_strange and self._table is not None)
                 break
         self._table = nft_listing.table_handle(self._netlink)
@@ -340,16 +357,17 @@ class NftFirewall:
         return bool(code == 0)
 
     def _say_redirects(self, rules: Rules) -> None:
-        """Warn of managed ports that never come to our input chain, of each once."""
+        """Warn of managed ports that never come to our input chain, or untracked, of each once."""
         managed = [*rules.hidden, *(item for port_list in rules.port_lists for item in port_list.ports)]
         try:
-            found = set(redirects(self._netlink, managed))
+            lost = (*redirects(self._netlink, managed), *untracked(self._netlink, managed))
         except FirewallError as error:
             # The rules are in force; this is only about what they cannot do.
-            _log.warning("whether ports are sent elsewhere before openme sees them cannot be told: %s", error.message)
+            _log.warning("whether ports are sent elsewhere or not tracked cannot be told: %s", error.message)
             return
-        for redirect in sorted(found - self._redirects):
-            _log.warning("%s", redirect)
+        found = {str(item) for item in lost}
+        for item in sorted(found - self._redirects):
+            _log.warning("%s", item)
         self._redirects = found
 
     def _say_locked(self, marks: _Marks) -> None:

@@ -1,4 +1,5 @@
-"""Managed ports that never reach our input chain, since a rule of the host's sends them elsewhere before (DNAT).
+"""Managed ports that never reach our input chain, since a rule of the host's sends them elsewhere before (DNAT); and
+those whose packets a rule keeps untracked, so that no connection is known to have come through a door.
 
 Read from the rules of tables that rewrite destinations on prerouting: nft's own and those of iptables-nft, with which
 container engines publish ports. What a rule says of protocol and destination port is understood; whatever else it asks
@@ -10,7 +11,7 @@ Numbers from the kernel's `linux/netfilter/nf_tables.h`, `xt_tcpudp.h` and `xt_m
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from openme.firewall.base import FirewallError
 from openme.firewall.nft_elements import NFT_MSG_GETSETELEM
@@ -27,7 +28,7 @@ from openme.firewall.nft_listing import (
     NFTA_RULE_EXPRESSIONS,
     NFTA_RULE_TABLE,
 )
-from openme.firewall.nftables_rules import Family
+from openme.firewall.nftables_rules import TABLE, Family
 from openme.netlink.codec import attributes, string
 from openme.netlink.nftables import NFPROTO_UNSPEC, NfNetlink, Row
 from openme.ports import MAX_PORT, PortRange, merged
@@ -55,11 +56,14 @@ PROTOCOL_PLACES = ((9, 1), (6, 1))  # in an IPv4 and in an IPv6 header
 TCP, UDP = 6, 17
 XT_PORTS = struct.Struct("=4H")  # of xt_tcp and xt_udp: sources from, to, destinations from, to
 XT_INVERTED = 0x02
+XT_CT_FLAGS = struct.Struct("=H")  # at the head of xt_ct_target_info
+XT_CT_NOTRACK = 1
 XT_INVERTED_PLACE = {"tcp": 11, "udp": 8}
 MULTIPORT = struct.Struct("=BB15H15BB")
 MULTIPORT_SOURCE = 0
 
 Span = tuple[int, int]
+T = TypeVar("T")
 
 
 class Redirect(NamedTuple):
@@ -77,14 +81,48 @@ class Redirect(NamedTuple):
         )
 
 
+class Untracked(NamedTuple):
+    """Ports whose packets a rule in a chain of the host's keeps from being tracked."""
+
+    ports: PortRange
+    family: Family
+    table: str
+    chain: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.ports} is not tracked, by a rule in {self.family} {self.table} {self.chain}: connections to it end"
+            " when openme starts and when their door closes; take the port out of that rule"
+        )
+
+
 def redirects(netlink: NfNetlink, managed: Iterable[PortRange]) -> list[Redirect]:
     """Which of these ports a rule of the host's sends elsewhere (DNAT, redirect). FirewallError if it cannot look."""
+    found = _found(netlink, managed, lambda kind: kind == "nat", lambda rule: rule.rewrites)
+    return [Redirect(*item) for item in found]
+
+
+def untracked(netlink: NfNetlink, managed: Iterable[PortRange]) -> list[Untracked]:
+    """Which of these ports a rule of the host's keeps untracked (notrack). FirewallError if it cannot look."""
+    found = _found(
+        netlink, managed, lambda _kind: True, lambda rule: rule.untracks and (rule.names_ports or not rule.is_partial)
+    )
+    return [Untracked(*item) for item in found]
+
+
+def _found(
+    netlink: NfNetlink,
+    managed: Iterable[PortRange],
+    is_kind: Callable[[str], bool],
+    does: Callable[["_Reading"], bool],
+) -> list[tuple[PortRange, Family, str, str]]:
+    """The ports, and where the rule is, of rules that packets meet on prerouting."""
     managed = merged(managed)
     try:
-        tables, elsewhere = _chains(netlink)
+        tables, elsewhere = _chains(netlink, is_kind)
     except (ValueError, KeyError) as error:
         raise FirewallError("the firewall's chains make no sense") from error
-    found: dict[Redirect, None] = {}
+    found: dict[tuple[PortRange, Family, str, str], None] = {}
     if not tables:
         return []
     for row in netlink.dump(NFT_MSG_GETRULE, NFPROTO_UNSPEC):
@@ -97,24 +135,33 @@ def redirects(netlink: NfNetlink, managed: Iterable[PortRange]) -> list[Redirect
             rule.read(row.attributes.get(NFTA_RULE_EXPRESSIONS, b""))
         except (FirewallError, ValueError, struct.error, KeyError, IndexError):
             continue  # a rule that this does not understand: a warning less, and no reason to stop
-        if not rule.rewrites or not (rule.names_ports or chain in tables[family, table]):
+        if not does(rule) or not (rule.names_ports or chain in tables[family, table]):
             continue
         for item in managed:
             for first, last in rule.ports if item.proto in rule.protocols else ():
                 low, high = max(first, item.first), min(last, item.last)
                 if low <= high:
-                    found[Redirect(PortRange(item.proto, low, high), family, table, chain)] = None
+                    found[PortRange(item.proto, low, high), family, table, chain] = None
     return sorted(found)
 
 
 def redirects_now(managed: Iterable[PortRange]) -> list[Redirect]:
     """The same for who has no netlink socket of his own; nothing where he may not look."""
+    return _now(redirects, managed)
+
+
+def untracked_now(managed: Iterable[PortRange]) -> list[Untracked]:
+    """The same for who has no netlink socket of his own; nothing where he may not look."""
+    return _now(untracked, managed)
+
+
+def _now(look: Callable[[NfNetlink, Iterable[PortRange]], list[T]], managed: Iterable[PortRange]) -> list[T]:
     try:
         netlink = NfNetlink()
     except FirewallError:
         return []
     try:
-        return redirects(netlink, managed)
+        return look(netlink, managed)
     except FirewallError:
         return []
     finally:
@@ -129,6 +176,8 @@ class _Reading:
         self.ports: list[Span] = [(0, MAX_PORT)]
         self.names_ports = False
         self.rewrites = False
+        self.untracks = False
+        self.is_partial = False  # it asks for more than protocol and port
         self._elements = elements
         self._port_registers: dict[bytes, int] = {}
         self._protocol_registers: set[bytes] = set()
@@ -138,7 +187,9 @@ class _Reading:
             expression = dict(attributes(element))
             name = _text(expression, NFTA_EXPR_NAME)
             data = dict(attributes(expression.get(NFTA_EXPR_DATA, b"")))
-            if name in _READERS:
+            if name == "notrack":
+                self.untracks = True
+            elif name in _READERS:
                 _READERS[name](self, data)
 
     def payload(self, data: dict[int, bytes]) -> None:
@@ -169,6 +220,7 @@ class _Reading:
         register, how, value = data[NFTA_CMP_SREG], _number(data[NFTA_CMP_OP]), _value(data[NFTA_CMP_DATA])
         if register in self._protocol_registers and how == EQUAL:
             self.protocols &= {name for name, number in (("tcp", TCP), ("udp", UDP)) if value[0] == number}
+        self.is_partial |= register not in self._protocol_registers and register not in self._port_registers
         if register in self._port_registers:
             number = _port(value, self._port_registers[register])
             spans = {
@@ -188,6 +240,7 @@ class _Reading:
             self._only([(_port(_value(data[NFTA_RANGE_FROM]), place), _port(_value(data[NFTA_RANGE_TO]), place))])
 
     def looked_up(self, data: dict[int, bytes]) -> None:
+        self.is_partial |= data[NFTA_LOOKUP_SREG] not in self._port_registers
         inverted = NFTA_LOOKUP_FLAGS in data and _number(data[NFTA_LOOKUP_FLAGS]) != 0
         if self._port_registers.get(data[NFTA_LOOKUP_SREG]) == 0 and not inverted:
             self._only(self._elements(_text(data, NFTA_LOOKUP_SET)))
@@ -199,7 +252,11 @@ class _Reading:
         self.rewrites = True
 
     def target(self, data: dict[int, bytes]) -> None:
-        self.rewrites |= _text(data, NFTA_XT_NAME) in ("DNAT", "REDIRECT")
+        name = _text(data, NFTA_XT_NAME)
+        self.rewrites |= name in ("DNAT", "REDIRECT")
+        if name in ("CT", "NOTRACK"):
+            (flags,) = XT_CT_FLAGS.unpack_from(data.get(NFTA_XT_INFO, b"").ljust(XT_CT_FLAGS.size, b"\0"))
+            self.untracks |= name == "NOTRACK" or bool(flags & XT_CT_NOTRACK)
 
     def match(self, data: dict[int, bytes]) -> None:
         name, info = _text(data, NFTA_XT_NAME), data.get(NFTA_XT_INFO, b"")
@@ -212,6 +269,8 @@ class _Reading:
             which, count, *rest, inverted = MULTIPORT.unpack_from(info)
             if which != MULTIPORT_SOURCE and not inverted:
                 self._only(list(_multiport(rest[:count], rest[15 : 15 + count])))
+        elif name != "comment":
+            self.is_partial = True
 
     def _only(self, spans: list[Span]) -> None:
         self.names_ports = True
@@ -231,8 +290,10 @@ _READERS: dict[str, Callable[[_Reading, dict[int, bytes]], None]] = {
 }
 
 
-def _chains(netlink: NfNetlink) -> tuple[dict[tuple[Family, str], set[str]], set[tuple[Family, str, str]]]:
-    """Tables with base chains of type nat on prerouting, and the names of those; base chains on other hooks."""
+def _chains(
+    netlink: NfNetlink, is_kind: Callable[[str], bool]
+) -> tuple[dict[tuple[Family, str], set[str]], set[tuple[Family, str, str]]]:
+    """Tables with base chains of such a type on prerouting, and the names of those; base chains on other hooks."""
     tables: dict[tuple[Family, str], set[str]] = {}
     elsewhere: set[tuple[Family, str, str]] = set()
     for row in netlink.dump(NFT_MSG_GETCHAIN, NFPROTO_UNSPEC):
@@ -243,7 +304,7 @@ def _chains(netlink: NfNetlink) -> tuple[dict[tuple[Family, str], set[str]], set
         hook = dict(attributes(row.attributes[NFTA_CHAIN_HOOK]))
         if _number(hook[NFTA_HOOK_HOOKNUM]) != NF_INET_PRE_ROUTING:
             elsewhere.add((family, table, chain))
-        elif _text(row.attributes, NFTA_CHAIN_TYPE) == "nat":
+        elif is_kind(_text(row.attributes, NFTA_CHAIN_TYPE)) and (family, table) != ("inet", TABLE):
             tables.setdefault((family, table), set()).add(chain)
     return tables, elsewhere
 

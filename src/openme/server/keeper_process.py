@@ -289,7 +289,7 @@ class KeeperProcess:
         try:
             if self._firewall.intact():
                 return
-            _log.warning("openme's rules were removed from the firewall: putting them back")
+            _log.warning("%s: putting openme's rules back", self._firewall.damage)
             self._doors.restore(self._rules)
             self._end_what_began_without_rules()
         except FirewallError as error:

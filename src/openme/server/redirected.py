@@ -1,4 +1,4 @@
-"""What `check-config` says of managed ports that the host sends elsewhere; `serve` says it by the firewall itself."""
+"""What `check-config` says of managed ports that the host sends elsewhere or does not track; `serve` says it too."""
 
 import socket
 
@@ -10,6 +10,7 @@ def redirect_warnings(config: ServerConfig) -> tuple[str, ...]:
     if config.firewall == "memory" or not hasattr(socket, "AF_NETLINK"):
         return ()
     # Imported here, since only Linux has what it needs.
-    from openme.firewall.redirects import redirects_now  # noqa: PLC0415
+    from openme.firewall.redirects import redirects_now, untracked_now  # noqa: PLC0415
 
-    return tuple(str(redirect) for redirect in redirects_now(config.managed_ports))
+    managed = config.managed_ports
+    return tuple(str(found) for found in (*redirects_now(managed), *untracked_now(managed)))
