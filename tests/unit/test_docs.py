@@ -76,3 +76,17 @@ def test_no_figure_is_still_to_come() -> None:
     assert [
         page.name for page in PAGES if re.search(r"\b(?:MEASURED|TODO|TBD|FIXME)\b", page.read_text(encoding="utf-8"))
     ] == []
+
+
+SPEC = ROOT / "docs" / "spec"
+POINTER = re.compile(r"spec[/ ]((?:wire-v[12]|security-model|config|fleet)\.md|[\w-]+\.md)")
+
+
+def test_what_the_code_says_of_the_spec_names_a_page_of_it() -> None:
+    named = {
+        (path.name, page)
+        for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+        for page in POINTER.findall(path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20
+    assert {page for _, page in named} <= {path.name for path in SPEC.glob("*.md")}

@@ -316,7 +316,7 @@ def _say_proofs(proofs: Sequence[Proof]) -> int:
         if not proof.opened_as_asked:
             warn(f"the knock named {proof.knock.target}, the server opened {receipt.ip}: do not trust this door")
         if proof.knock.target is None:
-            note(f"the knock named no address, and the server saw it come from {receipt.ip}")
+            note(f"the server saw the knock come from {receipt.ip}: not checked, since the knock named no address")
         if (difference := proof.clock_difference) is not None:
             side = "ahead of" if difference > 0 else "behind"
             warn(f"the server's clock is {abs(difference):.0f} s {side} this machine's")
