@@ -71,7 +71,7 @@ def test_a_running_server_is_reached_though_its_config_is_broken(world: ServerWo
     assert "alice is out of the running server; no start lets it in again" in failed.stderr
     assert "its entry still stands in the file" in failed.stderr
     world.send(world.packet(alice))
-    world.says("refused: unknown_key")
+    world.says("alice: refused: disabled, its key is revoked")
     assert world.tcp(world.client, 22) == "filtered"
 
 
