@@ -1,14 +1,14 @@
 """Ports that a host sends elsewhere before openme sees them: found in real rules, and said."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from openme.firewall.redirects import redirects, untracked
+from openme.firewall.redirects import HostRule, redirects, untracked
 from openme.netlink.nftables import NfNetlink
-from openme.ports import parse_port_spec
+from openme.ports import PortRange, parse_port_spec
 from support.netns import Namespace, namespace
 from support.server import ServerWorld
 
@@ -23,11 +23,11 @@ def host() -> Iterator[Namespace]:
         yield namespace(stack)
 
 
-def found(host: Namespace) -> list[str]:
+def found(host: Namespace, look: Callable[[NfNetlink, Iterable[PortRange]], Sequence[HostRule]]) -> list[str]:
     with host.entered():
         netlink = NfNetlink()
     try:
-        return [f"{item.ports} {item.family} {item.table} {item.chain}" for item in redirects(netlink, MANAGED)]
+        return [f"{item.ports} {item.place}" for item in look(netlink, MANAGED)]
     finally:
         netlink.close()
 
@@ -63,7 +63,7 @@ def rules(*lines: str, family: str = "ip", chain: str = "type nat hook preroutin
 )
 def test_rules_of_nft(host: Namespace, script: str, expected: list[str]) -> None:
     host.nft(script)
-    assert found(host) == expected
+    assert found(host, redirects) == expected
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_rules_of_iptables(host: Namespace, words: str, expected: list[str]) -> 
     """As a container engine writes them: a chain of its own, to which prerouting jumps."""
     for line in ("-N DOCKER", "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER", f"-A DOCKER {words}"):
         host.run("iptables-nft", "-t", "nat", *line.split())
-    assert found(host) == expected
+    assert found(host, redirects) == expected
 
 
 @pytest.fixture
@@ -117,15 +117,6 @@ def test_serve_and_check_config_say_it(make_world: Callable[..., ServerWorld]) -
 RAW = "type filter hook prerouting priority raw;"
 
 
-def untracked_in(host: Namespace) -> list[str]:
-    with host.entered():
-        netlink = NfNetlink()
-    try:
-        return [f"{item.ports} {item.family} {item.table} {item.chain}" for item in untracked(netlink, MANAGED)]
-    finally:
-        netlink.close()
-
-
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
@@ -144,14 +135,14 @@ def untracked_in(host: Namespace) -> list[str]:
 )
 def test_rules_that_keep_a_port_untracked(host: Namespace, script: str, expected: list[str]) -> None:
     host.nft(script)
-    assert sorted(untracked_in(host)) == sorted(expected)
+    assert sorted(found(host, untracked)) == sorted(expected)
 
 
 @pytest.mark.parametrize("target", ["NOTRACK", "CT --notrack"])
 def test_rules_of_iptables_that_keep_a_port_untracked(host: Namespace, target: str) -> None:
     host.run("iptables-nft", "-t", "raw", "-A", "PREROUTING", "-p", "tcp", "--dport", "22", "-j", *target.split())
     host.run("iptables-nft", "-t", "raw", "-A", "PREROUTING", "-p", "tcp", "--dport", "8080", "-j", "CT", "--zone", "7")
-    assert untracked_in(host) == ["22/tcp ip raw PREROUTING"]
+    assert found(host, untracked) == ["22/tcp ip raw PREROUTING"]
 
 
 def test_the_server_and_check_config_say_that_a_port_is_not_tracked(world: ServerWorld) -> None:

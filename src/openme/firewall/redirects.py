@@ -10,8 +10,9 @@ Numbers from the kernel's `linux/netfilter/nf_tables.h`, `xt_tcpudp.h` and `xt_m
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from openme.firewall.base import FirewallError
 from openme.firewall.nft_elements import NFT_MSG_GETSETELEM
@@ -63,66 +64,76 @@ MULTIPORT = struct.Struct("=BB15H15BB")
 MULTIPORT_SOURCE = 0
 
 Span = tuple[int, int]
-T = TypeVar("T")
 
 
-class Redirect(NamedTuple):
-    """Ports that a rule in a chain of the host's sends elsewhere."""
-
-    ports: PortRange
-    family: Family
-    table: str
-    chain: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.ports} is sent elsewhere by a rule in {self.family} {self.table} {self.chain} before openme sees"
-            " it: openme neither hides nor opens it"
-        )
-
-
-class Untracked(NamedTuple):
-    """Ports whose packets a rule in a chain of the host's keeps from being tracked."""
+@dataclass(frozen=True, order=True, slots=True)
+class HostRule:
+    """Ports that a rule in a chain of the host's own names."""
 
     ports: PortRange
     family: Family
     table: str
     chain: str
 
+    @property
+    def place(self) -> str:
+        """Family, table and chain."""
+        return f"{self.family} {self.table} {self.chain}"
+
+
+class Redirect(HostRule):
+    """Ports that such a rule sends elsewhere."""
+
     def __str__(self) -> str:
         return (
-            f"{self.ports} is not tracked, by a rule in {self.family} {self.table} {self.chain}: connections to it end"
-            " when openme starts and when their door closes; take the port out of that rule"
+            f"{self.ports} is sent elsewhere by a rule in {self.place} before openme sees it: openme neither hides nor"
+            " opens it"
         )
+
+
+class Untracked(HostRule):
+    """Ports whose packets such a rule keeps from being tracked."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.ports} is not tracked, by a rule in {self.place}: connections to it end when openme starts and when"
+            " their door closes; take the port out of that rule"
+        )
+
+
+Rule = TypeVar("Rule", bound=HostRule)
 
 
 def redirects(netlink: NfNetlink, managed: Iterable[PortRange]) -> list[Redirect]:
     """Which of these ports a rule of the host's sends elsewhere (DNAT, redirect). FirewallError if it cannot look."""
-    found = _found(netlink, managed, lambda kind: kind == "nat", lambda rule: rule.rewrites)
-    return [Redirect(*item) for item in found]
+    return _found(Redirect, netlink, managed, lambda kind: kind == "nat", lambda rule: rule.rewrites)
 
 
 def untracked(netlink: NfNetlink, managed: Iterable[PortRange]) -> list[Untracked]:
     """Which of these ports a rule of the host's keeps untracked (notrack). FirewallError if it cannot look."""
-    found = _found(
-        netlink, managed, lambda _kind: True, lambda rule: rule.untracks and (rule.names_ports or not rule.is_partial)
+    return _found(
+        Untracked,
+        netlink,
+        managed,
+        lambda _kind: True,
+        lambda rule: rule.untracks and (rule.names_ports or not rule.is_partial),
     )
-    return [Untracked(*item) for item in found]
 
 
 def _found(
+    found_as: type[Rule],
     netlink: NfNetlink,
     managed: Iterable[PortRange],
     is_kind: Callable[[str], bool],
     does: Callable[["_Reading"], bool],
-) -> list[tuple[PortRange, Family, str, str]]:
+) -> list[Rule]:
     """The ports, and where the rule is, of rules that packets meet on prerouting."""
     managed = merged(managed)
     try:
         tables, elsewhere = _chains(netlink, is_kind)
     except (ValueError, KeyError) as error:
         raise FirewallError("the firewall's chains make no sense") from error
-    found: dict[tuple[PortRange, Family, str, str], None] = {}
+    found: set[Rule] = set()
     if not tables:
         return []
     for row in netlink.dump(NFT_MSG_GETRULE, NFPROTO_UNSPEC):
@@ -141,7 +152,7 @@ def _found(
             for first, last in rule.ports if item.proto in rule.protocols else ():
                 low, high = max(first, item.first), min(last, item.last)
                 if low <= high:
-                    found[PortRange(item.proto, low, high), family, table, chain] = None
+                    found.add(found_as(PortRange(item.proto, low, high), family, table, chain))
     return sorted(found)
 
 
@@ -155,7 +166,7 @@ def untracked_now(managed: Iterable[PortRange]) -> list[Untracked]:
     return _now(untracked, managed)
 
 
-def _now(look: Callable[[NfNetlink, Iterable[PortRange]], list[T]], managed: Iterable[PortRange]) -> list[T]:
+def _now(look: Callable[[NfNetlink, Iterable[PortRange]], list[Rule]], managed: Iterable[PortRange]) -> list[Rule]:
     try:
         netlink = NfNetlink()
     except FirewallError:

@@ -62,6 +62,16 @@ class Request(NamedTuple):
     flags: int = 0
 
 
+def _bound(protocol: int, groups: int = 0) -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        opened.bind((0, groups))
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
 class Netlink:
     """A socket to one part of the kernel. It stays with the network namespace and the capabilities it was opened in.
 
@@ -73,8 +83,7 @@ class Netlink:
         self._peer = peer
         self._needs = needs
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-            self._socket.bind((0, 0))
+            self._socket = _bound(protocol)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, TIMEVAL.pack(DUMP_SECONDS, 0))
             self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
         except OSError as error:
@@ -253,13 +262,8 @@ class Subscription:
 
     def __init__(self, protocol: int, groups: int) -> None:
         """`groups`: a bit each, group 1 the lowest. OSError where the kernel refuses."""
-        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        self.socket = socket.socket(socket.AF_NETLINK, kind, protocol)
-        try:
-            self.socket.bind((0, groups))
-        except OSError:
-            self.socket.close()
-            raise
+        self.socket = _bound(protocol, groups)
+        self.socket.settimeout(0)
         self._buffer = bytearray(RECEIVE_BYTES)
 
     def close(self) -> None:
