@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from support.ports import free_port
@@ -44,11 +45,11 @@ class Authority:
         self._own = own
 
     def certificate(self, *names: str, days: int = 2) -> Certificate:
-        """For these host names and for both loopback addresses; with `days=0` it has ended already."""
+        """For these names and addresses, without any for both loopback ones; with `days=0` it has ended already."""
         made = self._key(secrets.token_hex(4))
         request = made.key.with_suffix(".csr")
         extensions = made.key.with_suffix(".ext")
-        alternatives = ",".join([*(f"DNS:{name}" for name in names), *(() if names else ("IP:127.0.0.1", "IP:::1"))])
+        alternatives = ",".join(_alternative(name) for name in names or ("127.0.0.1", "::1"))
         extensions.write_text(f"subjectAltName={alternatives}\n")
         _openssl("req", "-new", "-key", made.key, "-out", request, "-subj", "/CN=page")
         _openssl(
@@ -61,6 +62,13 @@ class Authority:
         made = Certificate(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", made.key)
         return made
+
+
+def _alternative(name: str) -> str:
+    try:
+        return f"IP:{ip_address(name)}"
+    except ValueError:
+        return f"DNS:{name}"
 
 
 def _openssl(*words: object) -> None:
