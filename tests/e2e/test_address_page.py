@@ -18,12 +18,13 @@ from pathlib import Path
 import pytest
 
 from support.entries import restrict
-from support.netns import Namespace, namespace
+from support.netns import Namespace, namespace, until
 from support.server import CLIENT, SERVER, ServerWorld
 from support.web import Authority, http, page
 
 pytestmark = pytest.mark.root
 
+PAGE = "page.example"
 OUTSIDE = {4: "8.8.4.4", 6: "2606:4700:64::2"}
 NAT = """
 table inet nat {
@@ -68,7 +69,7 @@ def pages(world: ServerWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder.mkdir()
     authority = Authority(folder)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
-    certificate = authority.certificate(SERVER[4], SERVER[6])
+    certificate = authority.certificate(SERVER[4], SERVER[6], PAGE)
     with ExitStack() as stack:
         with world.server.entered():
             urls = {version: stack.enter_context(page(certificate, who, SERVER[version])) for version in (4, 6)}
@@ -91,3 +92,21 @@ def test_a_client_behind_nat_that_must_name_its_address_gets_its_door(
     assert told.stdout.startswith(f"open\n22/tcp for {OUTSIDE[version]} until ")
     assert world.tcp(home, 22, version) == "open"
     assert world.tcp(world.stranger, 22, version) == "filtered"
+
+
+def test_over_a_family_that_the_page_does_not_answer_no_knock_leaves_and_a_warning_says_why(
+    world: ServerWorld, home: Namespace, pages: dict[int, str], tmp_path: Path
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"{SERVER[4]} both.example {PAGE}\n{SERVER[6]} both.example\nfd00::1 {PAGE}\n")
+    url = pages[4].replace(SERVER[4], PAGE)
+    alice = world.at(world.add("alice", "--v1"), "both.example")
+    world.serve(tcp=[22])
+    world.start()
+    told = world.knock(alice, "--ip", url, host=home, hosts=hosts)
+    assert (
+        f"openme: warning: no knock over IPv6: profile default: --ip: {url}: no connection: Connection refused\n"
+        in told.stderr
+    )
+    until(lambda: world.tcp(home, 22, 4) == "open")
+    assert world.tcp(home, 22, 6) == "filtered"

@@ -69,6 +69,21 @@ def test_it_asks_over_the_family_of_the_knock(certificate: Certificate, trusting
         assert "no connection" in why(url, trusting, V4)
 
 
+def test_its_host_is_looked_up_in_that_family_alone(
+    authority: Authority, trusting: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the other one there may be more addresses than are tried."""
+    known = [*((V6, f"::{number}") for number in range(1, 6)), (V4, "127.0.0.1")]
+
+    def getaddrinfo(_host: str, port: int, family: int, kind: int) -> list[tuple[object, ...]]:
+        return [(of, kind, 6, "", (address, port)) for of, address in known if family in {0, of}]
+
+    with page(authority.certificate("page.example"), says(GOOD)) as url:
+        port = url.rstrip("/").rpartition(":")[2]
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        assert fetch(f"https://page.example:{port}/", V4, 4, context=trusting) == IPv4Address(OURS)
+
+
 def test_what_it_sends_is_one_plain_request(certificate: Certificate, trusting: ssl.SSLContext) -> None:
     got: list[bytes] = []
 
@@ -203,6 +218,17 @@ def test_whatever_else_a_page_says_is_told(
 ) -> None:
     with page(certificate, says(raw)) as url:
         assert why(url, trusting).startswith(reason)
+
+
+def test_of_a_page_without_end_no_more_is_read_than_it_may_say(
+    certificate: Certificate, trusting: ssl.SSLContext
+) -> None:
+    def streams(connection: ssl.SSLSocket, over: threading.Event) -> None:
+        while not over.is_set():
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 1000)
+
+    with page(certificate, streams) as url:
+        assert why(url, trusting, patience=20) == f"an answer of more than {MOST_RAW} bytes"
 
 
 def test_answers_of_all_forms_are_read(certificate: Certificate, trusting: ssl.SSLContext) -> None:
