@@ -9,7 +9,7 @@ from contextlib import suppress
 from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, hint, note, warn
 from openme.cli.profile_choice import chosen, client_config
-from openme.client.addresses import AUTO, SOURCE, Endpoint, parse_target, resolve
+from openme.client.addresses import AUTO, SOURCE, Endpoint, is_page, parse_wanted, resolve
 from openme.client.door import open_endpoints, wait_open
 from openme.client.knock import Attempt, knock, version_of
 from openme.client.known import Known, PastKnock
@@ -36,7 +36,10 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="for programs")
         return
     parser.add_argument(
-        "--ip", metavar="A", help="open for this address; auto: our own where it is global; source: where we come from"
+        "--ip",
+        metavar="A",
+        help="open for this address; auto: our own where it is global; source: where we come from; "
+        "https://…: the one that this page says",
     )
     parser.add_argument(
         "--check", action="store_true", help="wait until the door is open; exit code 3 if it stays shut"
@@ -79,10 +82,8 @@ class _Client:
     def knock(self, args: argparse.Namespace) -> int:
         """Send it; wait for the door only if asked to."""
         profile = self.profile
-        wanted = profile.ip
-        if args.ip is not None:
-            wanted = args.ip if args.ip in {AUTO, SOURCE} else str(parse_target(args.ip))
-        elsewhere = args.ip not in {None, AUTO, SOURCE}
+        wanted = profile.ip if args.ip is None else parse_wanted(args.ip)
+        elsewhere = args.ip not in {None, AUTO, SOURCE} and not is_page(wanted)
         attempt = self._send(wanted)
         code = 0
         if args.check:
@@ -148,6 +149,8 @@ class _Client:
                 where = "the address it comes from"
             elif wanted in {None, AUTO}:
                 where = f"{sent.target}, this machine's own address"
+            elif sent.told_by is not None:
+                where = f"{sent.target}, as {sent.told_by} says"
             else:
                 where = str(sent.target)
             note(f"knocked at {profile.server_host} ({sent.endpoint}, port {profile.server_udp_port}) for {where}")
@@ -155,6 +158,8 @@ class _Client:
             note(f"{profile.server_host} has {attempt.left_out} addresses more, which were not knocked at")
         for endpoint, reason in attempt.failed:
             note(f"no knock to {endpoint}: {reason}")
+        for family, reason in attempt.unnamed:
+            warn(f"no knock over {family}: {reason}")
         if past := [sent.past for sent in attempt.sent if sent.past is not None]:
             # What cannot be kept costs a later `status` its proof, and never this knock.
             with suppress(OSError):
@@ -235,6 +240,8 @@ class _Client:
         answer("closed")
         if elsewhere:
             hint("the knock named another address than ours: from here the door may well be shut")
+        elif any(sent.told_by is not None for sent in attempt.sent):
+            hint("the knock named the address that the page saw; the server may see us come from another one")
         elif any(sent.target is not None for sent in attempt.sent):
             hint("the knock named this machine's own address; if something on the way changes it: --ip source")
         hint(

@@ -3,12 +3,20 @@
 import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
+from typing import NamedTuple
 
+from openme.config.model import PAGE
 from openme.errors import OpenmeError
+from openme.ports import MAX_PORT
 from openme.wire.knock import IPAddress
 
 AUTO = "auto"
 SOURCE = "source"
+HTTPS_PORT = 443
+
+
+class BadPageError(Exception):
+    """Why a page gave no address: words for the user, in which what came from others is visible and short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,47 @@ def resolve(host: str, port: int) -> list[Endpoint]:
 def local_address(sock: socket.socket) -> IPAddress:
     """The address that a connected socket sends from."""
     return ip_address(str(sock.getsockname()[0]).partition("%")[0])
+
+
+class Page(NamedTuple):
+    """A page whose text is our address: `netloc` is host and port as they were written."""
+
+    host: str
+    port: int
+    netloc: str
+    path: str
+
+
+def is_page(wanted: str | None) -> bool:
+    """Whether this is a page to ask, rather than an address or a word."""
+    return wanted is not None and wanted.startswith("https://")
+
+
+def parse_page(text: str) -> Page:
+    """The parts of `https://…`; OpenmeError for whatever is none."""
+    page = PAGE.fullmatch(text)
+    port = int(page["port"] or HTTPS_PORT) if page is not None else 0
+    if page is None or not 0 < port <= MAX_PORT:
+        raise OpenmeError(
+            f"{text} is no page", "write one such as https://host.example/ip, in ASCII and without a user"
+        )
+    path = page["path"] or "/"
+    netloc = text.removeprefix("https://").removesuffix(page["path"] or "")
+    return Page(page["host"].strip("[]"), port, netloc, path if path.startswith("/") else f"/{path}")
+
+
+def parse_wanted(text: str) -> str:
+    """What a user wants to be named: `auto`, `source`, a page or an address; OpenmeError otherwise."""
+    if text in {AUTO, SOURCE}:
+        return text
+    if text.lower().startswith("http://"):
+        raise OpenmeError(
+            f"{text} is not https: whoever sits on the way would choose whose address opens", "use a page with https://"
+        )
+    if is_page(text):
+        parse_page(text)
+        return text
+    return str(parse_target(text))
 
 
 def parse_target(text: str) -> IPAddress:

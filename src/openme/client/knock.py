@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from typing import NamedTuple
 
-from openme.client.addresses import AUTO, SOURCE, Endpoint, local_address, resolve
+from openme.client.addresses import AUTO, SOURCE, BadPageError, Endpoint, is_page, local_address, resolve
 from openme.client.known import PastKnock
-from openme.client.plan import V1_PAUSE, by_family, target
+from openme.client.plan import V1_PAUSE, by_family, is_translated, target
 from openme.config.model import Profile
 from openme.errors import OpenmeError
 from openme.keys.ed25519 import ClientPrivateKey
@@ -24,24 +24,28 @@ from openme.wire.knock import IPAddress, Knock
 class Sent:
     """One datagram that has left: where to, and the address that it names (None: the source address).
 
-    `past` is what a version 2 knock can be asked about later; None under version 1.
+    `past` is what a version 2 knock can be asked about later; None under version 1. `told_by`: the page that gave the
+    address.
     """
 
     endpoint: Endpoint
     target: IPAddress | None
     past: PastKnock | None = None
+    told_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What became of knocking over every family: the datagrams sent, and (endpoint, reason) of those that were not.
 
-    `left_out`: how many addresses the name has beyond those that are knocked at.
+    `left_out`: how many addresses the name has beyond those that are knocked at. `unnamed`: the families, as `IPv4`,
+    that were not knocked over since the page that was to tell our address did not, and why.
     """
 
     sent: tuple[Sent, ...]
     failed: tuple[tuple[Endpoint, str], ...]
     left_out: int = 0
+    unnamed: tuple[tuple[str, str], ...] = ()
 
 
 class Built(NamedTuple):
@@ -120,6 +124,15 @@ def _epoch_key(profile: Profile, now_ns: int, known: Mapping[int, bytes] | None)
     return epoch, known[epoch]
 
 
+AskPage = Callable[[str, socket.AddressFamily, int], IPAddress]
+
+
+def _ask_page(url: str, family: socket.AddressFamily, version: int) -> IPAddress:
+    from openme.client.address_page import fetch  # noqa: PLC0415  # with ssl and http, which few profiles need
+
+    return fetch(url, family, version)
+
+
 def knock(
     profile: Profile,
     wanted: str | None,
@@ -128,16 +141,19 @@ def knock(
     *,
     prefixes: Callable[[IPv6Address], Iterable[IPv6Network]] = lambda _own: (),
     pause: Callable[[float], None] = time.sleep,
+    page: AskPage = _ask_page,
 ) -> Attempt:
     """Send one knock for each address family that the server's name has, to all its addresses of that family.
 
-    `wanted`: see `plan.target`; without it version 2 names our own address where that is a global one. `prefixes`:
-    those of the NAT64 in the network where we have this address; asked where it matters. What cannot be sent is no
-    failure as long as something could be sent; OpenmeError if nothing could.
+    `wanted`: see `plan.target`, or the URL of a page that `page` asks over that family (`address_page.fetch`); without
+    it version 2 names our own address where that is a global one. `prefixes`: those of the NAT64 in the network where
+    we have this address; asked where it matters. What cannot be sent is no failure as long as something could be sent;
+    OpenmeError if nothing could.
     """
     version = version_of(profile)
     sent: list[Sent] = []
     failed: list[tuple[Endpoint, str]] = []
+    unnamed: list[tuple[str, str]] = []
     left_out = 0
     for family in by_family(resolve(profile.server_host, profile.server_udp_port)):
         left_out += family.left_out
@@ -150,7 +166,11 @@ def knock(
                     sock.connect((endpoint.host, profile.server_udp_port))
                     if built is None:
                         # One packet for all of them, named after the address that the first one is reached from.
-                        named = _target(wanted, local_address(sock), family.endpoints, prefixes, version)
+                        own = local_address(sock)
+                        if wanted is not None and is_page(wanted):
+                            named = _told(wanted, own, family.endpoints, prefixes, page)
+                        else:
+                            named = _target(wanted, own, family.endpoints, prefixes, version)
                         now_ns = clock_ns()
                         built = build(profile, named, now_ns, epoch_keys)
                     if version == 1 and sent:
@@ -159,14 +179,34 @@ def knock(
             except OSError as error:
                 failed.append((endpoint, error.strerror or str(error)))
                 continue
+            except BadPageError as error:
+                # Never the source address instead: whoever keeps the page away would have a knock to steal.
+                field = "ip" if wanted == profile.ip else "--ip"
+                over = "IPv6" if endpoint.family == socket.AF_INET6 else "IPv4"
+                unnamed.append((over, f"profile {profile.name}: {field}: {wanted}: {error}"))
+                break
             past = None
             if built.receipt is not None:
                 past = PastKnock(endpoint.host, named, now_ns, built.epoch, built.receipt)
-            sent.append(Sent(endpoint, named, past))
+            sent.append(Sent(endpoint, named, past, wanted if is_page(wanted) else None))
     if not sent:
-        reasons = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in failed)
-        raise OpenmeError(f"no knock could be sent: {reasons}", "check this machine's network")
-    return Attempt(tuple(sent), tuple(failed), left_out)
+        reasons = "; ".join(f"{where}: {reason}" for where, reason in (*failed, *unnamed))
+        cure = "name the address yourself with --ip, or another page" if unnamed else "check this machine's network"
+        raise OpenmeError(f"no knock could be sent: {reasons}", cure)
+    return Attempt(tuple(sent), tuple(failed), left_out, tuple(unnamed))
+
+
+def _told(
+    url: str,
+    own: IPAddress,
+    endpoints: tuple[Endpoint, ...],
+    prefixes: Callable[[IPv6Address], Iterable[IPv6Network]],
+    page: AskPage,
+) -> IPAddress:
+    """The address that a page gives. Behind NAT64 the server sees an IPv4 one, and so does a page without IPv6."""
+    if not isinstance(own, IPv6Address):
+        return page(url, socket.AF_INET, 4)
+    return page(url, socket.AF_INET6, 4 if is_translated(endpoints, prefixes(own)) else 6)
 
 
 def _target(

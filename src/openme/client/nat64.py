@@ -5,11 +5,11 @@ are known; where they stand in its answer says what stands before them.
 """
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address, IPv6Network, ip_network
-from queue import Empty, SimpleQueue
+
+from openme.client.waiting import within
 
 NAME = "ipv4only.arpa"
 PATIENCE = 0.5  # seconds
@@ -43,26 +43,14 @@ def _ask() -> list[IPv6Address]:
 
 
 def look_up(ask: Callable[[], list[IPv6Address]] = _ask, patience: float = PATIENCE) -> tuple[IPv6Network, ...] | None:
-    """The prefixes of this network, none where it has no NAT64; None if nobody said so within `patience` seconds.
-
-    Whoever waits for a resolver that does not answer is left behind in a thread that keeps nothing from ending.
-    """
-    answers: SimpleQueue[tuple[IPv6Network, ...] | None] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            answers.put(prefixes_in(ask()))
-        except socket.gaierror as error:
-            # There is no such address: the answer of every network without NAT64. Any other failure is none.
-            known = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None), getattr(socket, "EAI_ADDRFAMILY", None)}
-            answers.put(() if error.errno in known else None)
-        except (OSError, ValueError):
-            answers.put(None)
-
-    threading.Thread(target=run, daemon=True).start()
+    """The prefixes of this network, none where it has no NAT64; None if nobody said so within `patience` seconds."""
     try:
-        return answers.get(timeout=patience)
-    except Empty:
+        return prefixes_in(within(patience, ask))
+    except socket.gaierror as error:
+        # There is no such address: the answer of every network without NAT64. Any other failure is none.
+        known = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None), getattr(socket, "EAI_ADDRFAMILY", None)}
+        return () if error.errno in known else None
+    except (OSError, ValueError):
         return None
 
 

@@ -1,5 +1,6 @@
 """What a configuration says, once it has been checked: plain values, in seconds, ports and keys."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,11 @@ DEFAULT_UDP_PORT = 54154
 DEFAULT_EPOCH_LENGTH = 7 * 86400.0  # seconds
 WIRE_VERSIONS = ("v1", "v2")
 FIREWALLS = ("nft", "iptables", "memory")
+
+PAGE = re.compile(
+    r"https://(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?(?P<path>[/?][!\"$-~]{0,2000})?"
+)
+"""A page whose text is our address (`ip`): no user, no fragment, nothing outside ASCII."""
 
 
 @dataclass(frozen=True, slots=True)

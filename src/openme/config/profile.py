@@ -7,6 +7,7 @@ from pathlib import Path
 from openme.config.files import check_client_file, open_regular, read_text
 from openme.config.model import (
     DEFAULT_UDP_PORT,
+    PAGE,
     WIRE_VERSIONS,
     ClientConfig,
     ConfigError,
@@ -139,7 +140,7 @@ def _profile(path: Path, name: str, line: int, node: Mapping, faults: list[Confi
     udp_port = section.whole("server_udp_port", DEFAULT_UDP_PORT, 1, MAX_PORT)
     health_port = section.whole("server_health_port", udp_port, 1, MAX_PORT)
     post_knock = section.text("post_knock", "a shell command", r"[^\0]+", invisible=True)
-    ip = section.parsed("ip", "auto, source or an address", _address)
+    ip = _ip(section)
     epoch_keys = _epoch_keys(section)
     protocol = section.choice("protocol", "", WIRE_VERSIONS) or None
     same_server_as = section.items("same_server_as", "[knock.example.org]") or ()
@@ -198,5 +199,19 @@ def _key_list(text: str) -> tuple[bytes, ...]:
     return tuple(raw[i : i + KEY_SIZE] for i in range(0, len(raw), KEY_SIZE))
 
 
+def _ip(profile: Section) -> str | None:
+    expected = "auto, source, an address or a page https://…"
+    node = profile.scalar("ip", expected)
+    if node is not None and node.text.lower().startswith("http://"):
+        profile.fault("ip", "expected https://, not http://: whoever sits on the way would choose whose address opens")
+        return None
+    return profile.parsed("ip", expected, _address) if node is not None else None
+
+
 def _address(text: str) -> str:
-    return text if text in {"auto", "source"} else str(ipaddress.ip_address(text))
+    if text in {"auto", "source"}:
+        return text
+    page = PAGE.fullmatch(text)
+    if page is not None and 0 < int(page["port"] or 443) <= MAX_PORT:
+        return text
+    return str(ipaddress.ip_address(text))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from openme.client.addresses import Endpoint, local_address, parse_target, resolve
+from openme.client.addresses import Endpoint, local_address, parse_page, parse_target, parse_wanted, resolve
 from openme.errors import OpenmeError
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -67,3 +67,38 @@ def test_the_local_address_is_the_one_that_is_sent_from() -> None:
     with socket.socket(V4, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", 9))
         assert local_address(sock) == ip_address("127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "page"),
+    [
+        ("https://page.example", ("page.example", 443, "page.example", "/")),
+        ("https://page.example/ip?who=me", ("page.example", 443, "page.example", "/ip?who=me")),
+        ("https://page.example:8443?x", ("page.example", 8443, "page.example:8443", "/?x")),
+        ("https://[2001:db8::1]:8443/", ("2001:db8::1", 8443, "[2001:db8::1]:8443", "/")),
+    ],
+)
+def test_a_page_has_a_host_a_port_and_a_path(text: str, page: tuple[str, int, str, str]) -> None:
+    assert parse_page(text) == page
+    assert parse_wanted(text) == text
+
+
+def test_what_is_wanted_is_a_word_an_address_or_a_page() -> None:
+    wanted = ["auto", "source", "::ffff:203.0.113.5", "2001:DB8::7"]
+    assert [parse_wanted(text) for text in wanted] == ["auto", "source", "203.0.113.5", "2001:db8::7"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("http://page.example/", "is not https: whoever sits on the way would choose whose address opens"),
+        ("HTTP://page.example/", "is not https"),
+        ("https://user@page.example/", "is no page"),
+        ("https://page.example:65536/", "is no page"),
+        ("https://page.example/\r\nHost: other.example", "is no page"),
+        ("here", "is no IP address"),
+    ],
+)
+def test_what_else_is_wanted_is_refused(text: str, says: str) -> None:
+    with pytest.raises(OpenmeError, match=says):
+        parse_wanted(text)

@@ -2,16 +2,19 @@
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv6Network, ip_address
 
 import pytest
 
 from openme.client import knock as knock_module
-from openme.client.addresses import Endpoint
+from openme.client.addresses import BadPageError, Endpoint
 from openme.client.knock import build, knock
 from openme.client.plan import V1_PAUSE
 from openme.config.model import Profile
 from openme.errors import OpenmeError
 from openme.wire import v1
+from openme.wire.knock import IPAddress
 from support.knocks import ALICE, SERVER, START
 from support.ports import free_port
 
@@ -103,3 +106,111 @@ def test_of_too_many_addresses_the_rest_is_counted(server: socket.socket, monkey
     attempt = knock(PROFILE, None, pause=lambda _: None)
     assert (len(attempt.sent), attempt.left_out) == (16, 3)
     assert len({server.recv(1000) for _ in range(16)}) == 1
+
+
+# -- a page that tells our address
+
+PAGE = "https://page.example/ip"
+ASKING = replace(PROFILE, ip=PAGE)
+
+
+def test_what_a_page_says_over_each_family_is_named_in_its_knock(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoints(monkeypatch, V6, V4, Endpoint(socket.AF_INET, "127.0.0.2"))
+    asked: list[object] = []
+
+    def page(url: str, family: socket.AddressFamily, version: int) -> IPAddress:
+        asked.append((url, family, version))
+        return ip_address("8.8.4.4" if version == 4 else "2606:4700::1111")
+
+    attempt = knock(ASKING, PAGE, page=page, pause=lambda _: None)
+    assert asked == [(PAGE, socket.AF_INET6, 6), (PAGE, socket.AF_INET, 4)], "once for each family"
+    assert [(str(sent.target), sent.told_by) for sent in attempt.sent] == [
+        ("2606:4700::1111", PAGE),
+        ("8.8.4.4", PAGE),
+        ("8.8.4.4", PAGE),
+    ]
+    assert [str(opened(server.recv(1000))[2]) for _ in range(2)] == ["2606:4700::1111", "8.8.4.4"]
+
+
+def test_a_family_that_the_page_does_not_answer_over_is_left_out_and_the_other_goes(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never by the source address instead: whoever keeps the page away would have a knock to steal."""
+    endpoints(monkeypatch, V6, V4)
+
+    def page(_url: str, _family: socket.AddressFamily, version: int) -> IPAddress:
+        if version == 6:
+            raise BadPageError("it is away")
+        return ip_address("8.8.4.4")
+
+    attempt = knock(ASKING, PAGE, page=page)
+    assert [sent.endpoint for sent in attempt.sent] == [V4]
+    assert attempt.unnamed == (("IPv6", f"profile home: ip: {PAGE}: it is away"),)
+    assert str(opened(server.recv(1000))[2]) == "8.8.4.4"
+    server.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    with pytest.raises(BlockingIOError):
+        server.recv(1000)
+
+
+@pytest.mark.parametrize(("profile", "field"), [(ASKING, "ip"), (PROFILE, "--ip")])
+def test_without_any_answer_nothing_leaves_and_the_error_names_profile_and_field(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch, profile: Profile, field: str
+) -> None:
+    endpoints(monkeypatch, V6, V4)
+
+    def page(*_: object) -> IPAddress:
+        raise BadPageError("it is away")
+
+    with pytest.raises(OpenmeError) as caught:
+        knock(profile, PAGE, page=page)
+    assert caught.value.message == "no knock could be sent: " + "; ".join(
+        f"{over}: profile home: {field}: {PAGE}: it is away" for over in ("IPv6", "IPv4")
+    )
+    assert "--ip" in (caught.value.hint or "")
+    server.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    with pytest.raises(BlockingIOError):
+        server.recv(1000)
+
+
+def test_a_family_that_leads_nowhere_asks_no_page(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoints(monkeypatch, Endpoint(socket.AF_INET, "255.255.255.255"), V6)
+    asked: list[int] = []
+
+    def page(_url: str, _family: socket.AddressFamily, version: int) -> IPAddress:
+        asked.append(version)
+        return ip_address("2606:4700::1111")
+
+    knock(ASKING, PAGE, page=page)
+    assert asked == [6]
+    assert len(server.recv(1000)) == 165
+
+
+def test_the_clock_is_read_after_the_page_has_answered(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page may take seconds, and a knock is as old as its timestamp."""
+    endpoints(monkeypatch, V4)
+    times = [START]
+
+    def page(*_: object) -> IPAddress:
+        times.append(START + 7)
+        return ip_address("8.8.4.4")
+
+    knock(ASKING, PAGE, lambda: times[-1], page=page)
+    assert opened(server.recv(1000))[0] == START + 7
+
+
+def test_behind_nat64_the_page_has_to_say_what_the_server_sees(
+    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An IPv4 address, although the knock leaves over IPv6."""
+    endpoints(monkeypatch, V6)
+    asked: list[object] = []
+
+    def page(_url: str, family: socket.AddressFamily, version: int) -> IPAddress:
+        asked.append((family, version))
+        return ip_address("8.8.4.4")
+
+    knock(ASKING, PAGE, page=page, prefixes=lambda own: [IPv6Network((own, 128))])
+    assert asked == [(socket.AF_INET6, 4)]
+    assert str(opened(server.recv(1000))[2]) == "8.8.4.4"

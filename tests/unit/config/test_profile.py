@@ -53,7 +53,22 @@ def test_what_add_prints_is_a_complete_file() -> None:
     ("lines", "expected"),
     [
         ("sever_host: x", "c.yaml:5: profiles.home.sever_host: unknown key"),
-        ("ip: 300.1.1.1", "c.yaml:5: profiles.home.ip: expected auto, source or an address"),
+        ("ip: 300.1.1.1", "c.yaml:5: profiles.home.ip: expected auto, source, an address or a page https://…"),
+        ("ip: http://page.example/ip", "c.yaml:5: profiles.home.ip: expected https://, not http://: whoever sits"),
+        ("ip: HTTP://page.example/ip", "c.yaml:5: profiles.home.ip: expected https://, not http://: whoever sits"),
+        *(
+            (f'ip: "{page}"', "c.yaml:5: profiles.home.ip: expected auto, source, an address or a page https://…")
+            for page in (
+                *("https://", "https:///ip", "https://user@page.example/", "https://page.example/#x", "ftp://x/"),
+                *(
+                    "https://page.example:0/",
+                    "https://page.example:65536/",
+                    "https://page.example:x/",
+                    "https://ü.example/",
+                ),
+                *("https://page.example/a b", "https://page.example/\\r\\nX: y", "https://[::1/"),
+            )
+        ),
         ("protocol: v3", "c.yaml:5: profiles.home.protocol: expected one of v1, v2"),
         ("identity: agent", "c.yaml:5: profiles.home.identity: expected ssh-agent:SHA256:… or file:PATH"),
         (f"identity: file:/k\n    private_key: {KEY.to_base64()}", "c.yaml:5: profiles.home.identity: expected either"),
@@ -101,3 +116,17 @@ def test_a_private_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path.write_text(f"{BASE}    post_knock: 'true'\n")
     with pytest.raises(ConfigError, match="beside post_knock"):
         load_client_config(path)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "https://page.example",
+        "https://page.example:8443/ip?who=me",
+        "https://page.example?x",
+        "https://[2001:db8::1]:443/",
+        "https://192.0.2.1/",
+    ],
+)
+def test_a_page_may_tell_our_address(page: str) -> None:
+    assert parse_client_config(f'{BASE}    ip: "{page}"\n', PATH).profiles["home"].ip == page
