@@ -84,7 +84,7 @@ class Stranger:
     frame: Frame
     knock: Knock
     registry: Registry
-    tries: Iterator[ClientEntry | None]
+    tries: Iterator[ClientEntry | DisabledClient | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +196,10 @@ class Keeper:
             try:
                 client = next(stranger.tries)
             except StopIteration:
-                disabled = stranger.registry.disabled_signer(lambda key: v1.signed_by(stranger.frame.packet, key))
-                if disabled is not None:
-                    return self._refuse_disabled(disabled, stranger.frame)
                 self._journal.refused_stranger("unknown_key", stranger.frame.source)
                 return Judgement("unknown_key", stranger.frame.source)
+            if isinstance(client, DisabledClient):
+                return self._refuse_disabled(client, stranger.frame)
             if client is not None:
                 return self._judge_signed(client, stranger.frame, stranger.knock, now)
         return None
