@@ -10,7 +10,7 @@ from contextlib import suppress
 from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, hint, note, warn
 from openme.cli.profile_choice import chosen, client_config
-from openme.client.addresses import AUTO, SOURCE, Endpoint, is_page, parse_wanted, resolve
+from openme.client.addresses import Endpoint, parse_wanted, resolve
 from openme.client.door import open_endpoints, wait_open
 from openme.client.knock import Attempt, knock, version_of
 from openme.client.known import Known, PastKnock
@@ -244,18 +244,18 @@ class _Client:
             if target is None:
                 continue
             if told_by is not None:
-                hint(f"the knock named {target}, which the page saw; the server may see us come from another address")
-            elif is_own:
                 hint(
-                    f"the knock named {target}, this machine's own address; if something on the way changes it: {change}"
+                    f"the knock named the address that the page saw, {target}; the server may see us come from another one"
                 )
+            elif is_own:
+                hint(f"the knock named {target}, this machine's own address; if it is changed on the way: {change}")
             else:
                 hint(
                     f"the knock named {target}: from here the door is shut, unless the server sees this machine as that"
                 )
         hint(
-            f"nothing answered on {profile.server_host} port {profile.server_health_port}/tcp; if the knock was refused,"
-            " the server's log says why (journalctl -u openme); 'openme list' there has the last accepted one"
+            f"nothing answered on {profile.server_host} port {profile.server_health_port}/tcp; if the knock was"
+            " refused, the server's log says why (journalctl -u openme); 'openme list' there has the last accepted one"
         )
 
     # -- status

@@ -95,7 +95,7 @@ NOT_OURS, OURS = "203.0.113.9", "127.0.0.1"
         (
             ("knock", "--check", "--ip", OURS),
             NOT_OURS,
-            "this machine's own address; if something on the way changes it",
+            "this machine's own address; if it is changed on the way: --ip source",
         ),
         (("status", "--knock"), OURS, "changed on the way: ip: source in profile default"),
     ],
