@@ -4,12 +4,10 @@ import argparse
 import json
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -21,10 +19,8 @@ from openme.errors import OpenmeError
 from openme.keeper.revoked_keys import FILE_NAME, read_revoked
 from openme.server import control
 from openme.server.admin import key_texts
+from support.another_server import another_server
 from support.command import Place, place
-
-if TYPE_CHECKING:
-    import socket
 
 
 class Killed(BaseException):
@@ -54,41 +50,6 @@ def in_force(here: Place, name: str, key: bytes) -> bool:
     text = key_texts([key])
     reply = control.ask(here.state, {"command": "client", "name": name, "keys": text})
     return text == reply["keys"] and not reply["revoked"]
-
-
-@contextmanager
-def another_server(here: Place, answer: Callable[[dict[str, Any]], bytes | None]) -> Iterator[list[str]]:
-    """Somebody else on the control socket; the commands that were asked. None: it hangs."""
-    asked: list[str] = []
-    held: list[socket.socket] = []
-    with control.listen(here.state) as listening:
-        listening.settimeout(0.05)
-        over = threading.Event()
-
-        def serve() -> None:
-            while not over.is_set():
-                try:
-                    peer, _ = listening.accept()
-                except TimeoutError:
-                    continue
-                peer.setblocking(True)  # noqa: FBT003  # the standard library's signature
-                request = json.loads(peer.recv(control.MAX_REQUEST))
-                asked.append(request["command"])
-                if (reply := answer(request)) is None:
-                    held.append(peer)
-                    continue
-                peer.sendall(reply)
-                peer.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield asked
-        finally:
-            over.set()
-            thread.join()
-            for peer in held:
-                peer.close()
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
