@@ -123,19 +123,25 @@ def _add(args: argparse.Namespace) -> int:
             _add_entry(args, fields)
         _tell_of_client(server)
 
+    was_there = private is None and public.raw in client_keys(args.config, args.name)
+
     def undo() -> str:
-        return _undo(args, handover, None if stood_there else public)
+        return _undo(args, handover, None if was_there else public)
 
     all_or_nothing(do, undo)
     if private is None:
         _lift(args, config, server, public)
 
     def show() -> None:
-        if args.qr and qr is not None:
-            _show_qr(qr)
-        handover.print(text)
+        try:
+            if args.qr and qr is not None:
+                _show_qr(qr)
+            handover.print(text)
+        except OpenmeError as error:
+            raise OpenmeError(error.message, None if stood_there else NOTHING_ADDED) from None
 
-    all_or_nothing(show, undo)  # a profile that nobody holds must not stay registered
+    # A profile that nobody holds must not stay registered; whose key is revoked no more holds it already.
+    all_or_nothing(show, (lambda: f"{args.name} is let in again") if stood_there else undo)
     _note_file(config, public, epoch_keys)
     note(f"{'let in again' if stood_there else 'added'} {args.name} ({public.fingerprint})")
     handover.tell(secret=private is not None)
@@ -292,7 +298,7 @@ def _show_qr(content: str) -> None:
     try:
         print_qr(content)
     except OSError as error:
-        raise OpenmeError(f"the QR code could not be written: {error.strerror}", NOTHING_ADDED) from None
+        raise OpenmeError(f"the QR code could not be written: {error.strerror}") from None
 
 
 def _is_revoked_entry(

@@ -47,7 +47,7 @@ class Handover:
             try:
                 answer_lines(text.rstrip("\n"))
             except OSError as error:
-                raise OpenmeError(f"the profile could not be written: {error.strerror}", NOTHING_ADDED) from None
+                raise OpenmeError(f"the profile could not be written: {error.strerror}") from None
 
     def tell(self, *, secret: bool) -> None:
         """Say where they are."""

@@ -449,3 +449,40 @@ def test_a_key_that_another_client_has_names_it_and_the_way_on(here: Place) -> N
     here.ok("revoke", "alice")
     here.ok("add", "bob", "--pubkey", key)
     assert set(load_server_config(here.config).clients) == {"bob"}
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_who_was_there_before_is_not_undone(here: Place, *, revoked: bool) -> None:
+    """Neither an add that is refused nor one that is interrupted takes out an entry that it has not made."""
+    here.ok("add", "alice")
+    config = here.config.read_text()
+    key = str(load_server_config(here.config).clients["alice"].public_key)
+    if revoked:
+        here.ok("revoke", "alice")
+        here.write(config)
+    words = here.command("add", "alice", "--pubkey", key, "--out", str(here.root / "again.yaml"))[1:]
+    done = subprocess.run(
+        [sys.executable, "-c", AT, "openme.cli.new_file:write_new", "after", "15", *words],
+        env=here.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert (done.returncode, "interrupted: nothing was added" in done.stderr) == (143, True)
+    if not revoked:
+        assert "this name is taken" in here.run("add", "alice", "--pubkey", key).error
+    assert here.config.read_text() == config
+    assert not (here.root / "again.yaml").exists()
+
+
+def test_who_is_let_in_again_stays_in_when_the_file_cannot_be_printed(here: Place) -> None:
+    here.ok("add", "alice")
+    config = here.config.read_text()
+    key = str(load_server_config(here.config).clients["alice"].public_key)
+    here.ok("revoke", "alice")
+    here.write(config)
+    done = here.shell(f"openme add alice --pubkey '{key}' >/dev/full")
+    assert (done.code, "nothing was added" in done.err) == (1, False)
+    assert here.config.read_text() == config
+    assert here.ok("list", "--json").json()[0]["revoked"] is None
