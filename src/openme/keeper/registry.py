@@ -1,10 +1,9 @@
 """The registered clients, and which of them signed a knock."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from openme.config.client_index import ClientIndex
 from openme.config.model import ClientEntry, DisabledClient
-from openme.keys.ed25519 import ClientPublicKey
 from openme.wire import v1
 
 
@@ -16,6 +15,9 @@ class Registry:
         self._index = clients if isinstance(clients, ClientIndex) else ClientIndex(clients)
         # Of two entries with one key the first is named: a packet is compared with each key once.
         self._disabled = {client.public_key.raw: client for client in reversed(tuple(disabled))}
+        self._disabled_by_id: dict[bytes, list[DisabledClient]] = {}
+        for client in self._disabled.values():
+            self._disabled_by_id.setdefault(client.public_key.key_id, []).append(client)
 
     def by_key(self, public_key: bytes) -> ClientEntry | None:
         """The client with this 32-byte public key."""
@@ -25,10 +27,9 @@ class Registry:
         """The clients with this version 2 key id: none, one, or, as an id is short, perhaps more."""
         return self._index.by_key_id(key_id)
 
-    def disabled_signer(self, signed: Callable[[ClientPublicKey], bool], key_id: bytes) -> DisabledClient | None:
-        """The disabled client whose signature a version 2 packet carries, among those with the key id that it names."""
-        named = (client for client in self._disabled.values() if client.public_key.key_id == key_id)
-        return next((client for client in named if signed(client.public_key)), None)
+    def disabled_with(self, key_id: bytes) -> Sequence[DisabledClient]:
+        """The disabled clients with this version 2 key id."""
+        return self._disabled_by_id.get(key_id, ())
 
     def signer_among(self, packet: bytes, keys: Iterable[bytes]) -> ClientEntry | None:
         """The client among these public keys whose signature a version 1 packet carries, or None."""

@@ -346,3 +346,19 @@ def test_a_file_that_is_edited_between_the_two_looks_is_compared_again(here: Pla
     with another_server(here, answer) as asked:
         here.ok("close", "alice")
     assert asked == ["close", "reload"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"), [((), "alice: refused: disabled, its key is revoked (from "), (("--v1",), "unknown_key")]
+)
+def test_a_knock_after_a_revocation_is_told_as_such(here: Place, more: tuple[str, ...], says: str) -> None:
+    """Under version 2, whose packets name their key; version 1 would have to try every key that was ever revoked."""
+    here.ok("revoke", "alice")
+    file = here.client("alice", *more)
+    with here.serving("--log-level", "debug") as server:
+        here.ok("--client-config", str(file), "knock", "--ip", "203.0.113.5")
+        server.logs("alice: opened")
+        here.ok("revoke", "alice")
+        here.ok("--client-config", str(file), "knock", "--ip", "203.0.113.5")
+        server.logs(says)
+    assert set(load_server_config(here.config).clients) == {"bob"}

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from openme.config.model import MOST_DISABLED
+from openme.config.model import MOST_DISABLED, DisabledClient
 from openme.keeper.keeper import Stranger
-from openme.keeper.revoked_keys import Revocation, without_revoked
+from openme.keeper.revoked_keys import WHY, Revocation, without_revoked
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
 from openme.wire import v1, v2
 from support.knocks import ALICE, BOB, HOME, NOW, STRANGER, config, frame, judged, keeper, lines, packet, packet_v2
@@ -97,3 +97,24 @@ def test_one_key_in_many_disabled_entries_costs_one_check(make: Callable[..., by
         assert judged(judge, make(ALICE)).reason == "disabled"
     assert checks == [ALICE.public.raw]
     assert log[0].getMessage().startswith("c0: ")
+
+
+def test_who_is_revoked_and_gone_from_the_config_is_named_for_one_check(checks: list[bytes]) -> None:
+    judge = keeper(config("{bob: {ed25519_pubkey: KEY_B}}"))
+    revoked = {ALICE.public.key_id: [DisabledClient("alice", ALICE.public, WHY)]}
+    judge.revoked_with = lambda key_id: revoked.get(key_id, [])
+    with lines("openme.journal") as log:
+        assert judged(judge, packet_v2(ALICE)).reason == "disabled"
+    assert log[0].getMessage() == f"alice: refused: disabled, its key is revoked (from {HOME})"
+    assert checks == [ALICE.public.raw]
+    assert judged(judge, packet_v2(STRANGER)).reason == "unknown_key"
+    assert checks == [ALICE.public.raw], "whose id nobody has is compared with nobody"
+
+
+def test_who_is_revoked_and_in_the_config_costs_one_check(checks: list[bytes]) -> None:
+    whole = config(BOTH)
+    judge = keeper(without_revoked(whole, {ALICE.public.raw: Revocation("alice", "2026-01-01T00:00:00Z")}))
+    judge.revoked_with = lambda _: [DisabledClient("al", ALICE.public, WHY)]
+    with lines("openme.journal") as log:
+        assert judged(judge, packet_v2(ALICE)).reason == "disabled"
+    assert (checks, log[0].getMessage()[:7]) == ([ALICE.public.raw], "alice: ")
