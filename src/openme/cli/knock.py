@@ -245,7 +245,7 @@ class _Client:
                 continue
             if told_by is not None:
                 hint(
-                    f"the knock named the address that the page saw, {target}; the server may see us come from another one"
+                    f"the knock named the address that the page saw, {target}; the server may see us come from another"
                 )
             elif is_own:
                 hint(f"the knock named {target}, this machine's own address; if it is changed on the way: {change}")
