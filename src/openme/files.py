@@ -10,14 +10,20 @@ _WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) 
 
 
 def write_new(
-    path: Path, content: bytes | bytearray, *, owner: os.stat_result | None = None, durable: bool = True
+    path: Path,
+    content: bytes | bytearray,
+    *,
+    owner: os.stat_result | None = None,
+    durable: bool = True,
+    dir_fd: int | None = None,
 ) -> None:
     """Make a file that is not there yet, mode 0600 at every moment. OSError, and no such file, if that fails.
 
     `owner`: whose owner and group it gets; None for this process's own. `durable`: its content, not yet its name, is on
-    the disk when this returns (`sync_directory` does the rest). The content is not copied on the way.
+    the disk when this returns (`sync_directory` does the rest). `dir_fd`: an open directory that `path` starts from.
+    The content is not copied on the way.
     """
-    descriptor = os.open(path, _WRITE_NEW, 0o600)
+    descriptor = os.open(path, _WRITE_NEW, 0o600, dir_fd=dir_fd)
     try:
         try:
             if hasattr(os, "fchmod"):
@@ -37,7 +43,7 @@ def write_new(
             os.close(descriptor)
     except BaseException:
         with suppress(OSError):
-            path.unlink()
+            os.unlink(path, dir_fd=dir_fd)
         raise
 
 

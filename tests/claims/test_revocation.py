@@ -574,7 +574,8 @@ def test_a_damaged_list_lets_nobody_back(world: ClaimsWorld, harm: str) -> None:
         path.mkdir()
     elif harm != "gone":
         path.touch(mode=0o600)
-        changed = {"cut": whole[:-20], "flipped": whole[:30] + b"z" + whole[31:], "empty": b""}
+        flipped = bytes([*whole[:30], whole[30] ^ 1, *whole[31:]])  # another byte, whatever stands there
+        changed = {"cut": whole[:-20], "flipped": flipped, "empty": b""}
         path.write_bytes(changed[harm])
     world.assert_refuses(world.signed(world.alice))
     world.says("the list of revoked keys is damaged")

@@ -2,13 +2,15 @@
 
 import argparse
 import secrets
+import shlex
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from openme.cli.handover import NOTHING_ADDED, Handover
+from openme.cli.all_or_nothing import all_or_nothing
+from openme.cli.handover import NOTHING_ADDED, Handover, path_or_stdout
 from openme.cli.output import answer_json, answer_lines, hint, note, table, warn
 from openme.cli.revocation import revoke
 from openme.cli.running_server import FOUND_BY_ITSELF, RunningServer, ask, refuse_another
@@ -44,7 +46,9 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--cut", action="store_true", help="also end the connections that it has established")
     if name in {"add", "renew"}:
         parser.add_argument("--profile", metavar="P", help="the profile's name in the client file (default_profile)")
-        parser.add_argument("--out", type=Path, metavar="FILE", help="write it there, 0600; never overwrites (stdout)")
+        parser.add_argument(
+            "--out", type=path_or_stdout, metavar="FILE", help="write it there, 0600; never overwrites; -: stdout (-)"
+        )
     if name == "renew":
         parser.add_argument("--v1", action="store_true", help="a profile for wire version 1, without epoch keys")
     if name == "add":
@@ -52,7 +56,9 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--expires", metavar="TIME", help="until when it may knock, such as 2026-12-31T00:00:00Z")
         parser.add_argument("--pubkey", metavar="KEY", help="register this public key (base64 or ssh-ed25519 line)")
         parser.add_argument("--qr", action="store_true", help="show a QR code for the phone apps on stderr")
-        parser.add_argument("--qr-out", type=Path, metavar="FILE", help="write the QR code as .png or .svg, mode 0600")
+        parser.add_argument(
+            "--qr-out", type=Path, metavar="FILE", help="write the QR code as .png or .svg, as --out does"
+        )
         parser.add_argument("--v1", action="store_true", help="make a profile for wire version 1 (as --qr does)")
 
 
@@ -63,7 +69,9 @@ def run(name: str, args: argparse.Namespace) -> int:
 
 def _add(args: argparse.Namespace) -> int:
     config = load_server_config(args.config)
-    handover = Handover(args.out)
+    if args.qr_out and args.qr_out.suffix.lower() not in {".png", ".svg"}:
+        raise OpenmeError(f"--qr-out: {args.qr_out}: expected a file that ends in .png or .svg", exit_code=2)
+    handover = Handover(args.out, args.qr_out)
     if args.name not in config.clients:  # a name that is there already, of whatever form, may be let in again
         try:
             validate_name(args.name)
@@ -101,41 +109,79 @@ def _add(args: argparse.Namespace) -> int:
     elif "v1" not in config.protocols:
         raise OpenmeError(f"{args.config}: server.protocols does not accept v1", "leave --v1 and --qr away")
     text = _profile_text(config, profile_name, public, private, epoch_keys)
-    qr = _qr(args, config, profile_name, private)
+    qr, image = _qr(args, config, profile_name, private)
     if private is not None:
         handover.keep_private()
     server = RunningServer(args.config, config.state_dir)
     stood_there = private is None and _is_revoked_entry(args, config, server, public)
-    handover.write_file(text)  # first: a key that nobody holds must not be registered, whatever ends us here
-    try:
+
+    def do() -> None:
+        handover.write_files(
+            text, image
+        )  # first: a key that nobody holds must not be registered, whatever ends us here
         if not stood_there:
             _add_entry(args, fields)
-        _tell_of_client(args, server, stood_there=stood_there)
-    except BaseException:
-        handover.take_back()
-        raise
+        _tell_of_client(server)
+
+    was_there = private is None and public.raw in client_keys(args.config, args.name)
+
+    def undo() -> str:
+        return _undo(args, handover, None if was_there else public)
+
+    all_or_nothing(do, undo)
     if private is None:
         _lift(args, config, server, public)
-    if private is not None and qr is not None:
+
+    def show() -> None:
         try:
-            _show_qr(args, qr)
-        except OSError as error:
-            remove_client(args.config, args.name, keep_hidden=False)
-            handover.take_back()
-            raise OpenmeError(f"{args.qr_out}: {error.strerror}", NOTHING_ADDED) from None
-    try:
-        handover.print(text)
-    except OSError as error:
-        # A profile that nobody holds must not stay registered.
-        remove_client(args.config, args.name, keep_hidden=False)
-        raise OpenmeError(f"the profile could not be written: {error.strerror}", NOTHING_ADDED) from None
+            if args.qr and qr is not None:
+                _show_qr(qr)
+            handover.print(text)
+        except OpenmeError as error:
+            raise OpenmeError(error.message, None if stood_there else NOTHING_ADDED) from None
+
+    # A profile that nobody holds must not stay registered; whose key is revoked no more holds it already.
+    all_or_nothing(show, (lambda: f"{args.name} is let in again") if stood_there else undo)
     _note_file(config, public, epoch_keys)
     note(f"{'let in again' if stood_there else 'added'} {args.name} ({public.fingerprint})")
     handover.tell(secret=private is not None)
     entry = load_server_config(args.config).clients.get(args.name)
     if entry is not None and not entry.ports:
         warn(f"{args.name} opens nothing but the health port: the group 'default' is empty and no --ports was given")
+    _say_next(args, secret=private is not None)
     return 0
+
+
+def _say_next(args: argparse.Namespace, *, secret: bool) -> None:
+    """What is to be done with the files that `add` has made."""
+    made = [path for path in (args.out, args.qr_out) if path is not None]
+    if not made:
+        return
+    away = f"then remove {' and '.join(map(str, made))} here"
+    if args.qr or args.qr_out:
+        hint(f"next: scan the QR code with the phone, {away}")
+    elif secret:
+        hint(f"next: bring {args.out} to the client as ~/.openme/config.yaml, mode 0600, {away}")
+        hint("there: openme knock --check")
+    else:
+        hint(f"next: bring {args.out} to the client, which adds its own private_key to it; there: openme knock --check")
+
+
+def _undo(args: argparse.Namespace, handover: Handover, added: ClientPublicKey | None) -> str:
+    """Neither the entry with the key that was to be `added` nor a file of it; what is so now, in a few words."""
+    try:
+        if added is not None and added.raw in client_keys(args.config, args.name):
+            remove_client(args.config, args.name, keep_hidden=False)
+    except OpenmeError as error:
+        # Then the files stay too: without them nobody could use what is registered.
+        warn(f"{args.name} stays in {args.config}: {error.message}; to take it out: {_command('revoke', args.name)}")
+        return f"{args.name} was added"
+    handover.take_back()
+    return NOTHING_ADDED
+
+
+def _command(name: str, client: str) -> str:
+    return f"openme {name} {shlex.quote(client)}"
 
 
 def _add_entry(args: argparse.Namespace, fields: Mapping[str, str | list[str]]) -> None:
@@ -167,7 +213,7 @@ def _renew(args: argparse.Namespace) -> int:
         raise OpenmeError(f"{args.name} may not speak version 1", "see protocols in its entry and under server")
     epoch_keys = _epoch_keys(config) if "v2" in client.protocols and not args.v1 else None
     text = _profile_text(config, args.profile or config.default_profile, client.public_key, None, epoch_keys)
-    handover.write_file(text)
+    handover.write_files(text)
     handover.print(text)
     handover.tell(secret=False)
     _note_file(config, client.public_key, epoch_keys)
@@ -231,27 +277,28 @@ def _note_file(config: ServerConfig, public: ClientPublicKey, keys: EpochKeys | 
             warn(f"'openme epochs' will not know of this file: {error.message}")
 
 
-def _qr(args: argparse.Namespace, config: ServerConfig, profile: str, private: ClientPrivateKey | None) -> str | None:
-    """The JSON that the phone apps scan, or None."""
+def _qr(
+    args: argparse.Namespace, config: ServerConfig, profile: str, private: ClientPrivateKey | None
+) -> tuple[str | None, bytes]:
+    """The JSON that the phone apps scan, or None, and the image that `--qr-out` asks for."""
     if not (args.qr or args.qr_out) or private is None:
-        return None
-    if args.qr_out and args.qr_out.suffix.lower() not in {".png", ".svg"}:
-        raise OpenmeError(f"--qr-out: {args.qr_out}: expected a file that ends in .png or .svg", exit_code=2)
+        return None, b""
     if config.health_port != config.udp_port:
         warn("the phone apps check the knock port's number; this server's health port differs")
-    from openme.cli.qr import phone_json  # noqa: PLC0415  # only --qr needs it
+    from openme.cli.qr import check, image, phone_json  # noqa: PLC0415  # only --qr needs it
 
-    return phone_json(profile, config, private)
+    content = phone_json(profile, config, private)
+    check(content)
+    return content, image(content, args.qr_out.suffix) if args.qr_out else b""
 
 
-def _show_qr(args: argparse.Namespace, content: str) -> None:
-    from openme.cli.qr import print_qr, write_qr  # noqa: PLC0415  # only --qr needs it
+def _show_qr(content: str) -> None:
+    from openme.cli.qr import print_qr  # noqa: PLC0415  # only --qr needs it
 
-    if args.qr_out:
-        write_qr(content, args.qr_out)
-        note(f"wrote {args.qr_out} (it holds the private key)")
-    if args.qr:
+    try:
         print_qr(content)
+    except OSError as error:
+        raise OpenmeError(f"the QR code could not be written: {error.strerror}") from None
 
 
 def _is_revoked_entry(
@@ -273,14 +320,12 @@ def _is_revoked_entry(
     return True
 
 
-def _tell_of_client(args: argparse.Namespace, server: RunningServer, *, stood_there: bool) -> None:
-    """Have the running server read the file with the new entry; one that reads another file undoes the change."""
+def _tell_of_client(server: RunningServer) -> None:
+    """Have the running server read the file with the new entry; OpenmeError from one that reads another file."""
     try:
         reply = server.tell({"command": "reload"}, "the change holds from the next knock on")
     except OpenmeError as error:
-        if not stood_there:
-            remove_client(args.config, args.name, keep_hidden=False)
-        raise OpenmeError(f"{error.message}: nothing was added", error.hint) from None
+        raise OpenmeError(f"{error.message}: {NOTHING_ADDED}", error.hint) from None
     if reply is not None and reply["reading"]:
         note("the running server is reading its clients; the new one is known in a few seconds")
 

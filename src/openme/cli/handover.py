@@ -6,50 +6,55 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from openme.cli.new_file import NewFile
 from openme.cli.output import answer_lines, note
 from openme.errors import OpenmeError
-from openme.files import sync_directory, write_new
 
 NOTHING_ADDED = "nothing was added"
 
 
+def path_or_stdout(word: str) -> Path | None:
+    """The value of `--out`: `-` is stdout, as without the option."""
+    return None if word == "-" else Path(word)
+
+
 class Handover:
-    """Where a client's file goes. `write` has it there, whole; `take_back` removes it again."""
+    """Where a client's file, and its QR code, go. `write_files` has them there, whole; `take_back` removes them."""
 
-    def __init__(self, out: Path | None) -> None:
-        """OpenmeError if `out` is there already: it may be the only copy of somebody's key."""
-        self._out = out
-        if out is not None and (out.is_symlink() or out.exists()):
-            raise OpenmeError(f"{out} is there already and is not overwritten", "name another file")
+    def __init__(self, out: Path | None, qr_out: Path | None = None) -> None:
+        """OpenmeError if there is something already: it may be the only copy of somebody's key."""
+        self._out = None if out is None else NewFile(out)
+        self._qr_out = None if qr_out is None else NewFile(qr_out)
+        if self._out is not None and self._qr_out is not None and self._out.is_at(self._qr_out):
+            raise OpenmeError(f"--out {out} and --qr-out {qr_out} are one file", "name two", exit_code=2)
 
-    def write_file(self, text: str) -> None:
-        """Make the file that was asked for, mode 0600, or nothing for stdout. OpenmeError, and no file, otherwise."""
-        if self._out is None:
-            return
-        try:
-            write_new(self._out, text.encode(), owner=_owner(self._out.parent))
-            sync_directory(self._out.parent)
-        except FileExistsError:
-            raise OpenmeError(f"{self._out} is there already and is not overwritten", "name another file") from None
-        except OSError as error:
-            raise OpenmeError(f"{self._out}: {(error.strerror or 'failed').lower()}", NOTHING_ADDED) from None
+    def write_files(self, text: str, image: bytes = b"") -> None:
+        """Make the files that were asked for, mode 0600; nothing for stdout. OpenmeError: `take_back` is due."""
+        if self._out is not None:
+            self._out.write(text.encode())
+        if self._qr_out is not None:
+            self._qr_out.write(image)
 
     def take_back(self) -> None:
-        """Remove the file: its key was not registered."""
-        if self._out is not None:
-            with suppress(OSError):
-                self._out.unlink()
+        """Remove the files: the key was not registered."""
+        for file in (self._out, self._qr_out):
+            if file is not None:
+                file.take_back()
 
     def print(self, text: str) -> None:
-        """Print the file if it was to go to stdout; OSError if that fails."""
+        """Print the file if it was to go to stdout; OpenmeError if that fails."""
         if self._out is None:
-            answer_lines(text.rstrip("\n"))
-            sys.stdout.flush()
+            try:
+                answer_lines(text.rstrip("\n"))
+            except OSError as error:
+                raise OpenmeError(f"the profile could not be written: {error.strerror}") from None
 
     def tell(self, *, secret: bool) -> None:
-        """Say where it is."""
+        """Say where they are."""
         if self._out is not None:
-            note(f"wrote {self._out}{' (it holds the private key, which is nowhere else)' if secret else ''}")
+            note(f"wrote {self._out.path}{' (it holds the private key, which is nowhere else)' if secret else ''}")
+        if self._qr_out is not None:
+            note(f"wrote {self._qr_out.path} (it holds the private key)")
 
     def keep_private(self) -> None:
         """`openme add alice > alice.yaml`: the shell has made the file with its umask, and a key goes into it."""
@@ -60,12 +65,3 @@ class Handover:
             # Also where the shell is another user's than we are, as in `sudo openme add`; a mode is only made stricter.
             with suppress(OSError):
                 os.fchmod(descriptor, 0o600)
-
-
-def _owner(directory: Path) -> os.stat_result | None:
-    """Whose a file made here is to be: with sudo, in a directory of whoever called it, theirs; else our own."""
-    caller = os.environ.get("SUDO_UID", "")
-    if os.geteuid() != 0 or not caller.isdigit() or int(caller) == 0:
-        return None
-    status = directory.stat()
-    return status if status.st_uid == int(caller) else None

@@ -1,6 +1,7 @@
 """`openme knock` and `openme status`."""
 
 import argparse
+import shlex
 import subprocess
 import time
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from contextlib import suppress
 from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, hint, note, warn
 from openme.cli.profile_choice import chosen, client_config
-from openme.client.addresses import AUTO, SOURCE, Endpoint, is_page, parse_wanted, resolve
+from openme.client.addresses import Endpoint, parse_wanted, resolve
 from openme.client.door import open_endpoints, wait_open
 from openme.client.knock import Attempt, knock, version_of
 from openme.client.known import Known, PastKnock
@@ -83,16 +84,15 @@ class _Client:
         """Send it; wait for the door only if asked to."""
         profile = self.profile
         wanted = profile.ip if args.ip is None else parse_wanted(args.ip)
-        elsewhere = args.ip not in {None, AUTO, SOURCE} and not is_page(wanted)
         attempt = self._send(wanted)
         code = 0
         if args.check:
-            code = self._check(attempt, elsewhere=elsewhere)
+            code = self._check(attempt)
             if code and not args.continuous:
                 self._warn_of_keys()
                 return code
         if args.continuous:
-            return self._continue(wanted, args, attempt, elsewhere=elsewhere)
+            return self._continue(wanted, args, attempt)
         if profile.post_knock:
             # Beside it and never before it: nobody waits for new keys.
             with subprocess.Popen(["sh", "-c", profile.post_knock]) as command:
@@ -147,10 +147,10 @@ class _Client:
         for sent in attempt.sent:
             if sent.target is None:
                 where = "the address it comes from"
-            elif wanted in {None, AUTO}:
-                where = f"{sent.target}, this machine's own address"
             elif sent.told_by is not None:
                 where = f"{sent.target}, as {sent.told_by} says"
+            elif sent.is_own:
+                where = f"{sent.target}, this machine's own address"
             else:
                 where = str(sent.target)
             note(f"knocked at {profile.server_host} ({sent.endpoint}, port {profile.server_udp_port}) for {where}")
@@ -166,7 +166,7 @@ class _Client:
                 self.known.remember(profile, past)
         return attempt
 
-    def _continue(self, wanted: str | None, args: argparse.Namespace, attempt: Attempt, *, elsewhere: bool) -> int:
+    def _continue(self, wanted: str | None, args: argparse.Namespace, attempt: Attempt) -> int:
         """Knock again and again; `post_knock` runs once, beside it. `attempt` is the first knock, sent already."""
         post_knock = self.profile.post_knock
         command = subprocess.Popen(["sh", "-c", post_knock]) if post_knock else None
@@ -183,18 +183,18 @@ class _Client:
                     warn(error.message)
                     continue
                 if args.check:
-                    code = self._check(attempt, elsewhere=elsewhere)
+                    code = self._check(attempt)
                 elif problem := self._renew(attempt):
                     warn(problem)
         if command is not None and command.poll() is not None:
             code = max(code, _after(command.returncode))
         return code
 
-    def _check(self, attempt: Attempt, *, elsewhere: bool) -> int:
+    def _check(self, attempt: Attempt) -> int:
         """Wait for the door, and say what opened: under version 2 by the server's own word."""
         opened = wait_open([sent.endpoint for sent in attempt.sent], self.profile.server_health_port)
         if not opened:
-            self._say_closed(attempt, elsewhere=elsewhere)
+            self._say_closed(attempt, "--ip source")
             return SHUT
         proofs = self._prove(attempt, opened) if self.is_v2 else []
         code = _say_proofs(proofs) if self.is_v2 else _say_open()
@@ -236,17 +236,26 @@ class _Client:
         except OSError as error:
             return f"new epoch keys could not be stored: {error.strerror}"
 
-    def _say_closed(self, attempt: Attempt, *, elsewhere: bool) -> None:
+    def _say_closed(self, attempt: Attempt, change: str) -> None:
+        """`change`: how the user of this command lets the server take the address that the knock comes from."""
+        profile = self.profile
         answer("closed")
-        if elsewhere:
-            hint("the knock named another address than ours: from here the door may well be shut")
-        elif any(sent.told_by is not None for sent in attempt.sent):
-            hint("the knock named the address that the page saw; the server may see us come from another one")
-        elif any(sent.target is not None for sent in attempt.sent):
-            hint("the knock named this machine's own address; if something on the way changes it: --ip source")
+        for target, told_by, is_own in dict.fromkeys((sent.target, sent.told_by, sent.is_own) for sent in attempt.sent):
+            if target is None:
+                continue
+            if told_by is not None:
+                hint(
+                    f"the knock named the address that the page saw, {target}; the server may see us come from another"
+                )
+            elif is_own:
+                hint(f"the knock named {target}, this machine's own address; if it is changed on the way: {change}")
+            else:
+                hint(
+                    f"the knock named {target}: from here the door is shut, unless the server sees this machine as that"
+                )
         hint(
-            f"nothing answered on {self.profile.server_host} port {self.profile.server_health_port}/tcp; the reason"
-            " is in the server's log (journalctl -u openme), the client's last accepted knock in 'openme list' there"
+            f"nothing answered on {profile.server_host} port {profile.server_health_port}/tcp; if the knock was"
+            " refused, the server's log says why (journalctl -u openme); 'openme list' there has the last accepted one"
         )
 
     # -- status
@@ -255,6 +264,7 @@ class _Client:
         """Say whether the door is open, knocking first if asked to."""
         profile = self.profile
         proofs: list[Proof] = []
+        attempt: Attempt | None = None
         if args.knock:
             attempt = self._send(profile.ip)
             endpoints = [sent.endpoint for sent in attempt.sent]
@@ -280,8 +290,16 @@ class _Client:
                 }
             )
             return 0 if is_open else SHUT
+        if not opened and attempt is not None:
+            self._say_closed(attempt, f"ip: source in profile {profile.name}")
+            return SHUT
         if not opened:
             answer("closed")
+            named = "" if args.profile is None else f" {shlex.quote(profile.name)}"
+            hint(
+                f"nothing answers on {profile.server_host} port {profile.server_health_port}/tcp, as before a knock; to"
+                f" knock: openme knock --check{named}"
+            )
             return SHUT
         if any(proof.receipt for proof in proofs) or by_proof:
             return _say_proofs(proofs)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal, NoReturn, Protocol, cast
 
 from openme import __version__
-from openme.cli.output import complain, warn
+from openme.cli import output
+from openme.cli.output import answer_lines, complain, warn
 from openme.errors import OpenmeError
 
 DEFAULT_CONFIG = Path("/etc/openme/config.yaml")
@@ -26,17 +27,21 @@ USAGE_ERROR = 2
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command's module under `openme.cli`, its name there where several share one, and its line in the overview."""
+    """A command's module under `openme.cli`, and its line in the overview.
+
+    `answers`: what it prints is all that it is for. Any other prints beside its work, or only with `--json`.
+    """
 
     module: str
     help: str
+    answers: bool = False
 
 
 COMMANDS = {
     "init": Command("init", "make a server's keys and config"),
     "add": Command("clients", "register a client and print its profile"),
     "renew": Command("clients", "print a client's file again, with the keys of today"),
-    "list": Command("clients", "the registered clients"),
+    "list": Command("clients", "the registered clients", answers=True),
     "revoke": Command("clients", "take a client's access away"),
     "close": Command("clients", "end a client's open doors now"),
     "unhide": Command("unhide", "show a port that is hidden though nobody names it"),
@@ -44,13 +49,13 @@ COMMANDS = {
     "check-config": Command("check_config", "say what is wrong with a config"),
     "serve": Command("serve", "run the server"),
     "try": Command("serve", "hide the ports, and undo it unless somebody knocks in time"),
-    "epochs": Command("keys", "where the key ratchet stands, and how far each client's keys reach"),
+    "epochs": Command("keys", "where the key ratchet stands, and how far each client's keys reach", answers=True),
     "rotate": Command("keys", "change the server's keys"),
-    "sessions": Command("sessions", "who is in, and everybody's last knock"),
+    "sessions": Command("sessions", "who is in, and everybody's last knock", answers=True),
     "knock": Command("knock", "open the door"),
     "status": Command("knock", "is the door open?"),
-    "profiles": Command("profiles", "the servers that this client knows"),
-    "demo": Command("demo", "the whole story on this machine, in network namespaces of its own"),
+    "profiles": Command("profiles", "the servers that this client knows", answers=True),
+    "demo": Command("demo", "the whole story on this machine, in network namespaces of its own", answers=True),
 }
 _GROUPS = {
     "server": (
@@ -85,6 +90,25 @@ class _Parser(argparse.ArgumentParser):
                 hint = f"did you mean {near[0]}?"
         raise OpenmeError(message[:1].lower() + message[1:], hint, exit_code=USAGE_ERROR)
 
+    def _print_message(self, message: str, file: object = None) -> None:  # noqa: ARG002  # --help and --version: stdout
+        """Print it, where argparse would lose an error."""
+        _require_stdout()
+        answer_lines(message.rstrip("\n"))
+
+
+def _require_stdout(hint: str = "send it to /dev/null instead") -> None:
+    """OpenmeError where stdout is closed, for what is of no use without."""
+    if output.stdout_is_closed:
+        raise OpenmeError("stdout is closed", hint)
+
+
+def _require_stdout_for(name: str, args: argparse.Namespace) -> None:
+    """As `_require_stdout`, before the work of a command that is done for what it prints."""
+    if COMMANDS[name].answers or getattr(args, "json", False):
+        _require_stdout()
+    if getattr(args, "out", Path()) is None:
+        _require_stdout("name a file: --out FILE")
+
 
 def _log_level(word: str) -> str:
     return "warning" if word == "warn" else word
@@ -106,6 +130,7 @@ def _global_options() -> argparse.ArgumentParser:
     return parser
 
 
+_HELP = ("-h", "--help")
 _WITH_VALUE = ("--config", "--client-config", "--log-level")
 
 
@@ -140,18 +165,24 @@ def _load(name: str) -> CommandModule:
 def main(words: Sequence[str]) -> int:
     """Run one command line; the exit code. OpenmeError for what the user is to read."""
     before, name, after = _split(words)
-    if name == "help" and after and not after[0].startswith("-"):
-        return main([*before, after[0], "--help"])
+    if name == "help":
+        # Wherever the options stand: `openme help --config PATH add` asks for the help of add.
+        options, name, _ = _split(after)
+        before += options
+        if name not in {None, "help"}:
+            _global_options().parse_args([word for word in before if word not in _HELP])
+            return main([*before, name, "--help"])
+        name = None
+        before.append("--help")
     common = _global_options()
-    if name is None or name == "help":
-        if {"-h", "--help"} & set(before) or name == "help":
-            print(_overview())
+    asked = [word for word in before if word in _HELP]
+    if name is None or asked:
+        common.parse_args([word for word in before if word not in _HELP])
+        if asked:
+            _require_stdout()
+            answer_lines(_overview())
             return 0
-        common.parse_args(before)
         raise OpenmeError("a command is missing", "see: openme --help", exit_code=USAGE_ERROR)
-    if {"-h", "--help"} & set(before):
-        print(_overview())
-        return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else "see: openme --help"
@@ -171,6 +202,7 @@ def main(words: Sequence[str]) -> int:
     if name in _GROUPS["server"] and args.client_config is not None:
         warn(f"{name} does not read {args.client_config}: --client-config names a client's file, --config the server's")
     args.config = args.config or DEFAULT_CONFIG
+    _require_stdout_for(name, args)
     return module.run(name, args)
 
 
@@ -200,6 +232,8 @@ def _guarded(action: Callable[[], int]) -> int:
         _need_a_clock()
         try:
             code = action()
+        except SystemExit as ended:  # argparse, behind --help and --version
+            code = ended.code if isinstance(ended.code, int) else 0
         except OverflowError:
             _need_a_clock()  # it may have been turned since, under a server for one
             raise
@@ -230,7 +264,8 @@ def _guarded(action: Callable[[], int]) -> int:
             )
         )
         return 1
-    return code
+    # Lines for stderr were lost, for which nobody but the exit code is left to say so.
+    return code or int(output.stderr_is_lost)
 
 
 def _fill_closed_streams() -> None:
@@ -241,6 +276,9 @@ def _fill_closed_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)  # noqa: FBT003  # the standard library's signature
+    if sys.__stdout__ is None:
+        output.stdout_is_closed = True
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # as long as the process
     if sys.__stderr__ is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  # as long as the process
 
@@ -248,9 +286,6 @@ def _fill_closed_streams() -> None:
 def run() -> NoReturn:
     """The entry point of the `openme` command."""
     _fill_closed_streams()
-    if sys.__stdout__ is None:
-        complain(OpenmeError("stdout is closed", "send it to /dev/null instead"))
-        sys.exit(1)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A letter that the terminal's character set lacks is no reason to fail; stderr is made so by Python.
         sys.stdout.reconfigure(errors="backslashreplace")

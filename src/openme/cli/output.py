@@ -8,6 +8,11 @@ from typing import Any
 from openme.errors import OpenmeError
 from openme.visible import visible
 
+stdout_is_closed = False
+"""Whether whoever started us has closed stdout: what is printed goes nowhere, as it is wanted."""
+stderr_is_lost = False
+"""Whether something that was to be said on stderr could not be, and has not merely found nobody who listens."""
+
 
 def answer(text: str) -> None:
     """The answer, for people, on one line."""
@@ -52,7 +57,14 @@ def complain(error: OpenmeError) -> None:
 
 
 def _say(kind: str, text: str) -> None:
-    print(f"openme: {kind}{visible(text)}", file=sys.stderr)
+    """A stderr that takes nothing stops no command in the middle of its work."""
+    global stderr_is_lost  # noqa: PLW0603  # as stderr is
+    try:
+        print(f"openme: {kind}{visible(text)}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        pass
+    except OSError:
+        stderr_is_lost = True
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

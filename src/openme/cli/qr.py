@@ -2,13 +2,12 @@
 
 import io
 import json
-import os
 import sys
-from pathlib import Path
 
 import segno
 
 from openme.config.model import ServerConfig
+from openme.errors import OpenmeError
 from openme.keys.ed25519 import ClientPrivateKey, encode_base64
 
 
@@ -28,15 +27,25 @@ def phone_json(profile: str, config: ServerConfig, private: ClientPrivateKey) ->
 
 
 def print_qr(content: str) -> None:
-    """Draw the code on stderr: stdout carries the profile."""
-    segno.make(content, micro=False, error="l").terminal(out=sys.stderr, compact=True)
+    """Draw the code on stderr: stdout carries the profile. OSError if it cannot be written."""
+    _code(content, "l").terminal(out=sys.stderr, compact=True)
+    sys.stderr.flush()
 
 
-def write_qr(content: str, path: Path) -> None:
-    """Write the code as PNG or SVG, as the name ends; the file is born 0600. OSError if the disk refuses."""
+def image(content: str, suffix: str) -> bytes:
+    """The code as PNG or SVG, as the suffix says (with its dot). OpenmeError if it is too much for a QR code."""
     buffer = io.BytesIO()
-    segno.make(content, micro=False, error="m").save(buffer, kind=path.suffix.lower().lstrip("."), scale=6)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, 0o600)
-        file.write(buffer.getvalue())
+    _code(content, "m").save(buffer, kind=suffix.lower().lstrip("."), scale=6)
+    return buffer.getvalue()
+
+
+def check(content: str) -> None:
+    """OpenmeError if `print_qr` could not draw it: before anything is done."""
+    _code(content, "l")
+
+
+def _code(content: str, error: str) -> segno.QRCode:
+    try:
+        return segno.make_qr(content, error=error)
+    except segno.DataOverflowError:
+        raise OpenmeError("the profile is too long for a QR code", "give it a shorter name: --profile") from None

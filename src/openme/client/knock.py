@@ -25,13 +25,14 @@ class Sent:
     """One datagram that has left: where to, and the address that it names (None: the source address).
 
     `past` is what a version 2 knock can be asked about later; None under version 1. `told_by`: the page that gave the
-    address.
+    address. `is_own`: the address is the one that this machine sends from.
     """
 
     endpoint: Endpoint
     target: IPAddress | None
     past: PastKnock | None = None
     told_by: str | None = None
+    is_own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,7 @@ def knock(
         left_out += family.left_out
         built: Built | None = None
         named: IPAddress | None = None
+        is_own = False
         now_ns = 0
         for endpoint in family.endpoints:
             try:
@@ -171,6 +173,7 @@ def knock(
                             named = _told(wanted, own, family.endpoints, prefixes, page)
                         else:
                             named = _target(wanted, own, family.endpoints, prefixes, version)
+                        is_own = named == own
                         now_ns = clock_ns()
                         built = build(profile, named, now_ns, epoch_keys)
                     if version == 1 and sent:
@@ -188,7 +191,7 @@ def knock(
             past = None
             if built.receipt is not None:
                 past = PastKnock(endpoint.host, named, now_ns, built.epoch, built.receipt)
-            sent.append(Sent(endpoint, named, past, wanted if is_page(wanted) else None))
+            sent.append(Sent(endpoint, named, past, wanted if is_page(wanted) else None, is_own))
     if not sent:
         reasons = "; ".join(f"{where}: {reason}" for where, reason in (*failed, *unnamed))
         cure = "name the address yourself with --ip, or another page" if unnamed else "check this machine's network"

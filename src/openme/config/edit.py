@@ -11,6 +11,7 @@ import base64
 import binascii
 import os
 import re
+import shlex
 from collections.abc import Callable
 from collections.abc import Mapping as Map
 from collections.abc import Sequence as Seq
@@ -131,7 +132,7 @@ def insert_client(text: str, path: Path, name: str, fields: Fields) -> str:
         if name in clients.entries:
             line = clients.entries[name][0].line
             raise NameTakenError(ConfigFault(path, line, f"clients.{shown(name)}", "this name is taken"))
-        _refuse_shared_key(clients, fields, path)
+        _refuse_shared_key(clients, name, fields, path)
     edited = _inserted(body, root, name, fields, path)
     result = _root(edited, path, ours=True)
     _verify(root, result, path, name, added=True)
@@ -466,7 +467,7 @@ def _check_entry(root: Mapping, path: Path, name: str) -> None:
         raise ConfigError(*(ConfigFault(f.path, 0, f.key, f.message, f.hint) for f in error.faults)) from None
 
 
-def _refuse_shared_key(clients: Mapping, fields: Fields, path: Path) -> None:
+def _refuse_shared_key(clients: Mapping, name: str, fields: Fields, path: Path) -> None:
     new = _raw_key(fields.get("ed25519_pubkey"))
     if new is None:
         return
@@ -476,7 +477,12 @@ def _refuse_shared_key(clients: Mapping, fields: Fields, path: Path) -> None:
                 continue
             if old == new:
                 message = f"expected a key of its own: client {shown(key.text)} has the same"
-                raise _fault(path, key.line, "clients", message)
+                other = shlex.quote(key.text)
+                hint = (
+                    f"{shown(key.text)} knocks with it already: openme renew {other} prints its file again; to register"
+                    f" it as {name}: openme revoke {other} first"
+                )
+                raise _fault(path, key.line, "clients", message, hint)
             if key_id_of(old) == key_id_of(new):
                 message = f"expected a key with a key id of its own: that of client {shown(key.text)} has the same"
                 raise _fault(path, key.line, "clients", message, "make another key")

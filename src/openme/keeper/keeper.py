@@ -84,7 +84,7 @@ class Stranger:
     frame: Frame
     knock: Knock
     registry: Registry
-    tries: Iterator[ClientEntry | None]
+    tries: Iterator[ClientEntry | DisabledClient | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,8 @@ class Keeper:
         self.config = config
         self.epochs: Epochs | None = None
         """The version 2 epochs; None while that version is off."""
+        self.revoked_with: Callable[[bytes], Iterable[DisabledClient]] = lambda _key_id: ()
+        """The revoked clients with a version 2 key id, also those that no config names any more."""
         self._replay = replay
         self._journal = journal
         self._is_own = is_own
@@ -172,9 +174,10 @@ class Keeper:
         signer = next((c for c in candidates if v2.signed_by(frame.packet, signed, epoch_public, c.public_key)), None)
         disabled = None
         if signer is None:
-            disabled = self._registry.disabled_signer(
-                lambda key: v2.signed_by(frame.packet, signed, epoch_public, key), signed.key_id
-            )
+            # Each key once: whoever is revoked may still stand in the config.
+            also = (*self.revoked_with(signed.key_id), *self._registry.disabled_with(signed.key_id))
+            named = {c.public_key.raw: c for c in also}.values()
+            disabled = next((c for c in named if v2.signed_by(frame.packet, signed, epoch_public, c.public_key)), None)
         signed.wipe()
         if signer is not None:
             judgement = self._judge_signed(signer, frame, signed.knock, now)
@@ -196,11 +199,10 @@ class Keeper:
             try:
                 client = next(stranger.tries)
             except StopIteration:
-                disabled = stranger.registry.disabled_signer(lambda key: v1.signed_by(stranger.frame.packet, key))
-                if disabled is not None:
-                    return self._refuse_disabled(disabled, stranger.frame)
                 self._journal.refused_stranger("unknown_key", stranger.frame.source)
                 return Judgement("unknown_key", stranger.frame.source)
+            if isinstance(client, DisabledClient):
+                return self._refuse_disabled(client, stranger.frame)
             if client is not None:
                 return self._judge_signed(client, stranger.frame, stranger.knock, now)
         return None

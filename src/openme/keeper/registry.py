@@ -1,10 +1,9 @@
 """The registered clients, and which of them signed a knock."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from openme.config.client_index import ClientIndex
 from openme.config.model import ClientEntry, DisabledClient
-from openme.keys.ed25519 import ClientPublicKey
 from openme.wire import v1
 
 
@@ -14,7 +13,11 @@ class Registry:
     def __init__(self, clients: Iterable[ClientEntry] | ClientIndex, disabled: Iterable[DisabledClient] = ()) -> None:
         """`disabled`: clients that open nothing, a bounded number, named in the log when they knock."""
         self._index = clients if isinstance(clients, ClientIndex) else ClientIndex(clients)
-        self._disabled = tuple(disabled)
+        # Of two entries with one key the first is named: a packet is compared with each key once.
+        self._disabled = {client.public_key.raw: client for client in reversed(tuple(disabled))}
+        self._disabled_by_id: dict[bytes, list[DisabledClient]] = {}
+        for client in self._disabled.values():
+            self._disabled_by_id.setdefault(client.public_key.key_id, []).append(client)
 
     def by_key(self, public_key: bytes) -> ClientEntry | None:
         """The client with this 32-byte public key."""
@@ -24,11 +27,9 @@ class Registry:
         """The clients with this version 2 key id: none, one, or, as an id is short, perhaps more."""
         return self._index.by_key_id(key_id)
 
-    def disabled_signer(
-        self, signed: Callable[[ClientPublicKey], bool], key_id: bytes | None = None
-    ) -> DisabledClient | None:
-        """The disabled client whose signature a packet carries: of those with this key id, or, without one, of all."""
-        return next((d for d in self._disabled if key_id in {None, d.public_key.key_id} and signed(d.public_key)), None)
+    def disabled_with(self, key_id: bytes) -> Sequence[DisabledClient]:
+        """The disabled clients with this version 2 key id."""
+        return self._disabled_by_id.get(key_id, ())
 
     def signer_among(self, packet: bytes, keys: Iterable[bytes]) -> ClientEntry | None:
         """The client among these public keys whose signature a version 1 packet carries, or None."""
@@ -38,12 +39,15 @@ class Registry:
                 return client
         return None
 
-    def search(self, packet: bytes, tried: Collection[bytes] = ()) -> Iterator[ClientEntry | None]:
+    def search(self, packet: bytes, tried: Collection[bytes] = ()) -> Iterator[ClientEntry | DisabledClient | None]:
         """Look for the client whose signature a version 1 packet carries: None for every key that does not fit.
 
         Nothing in a version 1 packet names its client, so every public key is tried (spec wire-v1.md "Linear
-        search"). An iterator, so that the caller can stop when strangers have had their share of the time.
+        search"), those of disabled clients last. An iterator with one signature check a step, so that the caller can
+        stop when strangers have had their share of the time.
         """
         for key, client in self._index.items():
             if key not in tried:
                 yield client if v1.signed_by(packet, client.public_key) else None
+        for disabled in self._disabled.values():
+            yield disabled if v1.signed_by(packet, disabled.public_key) else None

@@ -31,6 +31,8 @@ from openme.ports import merged
 
 FILE_NAME = "revoked"
 COPY_NAME = "revoked.copy"
+WHY = "its key is revoked"
+"""Why a client opens nothing, as the log has it."""
 KEY_SIZE = 32  # bytes, RFC 8032 section 5.1.5
 _HEAD = "openme revoked keys 1"
 _CHECK = "sha256 "
@@ -126,7 +128,7 @@ def without_revoked(config: ServerConfig, revoked: Mapping[bytes, Revocation]) -
     ports = [r for name in disabled for r in config.clients[name].ports]
     clients = dict(config.clients)
     keys = [clients.pop(name).public_key.raw for name in disabled]
-    gone = (DisabledClient(name, config.clients[name].public_key, "its key is revoked") for name in disabled)
+    gone = (DisabledClient(name, config.clients[name].public_key, WHY) for name in disabled)
     less = replace(
         config,
         clients=clients,

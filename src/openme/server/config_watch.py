@@ -3,13 +3,13 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from openme.config.model import ConfigError, ServerConfig
+from openme.config.model import ConfigError, DisabledClient, ServerConfig
 from openme.config.server import load_server_config
 from openme.config.who_can_knock import hides_without_clients
 from openme.config.widened import widened
@@ -149,6 +149,10 @@ class ConfigWatch:
     def is_revoked(self, keys: Iterable[bytes]) -> bool:
         """Whether one of these keys is revoked, on the disk or by word."""
         return any(key in self._revoked.keys for key in keys)
+
+    def revoked_with(self, key_id: bytes) -> Sequence[DisabledClient]:
+        """The revoked clients with this version 2 key id, whether or not the config names them still."""
+        return self._revoked.with_key_id(key_id)
 
     def revoke(self, name: str, keys: Iterable[bytes] = ()) -> ServerConfig | None:
         """Have the client of this name, and these keys, out of every config from now on; the new one if one changes.

@@ -4,12 +4,16 @@ import logging
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from openme.config.model import DisabledClient
 from openme.errors import OpenmeError
-from openme.keeper.revoked_keys import COPY_NAME, FILE_NAME, Revocation, read_revoked
+from openme.keeper.revoked_keys import COPY_NAME, FILE_NAME, WHY, Revocation, read_revoked
+from openme.keys.ed25519 import ClientPublicKey, KeyTextError, key_id_of
 from openme.moments import rfc3339
 
+_MOST_OF_AN_ID = 4  # keys that a packet is compared with; an id has 4 bytes, so that two hardly ever share one
 _REMIND = 60.0  # seconds between two lines about a list that is still damaged
 
 _log = logging.getLogger("openme.revoked")
@@ -31,6 +35,8 @@ class RevokedWatch:
         self._is_there = found.is_there
         self.keys = found.keys
         """All revoked keys, 32 bytes each."""
+        self._by_id: dict[bytes, tuple[bytes, ...]] = {}
+        self._index((), self.keys)
         self.fault = found.damage
         """What is wrong with the files; None if nothing."""
         self._last_said = float("-inf")
@@ -64,6 +70,14 @@ class RevokedWatch:
         self._told |= new
         return self._united()
 
+    def with_key_id(self, key_id: bytes) -> list[DisabledClient]:
+        """The revoked clients whose key has this version 2 key id: mostly none, a few at most."""
+        found = []
+        for key in self._by_id.get(key_id, ())[:_MOST_OF_AN_ID]:
+            with suppress(KeyTextError):  # the list may name what is no usable key
+                found.append(DisabledClient(self.keys[key].name, ClientPublicKey(key), WHY))
+        return found
+
     def told_of(self, name: str) -> frozenset[bytes]:
         """The keys that were revoked under this name by word alone."""
         return frozenset(key for key, revocation in self._told.items() if revocation.name == name)
@@ -76,7 +90,19 @@ class RevokedWatch:
 
     def _united(self) -> bool:
         before, self.keys = self.keys, {**self._filed, **self._told}
-        return before.keys() != self.keys.keys()
+        gone, new = before.keys() - self.keys.keys(), self.keys.keys() - before.keys()
+        self._index(gone, new)
+        return bool(gone or new)
+
+    def _index(self, gone: Iterable[bytes], new: Iterable[bytes]) -> None:
+        for key in gone:
+            key_id = key_id_of(key)
+            left = tuple(other for other in self._by_id.pop(key_id) if other != key)
+            if left:
+                self._by_id[key_id] = left
+        for key in new:
+            key_id = key_id_of(key)
+            self._by_id[key_id] = (*self._by_id.get(key_id, ()), key)
 
     def _keep(self, fault: str) -> bool:
         self.fault = fault

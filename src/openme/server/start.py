@@ -421,6 +421,7 @@ def _keep(
     reports = Reports(prepared.children.guardian)
     keeper = Keeper(config, replay, journal, prepared.own_addresses)
     keeper.epochs = prepared.epochs
+    keeper.revoked_with = watch.revoked_with
     seen = sorted(store.seen().items(), key=lambda item: item[1].at)
     keeper.remember_sources((knock.source, client_key) for client_key, knock in seen)
     _await_listener(prepared, reports)

@@ -76,6 +76,53 @@ def test_a_shut_door_is_closed_and_exit_code_3(here: Place, alice: Path, command
     assert (done.code, done.out) == (3, "closed\n")
 
 
+def hints(done: Done) -> list[str]:
+    return [line.removeprefix("openme: hint: ") for line in done.err.splitlines() if line.startswith("openme: hint: ")]
+
+
+NOT_OURS, OURS = "203.0.113.9", "127.0.0.1"
+
+
+@pytest.mark.usefixtures("udp")
+@pytest.mark.parametrize(
+    ("words", "ip", "says"),
+    [
+        (("knock", "--check"), None, None),
+        (("knock", "--check"), NOT_OURS, f"the knock named {NOT_OURS}: from here the door is shut, unless"),
+        (("status", "--knock"), NOT_OURS, f"the knock named {NOT_OURS}: from here the door is shut, unless"),
+        (("knock", "--check", "--ip", NOT_OURS), None, f"the knock named {NOT_OURS}: from here the door is shut"),
+        (("knock", "--check", "--ip", "0.0.0.0"), NOT_OURS, None),
+        (
+            ("knock", "--check", "--ip", OURS),
+            NOT_OURS,
+            "this machine's own address; if it is changed on the way: --ip source",
+        ),
+        (("status", "--knock"), OURS, "changed on the way: ip: source in profile default"),
+    ],
+)
+def test_what_is_said_under_closed_is_of_the_knock_that_was_sent(
+    here: Place, alice: Path, words: tuple[str, ...], ip: str | None, says: str | None
+) -> None:
+    if ip is not None:
+        alice.write_text(alice.read_text().rstrip("\n") + f"\n    ip: {ip}\n")
+    done = client(here, alice, *words)
+    assert (done.code, done.out) == (3, "closed\n")
+    *of_address, of_server = hints(done)
+    assert len(of_address) == (says is not None)
+    assert says is None or says in of_address[0]
+    assert of_server.startswith(f"nothing answered on 127.0.0.1 port {here.port}/tcp; if the knock was refused")
+    assert ("own address" in done.err) == (says is not None and "changed on" in says)
+
+
+def test_closed_before_a_knock_names_the_knock_and_no_reason_for_a_refusal(here: Place, alice: Path) -> None:
+    done = client(here, alice, "status")
+    assert (done.code, done.out) == (3, "closed\n")
+    nothing = f"nothing answers on 127.0.0.1 port {here.port}/tcp, as before a knock; to knock: openme knock --check"
+    assert hints(done) == [nothing]
+    assert hints(client(here, alice, "status", "default")) == [f"{nothing} default"]
+    assert hints(client(here, alice, "status", "--json")) == []
+
+
 @pytest.mark.usefixtures("tcp")
 @pytest.mark.parametrize("command", [("knock", "--check"), ("status", "--knock"), ("status",)])
 def test_an_open_door_is_open_and_exit_code_0(here: Place, alice: Path, command: tuple[str, ...]) -> None:

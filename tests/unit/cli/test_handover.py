@@ -1,14 +1,21 @@
 """A client's file reaches whoever asked for it, and no other file is lost for it."""
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from openme.cli.all_or_nothing import all_or_nothing
+from openme.cli.new_file import NewFile, open_directory
 from openme.config.server import load_server_config
-from support.command import Place, place
+from openme.errors import OpenmeError
+from support.another_server import another_server
+from support.command import Place, place, until
 
 
 @pytest.fixture
@@ -99,3 +106,385 @@ def test_renew_writes_a_file_as_well(here: Place, tmp_path: Path) -> None:
     done = here.ok("renew", "alice", "--out", str(tmp_path / "new.yaml"))
     assert done.out == ""
     assert "private_key" not in yaml.safe_load((tmp_path / "new.yaml").read_text())["profiles"]["default"]
+
+
+# -- two files, stdout by name
+
+
+@pytest.mark.parametrize("other", ["x.svg", "./x.svg", "sub/../x.svg", "link/x.svg", "ROOT/x.svg"])
+def test_one_file_by_two_names_is_refused_before_anything_is_done(here: Place, other: str) -> None:
+    (here.root / "sub").mkdir()
+    (here.root / "link").symlink_to(".")
+    before = here.config.read_text()
+    done = here.shell(f"openme add alice --out x.svg --qr-out {other.replace('ROOT', str(here.root))}")
+    assert (done.code, done.out) == (2, "")
+    assert "are one file" in done.error
+    assert not (here.root / "x.svg").exists()
+    assert here.config.read_text() == before
+
+
+def test_a_qr_code_overwrites_nothing(here: Place) -> None:
+    (here.root / "x.png").write_text("somebody's key")
+    done = here.shell("openme add alice --qr-out x.png")
+    assert (done.code, done.error) == (1, "x.png is there already and is not overwritten")
+    assert (here.root / "x.png").read_text() == "somebody's key"
+    assert "alice" not in load_server_config(here.config).clients
+
+
+def test_a_qr_code_that_a_full_disk_cuts_leaves_no_file_and_adds_nobody(here: Place) -> None:
+    """A profile has less than the limit, its picture more: 512 bytes are a block of the shell's."""
+    # No bytecode: Python would take what it could write of that for the whole.
+    limited = "export PYTHONDONTWRITEBYTECODE=1; ulimit -f 2"
+    done = here.shell(f"{limited}; openme add alice --out alice.yaml --qr-out alice.svg")
+    assert (done.code, done.error) == (1, "alice.svg: file too large")
+    assert sorted(path.name for path in here.root.iterdir()) == ["config.yaml", "state"]
+    assert "alice" not in load_server_config(here.config).clients
+
+
+def test_a_qr_code_that_nobody_reads_adds_nobody(here: Place) -> None:
+    done = here.shell("openme add alice --qr --out alice.yaml 2>/dev/full")
+    assert done.code == 1
+    assert not (here.root / "alice.yaml").exists()
+    assert "alice" not in load_server_config(here.config).clients
+
+
+def test_what_is_too_much_for_a_qr_code_is_refused_before_anything_is_done(here: Place) -> None:
+    done = here.shell(f"openme add alice --qr --out alice.yaml --profile {'p' * 3000}")
+    assert (done.code, done.error) == (1, "the profile is too long for a QR code")
+    assert not (here.root / "alice.yaml").exists()
+    assert "alice" not in load_server_config(here.config).clients
+
+
+def test_a_dash_is_stdout(here: Place) -> None:
+    done = here.shell("openme add alice --out -; openme renew alice --out -")
+    assert done.code == 0
+    assert done.out.count("profiles:\n") == 2
+    assert not (here.root / "-").exists()
+
+
+# -- all or nothing
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_who_is_interrupted_while_the_server_is_told_has_added_nobody(here: Place, number: signal.Signals) -> None:
+    out = here.root / "alice.yaml"
+    before = here.config.read_text()
+    with another_server(here, lambda _: None) as asked:
+        adding = subprocess.Popen(
+            here.command("add", "alice", "--v1", "--out", str(out)),
+            env=here.environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until(lambda: asked, "the server is told")
+        assert out.exists()
+        adding.send_signal(number)
+        err = adding.communicate(timeout=20)[1]
+    assert (adding.returncode, err) == (128 + number, "openme: error: interrupted: nothing was added\n")
+    assert not out.exists()
+    assert here.config.read_text() == before
+
+
+# The signal comes right before or after a call of this function, wherever that is.
+AT = """
+import importlib, os, sys
+where, when, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+sys.argv = ["openme", *sys.argv[4:]]
+from openme.cli.main import run
+module, name = where.split(":")
+holder = importlib.import_module(module)
+real = getattr(holder, name)
+def call(*words, **named):
+    if when == "before":
+        os.kill(os.getpid(), number)
+    outcome = real(*words, **named)
+    if when == "after":
+        os.kill(os.getpid(), number)
+    return outcome
+setattr(holder, name, call)
+run()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "openme.cli.new_file:write_new",
+        "openme.config.edit:replace_file",
+        "openme.cli.clients:_add_entry",
+        "openme.cli.clients:_tell_of_client",
+        "openme.cli.qr:print_qr",
+    ],
+)
+def test_interrupted_at_any_step_both_stand_or_neither(here: Place, where: str, when: str) -> None:
+    words = here.command("add", "alice", "--qr", "--out", "alice.yaml", "--qr-out", "alice.svg")[1:]
+    done = subprocess.run(
+        [sys.executable, "-c", AT, where, when, str(int(signal.SIGTERM)), *words],
+        env=here.environment,
+        cwd=here.root,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "interrupted: nothing was added" in done.stderr
+    assert sorted(path.name for path in here.root.iterdir()) == ["config.yaml", "state"]
+    assert "alice" not in load_server_config(here.config).clients
+
+
+def test_what_cannot_be_taken_out_again_keeps_its_file(here: Place) -> None:
+    """Whoever is registered and has no file can never knock."""
+    script = (
+        "import openme.cli.clients as c, os, sys\n"
+        "from openme.errors import OpenmeError\n"
+        "def fails(*_, **__): raise OpenmeError('the disk is gone')\n"
+        "c.remove_client = fails\n"
+    )
+    words = here.command("add", "alice", "--out", "alice.yaml")[1:]
+    done = subprocess.run(
+        [sys.executable, "-c", script + AT, "openme.cli.clients:_tell_of_client", "after", "15", *words],
+        env=here.environment,
+        cwd=here.root,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "interrupted: alice was added" in done.stderr
+    assert "to take it out: openme revoke alice" in done.stderr
+    assert "alice" in load_server_config(here.config).clients
+    assert (here.root / "alice.yaml").exists()
+
+
+def test_a_second_signal_does_not_keep_from_undoing() -> None:
+    steps = []
+
+    def do() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def undo() -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        steps.append("undone")
+        return "nothing"
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    with pytest.raises(OpenmeError, match="interrupted: nothing") as caught:
+        all_or_nothing(do, undo)
+    assert (steps, caught.value.exit_code) == (["undone"], 143)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_whose_exception_is_lost_is_heard_all_the_same() -> None:
+    class Loses:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def do() -> None:
+        Loses()
+
+    with pytest.raises(OpenmeError, match="interrupted: nothing"):
+        all_or_nothing(do, lambda: "nothing")
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        all_or_nothing(lambda: os.kill(os.getpid(), signal.SIGHUP), lambda: pytest.fail("undone"))
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# -- where root writes, in a directory of somebody else's
+
+
+CALLER = 12345
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of whoever called sudo."""
+    made = tmp_path / "home"
+    made.mkdir()
+    os.chown(made, CALLER, CALLER)
+    monkeypatch.setenv("SUDO_UID", str(CALLER))
+    return made
+
+
+def its_owner(path: Path) -> int:
+    return path.lstat().st_uid
+
+
+def test_root_follows_no_link_that_its_caller_can_change(here: Place, home: Path, tmp_path: Path) -> None:
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    (home / "link").symlink_to(roots)
+    before = here.config.read_text()
+    for option in ("--out", "--qr-out"):
+        done = here.shell(f"export SUDO_UID={CALLER}; openme add alice {option} {home}/link/alice.svg")
+        assert done.code == 1
+        assert "link is a link that another user can change, which root does not follow" in done.error
+    assert list(roots.iterdir()) == []
+    assert here.config.read_text() == before
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_link_of_roots_is_followed_only_where_nobody_can_exchange_it(tmp_path: Path, mode: int) -> None:
+    target, place_of_link = tmp_path / "target", tmp_path / "shared"
+    target.mkdir()
+    place_of_link.mkdir()
+    (place_of_link / "link").symlink_to("../target")
+    os.close(open_directory(place_of_link / "link"))
+    place_of_link.chmod(mode)
+    if mode & 0o1000:
+        os.close(open_directory(place_of_link / "link"))
+        os.chown(place_of_link / "link", CALLER, CALLER, follow_symlinks=False)
+    with pytest.raises(OpenmeError, match="root does not follow"):
+        open_directory(place_of_link / "link")
+
+
+def test_a_ring_of_links_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ring").symlink_to("ring")
+    with pytest.raises(OpenmeError, match="too many levels of symbolic links"):
+        NewFile(tmp_path / "ring" / "x")
+
+
+def swapped(directory: Path, target: Path) -> None:
+    directory.rename(directory.with_name("moved"))
+    directory.symlink_to(target)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_directory_that_is_exchanged_meanwhile_leads_root_nowhere(home: Path, tmp_path: Path, *, late: bool) -> None:
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    (home / "files").mkdir()
+    os.chown(home / "files", CALLER, CALLER)
+    file = NewFile(home / "files" / "alice.yaml")
+    if not late:
+        swapped(home / "files", roots)
+    file.write(b"key")
+    if late:
+        swapped(home / "files", roots)
+    (roots / "alice.yaml").touch()
+    made = home / "moved" / "alice.yaml"
+    assert (made.read_bytes(), its_owner(made), stat.S_IMODE(made.stat().st_mode)) == (b"key", CALLER, 0o600)
+    file.take_back()
+    assert not made.exists()
+    assert (roots / "alice.yaml").exists()
+
+
+def test_only_what_was_made_is_taken_back(tmp_path: Path) -> None:
+    file = NewFile(tmp_path / "x")
+    file.take_back()
+    file.write(b"key")
+    (tmp_path / "x").unlink()
+    (tmp_path / "x").write_bytes(b"another's")
+    file.take_back()
+    assert (tmp_path / "x").read_bytes() == b"another's"
+
+
+def test_a_file_that_comes_meanwhile_is_neither_written_nor_given_away(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "shadow").write_bytes(b"root's")
+    for come in (os.symlink, os.link):
+        file = NewFile(home / "alice.yaml")
+        come(tmp_path / "shadow", home / "alice.yaml")
+        with pytest.raises(OpenmeError, match="is there already"):
+            file.write(b"key")
+        file.take_back()
+        assert os.path.lexists(home / "alice.yaml")
+        (home / "alice.yaml").unlink()
+    assert ((tmp_path / "shadow").read_bytes(), its_owner(tmp_path / "shadow")) == (b"root's", os.geteuid())
+
+
+# -- what is to be done next
+
+
+def hints(err: str) -> list[str]:
+    return [line.removeprefix("openme: hint: ") for line in err.splitlines() if line.startswith("openme: hint: ")]
+
+
+def test_a_file_comes_with_what_to_do_next(here: Place) -> None:
+    assert hints(here.shell("openme add alice --out alice.yaml").err) == [
+        "next: bring alice.yaml to the client as ~/.openme/config.yaml, mode 0600, then remove alice.yaml here",
+        "there: openme knock --check",
+    ]
+    assert hints(here.shell("openme add phone --out p.yaml --qr-out p.svg").err) == [
+        "next: scan the QR code with the phone, then remove p.yaml and p.svg here"
+    ]
+    assert hints(here.shell("openme add tom --qr-out tom.svg").err) == [
+        "next: scan the QR code with the phone, then remove tom.svg here"
+    ]
+    key = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # RFC 8032 section 7.1, test 1
+    (hint,) = hints(here.shell(f"openme add bob --pubkey {key} --out bob.yaml").err)
+    assert hint == (
+        "next: bring bob.yaml to the client, which adds its own private_key to it; there: openme knock --check"
+    )
+    assert hints(here.shell("openme add carol").err) == []
+
+
+def test_the_next_step_works(here: Place) -> None:
+    here.shell("openme add alice --out alice.yaml && mkdir -m 700 .openme && mv alice.yaml .openme/config.yaml")
+    with here.serving():
+        done = here.run("knock", "--check", "--ip", "203.0.113.5")  # no door is opened for 127.0.0.1
+    assert (done.code, done.out.splitlines()[0]) == (0, "open")
+
+
+def test_a_key_that_another_client_has_names_it_and_the_way_on(here: Place) -> None:
+    here.ok("add", "alice")
+    key = str(load_server_config(here.config).clients["alice"].public_key)
+    done = here.run("add", "bob", "--pubkey", key, "--out", str(here.root / "bob.yaml"))
+    assert done.code == 1
+    assert "client alice has the same" in done.error
+    (hint,) = hints(done.err)
+    assert hint == (
+        "alice knocks with it already: openme renew alice prints its file again; to register it as bob:"
+        " openme revoke alice first"
+    )
+    assert not (here.root / "bob.yaml").exists()
+    here.ok("renew", "alice")
+    here.ok("revoke", "alice")
+    here.ok("add", "bob", "--pubkey", key)
+    assert set(load_server_config(here.config).clients) == {"bob"}
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_who_was_there_before_is_not_undone(here: Place, *, revoked: bool) -> None:
+    """Neither an add that is refused nor one that is interrupted takes out an entry that it has not made."""
+    here.ok("add", "alice")
+    config = here.config.read_text()
+    key = str(load_server_config(here.config).clients["alice"].public_key)
+    if revoked:
+        here.ok("revoke", "alice")
+        here.write(config)
+    words = here.command("add", "alice", "--pubkey", key, "--out", str(here.root / "again.yaml"))[1:]
+    done = subprocess.run(
+        [sys.executable, "-c", AT, "openme.cli.new_file:write_new", "after", "15", *words],
+        env=here.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert (done.returncode, "interrupted: nothing was added" in done.stderr) == (143, True)
+    if not revoked:
+        assert "this name is taken" in here.run("add", "alice", "--pubkey", key).error
+    assert here.config.read_text() == config
+    assert not (here.root / "again.yaml").exists()
+
+
+def test_who_is_let_in_again_stays_in_when_the_file_cannot_be_printed(here: Place) -> None:
+    here.ok("add", "alice")
+    config = here.config.read_text()
+    key = str(load_server_config(here.config).clients["alice"].public_key)
+    here.ok("revoke", "alice")
+    here.write(config)
+    done = here.shell(f"openme add alice --pubkey '{key}' >/dev/full")
+    assert (done.code, "nothing was added" in done.err) == (1, False)
+    assert here.config.read_text() == config
+    assert here.ok("list", "--json").json()[0]["revoked"] is None

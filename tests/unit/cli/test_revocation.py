@@ -4,12 +4,10 @@ import argparse
 import json
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -21,10 +19,8 @@ from openme.errors import OpenmeError
 from openme.keeper.revoked_keys import FILE_NAME, read_revoked
 from openme.server import control
 from openme.server.admin import key_texts
+from support.another_server import another_server
 from support.command import Place, place
-
-if TYPE_CHECKING:
-    import socket
 
 
 class Killed(BaseException):
@@ -54,41 +50,6 @@ def in_force(here: Place, name: str, key: bytes) -> bool:
     text = key_texts([key])
     reply = control.ask(here.state, {"command": "client", "name": name, "keys": text})
     return text == reply["keys"] and not reply["revoked"]
-
-
-@contextmanager
-def another_server(here: Place, answer: Callable[[dict[str, Any]], bytes | None]) -> Iterator[list[str]]:
-    """Somebody else on the control socket; the commands that were asked. None: it hangs."""
-    asked: list[str] = []
-    held: list[socket.socket] = []
-    with control.listen(here.state) as listening:
-        listening.settimeout(0.05)
-        over = threading.Event()
-
-        def serve() -> None:
-            while not over.is_set():
-                try:
-                    peer, _ = listening.accept()
-                except TimeoutError:
-                    continue
-                peer.setblocking(True)  # noqa: FBT003  # the standard library's signature
-                request = json.loads(peer.recv(control.MAX_REQUEST))
-                asked.append(request["command"])
-                if (reply := answer(request)) is None:
-                    held.append(peer)
-                    continue
-                peer.sendall(reply)
-                peer.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield asked
-        finally:
-            over.set()
-            thread.join()
-            for peer in held:
-                peer.close()
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +122,7 @@ def test_add_killed_at_any_step_leaves_the_key_revoked_or_the_client_whole(
         raise Killed
 
     monkeypatch.setattr(clients, name, last)
+    monkeypatch.setattr(clients, "all_or_nothing", lambda do, _undo: do())  # who is killed undoes nothing
     names = dict.fromkeys(("ports", "expires", "profile", "qr_out", "out"))
     with pytest.raises(Killed):
         clients.run(
@@ -384,3 +346,19 @@ def test_a_file_that_is_edited_between_the_two_looks_is_compared_again(here: Pla
     with another_server(here, answer) as asked:
         here.ok("close", "alice")
     assert asked == ["close", "reload"]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"), [((), "alice: refused: disabled, its key is revoked (from "), (("--v1",), "unknown_key")]
+)
+def test_a_knock_after_a_revocation_is_told_as_such(here: Place, more: tuple[str, ...], says: str) -> None:
+    """Under version 2, whose packets name their key; version 1 would have to try every key that was ever revoked."""
+    here.ok("revoke", "alice")
+    file = here.client("alice", *more)
+    with here.serving("--log-level", "debug") as server:
+        here.ok("--client-config", str(file), "knock", "--ip", "203.0.113.5")
+        server.logs("alice: opened")
+        here.ok("revoke", "alice")
+        here.ok("--client-config", str(file), "knock", "--ip", "203.0.113.5")
+        server.logs(says)
+    assert set(load_server_config(here.config).clients) == {"bob"}
