@@ -19,6 +19,7 @@ from openme.config.profile import render_profile
 from openme.config.section import nearest
 from openme.config.server import load_server_config, parse_expiry, validate_name
 from openme.errors import OpenmeError
+from openme.interrupts import Interrupted, heard, held_back
 from openme.keeper.provided import note_file
 from openme.keeper.revoked_keys import Revocation, cure, lift_key, read_revoked, without_revoked
 from openme.keeper.store import Seen
@@ -106,29 +107,37 @@ def _add(args: argparse.Namespace) -> int:
         handover.keep_private()
     server = RunningServer(args.config, config.state_dir)
     stood_there = private is None and _is_revoked_entry(args, config, server, public)
-    handover.write_file(text)  # first: a key that nobody holds must not be registered, whatever ends us here
-    try:
-        if not stood_there:
-            _add_entry(args, fields)
-        _tell_of_client(args, server, stood_there=stood_there)
-    except BaseException:
-        handover.take_back()
-        raise
-    if private is None:
-        _lift(args, config, server, public)
-    if private is not None and qr is not None:
+    with held_back():
+        handover.write_file(text)  # first: a key that nobody holds must not be registered, whatever ends us here
         try:
-            _show_qr(args, qr)
-        except OSError as error:
+            if not stood_there:
+                _add_entry(args, fields)
+            _tell_of_client(args, server, stood_there=stood_there)
+        except BaseException:
+            handover.take_back()
+            raise
+        if private is None:
+            _lift(args, config, server, public)
+        if private is not None and qr is not None:
+            try:
+                with heard():
+                    _show_qr(args, qr)
+            except (OSError, Interrupted) as error:
+                remove_client(args.config, args.name, keep_hidden=False)
+                handover.take_back()
+                if isinstance(error, Interrupted):
+                    raise
+                raise OpenmeError(f"{args.qr_out}: {error.strerror}", NOTHING_ADDED) from None
+        try:
+            with heard():  # whoever reads it may keep us waiting
+                handover.print(text)
+        except (OSError, Interrupted) as error:
+            # A profile that nobody holds must not stay registered.
             remove_client(args.config, args.name, keep_hidden=False)
             handover.take_back()
-            raise OpenmeError(f"{args.qr_out}: {error.strerror}", NOTHING_ADDED) from None
-    try:
-        handover.print(text)
-    except OSError as error:
-        # A profile that nobody holds must not stay registered.
-        remove_client(args.config, args.name, keep_hidden=False)
-        raise OpenmeError(f"the profile could not be written: {error.strerror}", NOTHING_ADDED) from None
+            if isinstance(error, Interrupted):
+                raise
+            raise OpenmeError(f"the profile could not be written: {error.strerror}", NOTHING_ADDED) from None
     _note_file(config, public, epoch_keys)
     note(f"{'let in again' if stood_there else 'added'} {args.name} ({public.fingerprint})")
     handover.tell(secret=private is not None)
@@ -277,9 +286,11 @@ def _tell_of_client(args: argparse.Namespace, server: RunningServer, *, stood_th
     """Have the running server read the file with the new entry; one that reads another file undoes the change."""
     try:
         reply = server.tell({"command": "reload"}, "the change holds from the next knock on")
-    except OpenmeError as error:
+    except (OpenmeError, Interrupted) as error:
         if not stood_there:
             remove_client(args.config, args.name, keep_hidden=False)
+        if isinstance(error, Interrupted):
+            raise
         raise OpenmeError(f"{error.message}: nothing was added", error.hint) from None
     if reply is not None and reply["reading"]:
         note("the running server is reading its clients; the new one is known in a few seconds")

@@ -8,6 +8,7 @@ import difflib
 import importlib
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import Literal, NoReturn, Protocol, cast
 from openme import __version__
 from openme.cli.output import complain, warn
 from openme.errors import OpenmeError
+from openme.interrupts import Interrupted, end_by
 
 DEFAULT_CONFIG = Path("/etc/openme/config.yaml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -208,8 +210,9 @@ def _guarded(action: Callable[[], int]) -> int:
         complain(error)
         _give_up("stdout")
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        # What there was to undo is undone. A shell goes on with its loop unless the signal itself is what ended us.
+        return end_by(error.number if isinstance(error, Interrupted) else signal.SIGINT)
     except BrokenPipeError:
         # Whoever read our output has had enough, as in `openme list | head`; that is no failure of ours.
         _give_up("stdout")
