@@ -3,8 +3,8 @@
     python interrupting.py SIGNAL FUNCTION COUNT WORD...
 
 The signal comes when a function of this name is called for the COUNT-th time since the entry point began, in whichever
-module, and one that is built in too; ANY stands for every function. It comes from another process, since a server that
-is confined may not even signal itself.
+module, and one that is built in too; ANY stands for every function, AT_THE_END for what comes after the last. It comes
+from another process, since a server that is confined may not even signal itself.
 """
 
 import os
@@ -13,6 +13,20 @@ from collections.abc import Callable
 from types import FrameType
 
 ANY = "ANY"
+AT_THE_END = "AT_THE_END"
+
+
+class Last:
+    """Calls a function when the interpreter takes its modules apart, which comes after all else."""
+
+    def __init__(self, called: Callable[[], None]) -> None:
+        self._called = called
+
+    def __del__(self) -> None:
+        self._called()
+
+
+kept: list[Last] = []
 
 
 def sender(number: int) -> Callable[[], None]:
@@ -43,6 +57,8 @@ def main() -> None:
     sys.argv = ["openme", *sys.argv[4:]]
     seen, own = 0, os.getpid()
     send = sender(number)
+    if wanted == AT_THE_END:
+        kept.append(Last(send))
 
     def on_call(frame: FrameType, event: str, called: object) -> None:
         nonlocal seen

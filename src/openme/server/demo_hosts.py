@@ -19,7 +19,7 @@ from openme.errors import OpenmeError
 from openme.interrupts import ENDINGS, Interrupted, ignore, is_ignored
 
 _COMMAND_SECONDS = 30.0
-_UNSHARE_SECONDS = 0.5  # that `unshare` has to make its shell, which takes some thousandths of one, while a host ends
+_ENDING_SECONDS = 1.0  # that `unshare` has to end by itself, which takes some hundredths of one
 _MARK = "demo-host-is-done"
 _CURES = {
     "Operation not permitted": "run it as root of the machine itself, or give the container CAP_SYS_ADMIN and a"
@@ -147,18 +147,15 @@ class Host:
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()  # a shell that is still to come finds its input at an end
-        # The shell is process 1 of its namespace: with it the kernel kills all the others, then `unshare` ends, which
-        # may not have made it yet.
-        first = Path(f"/proc/{pid}/task/{pid}/children")
-        deadline = time.monotonic() + _UNSHARE_SECONDS
-        while self._process.poll() is None:
-            with suppress(OSError):
-                for child in first.read_text(encoding="ascii").split():
-                    os.kill(int(child), signal.SIGKILL)
-            if time.monotonic() >= deadline:
-                self._process.kill()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.01)
+        # The shell is process 1 of its namespace: with it the kernel kills all the others, then `unshare` ends.
+        with suppress(OSError):
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+                os.kill(int(child), signal.SIGKILL)
+        try:
+            self._process.wait(_ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
 

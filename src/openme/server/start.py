@@ -237,7 +237,6 @@ def serve(
         sessions = _state_path(state_file, config)
         check()
         prepared = _prepare(stack, config_path, config, sessions)
-        check()
         on_trial = None
         if trial is not None:
             guarded = config.firewall != "memory"

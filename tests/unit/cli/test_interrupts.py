@@ -17,7 +17,7 @@ import openme
 from openme.cli.main import COMMANDS
 from support import interrupting
 from support.command import DEADLINE, OPENME, Done, Place, place, until
-from support.interrupting import ANY
+from support.interrupting import ANY, AT_THE_END
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 SCRIPT = interrupting.__file__
@@ -234,6 +234,13 @@ def test_a_file_is_the_old_or_the_new_one_and_no_half_of_it_stays(here: Place, c
     assert set(files(here)) == {"config.yaml"}
 
 
+@pytest.mark.parametrize("number", BOTH)
+def test_a_clients_file_is_whole_or_not_there(here: Place, number: int) -> None:
+    here.ok("add", "alice")
+    assert run(here, number, ("fchmod", 1), "renew", "alice", "--out", "alice.yaml").code == -number
+    assert (here.root / "alice.yaml").read_text().startswith("profiles:")
+
+
 # -- what goes on until Ctrl-C
 
 
@@ -267,7 +274,10 @@ def test_it_ends_with_the_code_of_a_post_knock_that_has_failed(here: Place) -> N
 
 # -- serve: nothing is left, or it has served and stopped
 
-STARTING = ["state_lock", "bind_health", "fork", "pidfd_open", "start_guardian", "confine_keeper", "_await_listener"]
+STARTING = [
+    *("state_lock", "bind_health", "fork", "pidfd_open", "start_guardian"),
+    *("confine_keeper", "_await_listener", "watch_interfaces"),
+]
 STARTED = ["_start_firewall", "_take_over", "set_wakeup_fd", "_say_ready", "_timeout", "_tick"]
 
 
@@ -295,6 +305,13 @@ def test_a_server_that_is_told_to_end_while_it_starts_undoes_it(
 
 
 @pytest.mark.parametrize("number", BOTH)
+def test_a_server_that_is_told_to_end_before_it_has_made_anything_makes_nothing(here: Place, number: int) -> None:
+    before = files(here)
+    assert run(here, number, ("say", 1), "serve", "--state-file", str(here.sessions)).code == -number
+    assert files(here) == before
+
+
+@pytest.mark.parametrize("number", BOTH)
 @pytest.mark.parametrize("where", STARTED)
 @pytest.mark.parametrize("words", [["serve"], ["try", "1m", "--yes"]], ids=lambda words: words[0])
 def test_a_server_that_is_told_to_end_once_it_hides_ports_stops_with_0(
@@ -309,7 +326,9 @@ def test_a_server_that_is_told_to_end_once_it_hides_ports_stops_with_0(
 
 @pytest.mark.parametrize("number", BOTH)
 @pytest.mark.parametrize(
-    "where", [("_end_processes", 1), ("close_channel", 1), ("say", 2), ("_give_up", 1), ("shutdown", 2)], ids=str
+    "where",
+    [("_end_processes", 1), ("close_channel", 1), ("say", 2), ("_give_up", 1), ("shutdown", 2), (AT_THE_END, 0)],
+    ids=str,
 )
 def test_a_second_request_changes_nothing_once_it_stops(here: Place, where: tuple[str, int], number: int) -> None:
     """At the places that come after the loop, up to what the interpreter does last."""
