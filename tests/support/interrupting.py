@@ -26,9 +26,6 @@ class Last:
         self._called()
 
 
-kept: list[Last] = []
-
-
 def sender(number: int) -> Callable[[], None]:
     """A process that signals this one. The function returns when it has, if we are still there then."""
     asked, ask = os.pipe()
@@ -37,10 +34,11 @@ def sender(number: int) -> Callable[[], None]:
     if os.fork():
         os.close(asked)
         os.close(answer)
+        write, read = os.write, os.read  # the interpreter's end takes the name `os` away first
 
         def send() -> None:
-            os.write(ask, b"1")
-            os.read(answered, 1)
+            write(ask, b"1")
+            read(answered, 1)
 
         return send
     for descriptor in (0, 1, 2, ask, answered):
@@ -58,7 +56,7 @@ def main() -> None:
     seen, own = 0, os.getpid()
     send = sender(number)
     if wanted == AT_THE_END:
-        kept.append(Last(send))
+        vars(sys)["kept"] = Last(send)  # what other modules hold may be lost from the collector's sight: gc.freeze
 
     def on_call(frame: FrameType, event: str, called: object) -> None:
         nonlocal seen

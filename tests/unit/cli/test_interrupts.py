@@ -213,7 +213,8 @@ def test_whoever_waits_for_another_writer_is_heard(here: Place, number: int) -> 
 
 @pytest.mark.parametrize("number", BOTH)
 @pytest.mark.parametrize(
-    ("where", "is_done"), [("make_memory", False), ("replace_ratchet", False), ("_keep_old", True)]
+    ("where", "is_done"),
+    [("make_memory", False), ("replace_ratchet", False), ("check", False), ("_keep_old", True)],
 )
 def test_init_is_undone_or_whole(tmp_path: Path, where: str, number: int, *, is_done: bool) -> None:
     here = place(tmp_path)
