@@ -6,6 +6,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from openme.interrupts import held_back
+
 _WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -23,28 +25,29 @@ def write_new(
     the disk when this returns (`sync_directory` does the rest). `dir_fd`: an open directory that `path` starts from.
     The content is not copied on the way.
     """
-    descriptor = os.open(path, _WRITE_NEW, 0o600, dir_fd=dir_fd)
-    try:
+    with held_back():
+        descriptor = os.open(path, _WRITE_NEW, 0o600, dir_fd=dir_fd)
         try:
-            if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, 0o600)  # whatever the directory's default ACL says
-            status = os.fstat(descriptor)
-            if owner is not None and (status.st_uid, status.st_gid) != (owner.st_uid, owner.st_gid):
-                os.fchown(descriptor, owner.st_uid, owner.st_gid)
-            view = memoryview(content)
-            while view:
-                written = os.write(descriptor, view)
-                if written == 0:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                view = view[written:]
-            if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(path, dir_fd=dir_fd)
-        raise
+            try:
+                if hasattr(os, "fchmod"):
+                    os.fchmod(descriptor, 0o600)  # whatever the directory's default ACL says
+                status = os.fstat(descriptor)
+                if owner is not None and (status.st_uid, status.st_gid) != (owner.st_uid, owner.st_gid):
+                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
+                view = memoryview(content)
+                while view:
+                    written = os.write(descriptor, view)
+                    if written == 0:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    view = view[written:]
+                if durable:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(path, dir_fd=dir_fd)
+            raise
 
 
 def replace_file(
@@ -60,13 +63,14 @@ def replace_file(
     temporary = path.with_name(f".{path.name}.{own_name or secrets.token_hex(8)}")
     if own_name:
         temporary.unlink(missing_ok=True)
-    write_new(temporary, content, owner=owner, durable=durable)
-    try:
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with held_back():
+        write_new(temporary, content, owner=owner, durable=durable)
+        try:
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
     if durable:
         sync_directory(path.parent)
 

@@ -6,14 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from openme.errors import OpenmeError
+from openme.server.demo_hosts import Host
+from support import interrupting
 from support.netns import until
 
 OPENME = Path(sys.executable).with_name("openme")
 SECONDS = 60.0
+ENDED_EARLY = "openme: ended early; the three hosts are gone, nothing is left\n"
 PROMISES = (
     "-> anybody on the network finds port 22",
     "-> config and profile can be read by their owner alone",
@@ -38,13 +43,13 @@ PROMISES = (
 class Demo:
     """A running demo; everything it does stays inside `directory`, which is its TMPDIR."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, program: Sequence[str | Path] = (OPENME,)) -> None:
         directory.mkdir()
         self.directory = directory
         self.log = directory.with_suffix(".log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [OPENME, "demo"],
+                [*program, "demo"],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -135,7 +140,7 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, moment: str, number: sig
     networks = demo.networks()
     demo.process.send_signal(number)
     demo.process.send_signal(number)  # impatience changes nothing
-    assert demo.end() == 128 + number
+    assert demo.end() == -number, "by the signal itself, which is what ends a shell's loop"
     assert "ended early" in demo.output()
     assert "Traceback" not in demo.output()
     demo.left_nothing()
@@ -145,13 +150,116 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, moment: str, number: sig
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("milliseconds", [60, 100, 150, 200, 250, 300, 400])
-def test_ctrl_c_while_the_hosts_are_built_leaves_nothing(tmp_path: Path, milliseconds: int) -> None:
-    demo = Demo(tmp_path / "demo")
-    time.sleep(milliseconds / 1000)
-    demo.process.send_signal(signal.SIGINT)
-    assert demo.end() in {130, -signal.SIGINT}
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "where",
+    [
+        *(("_openme_program", 1), ("mkdtemp", 1), ("mkdir", 1), ("write_text", 2)),
+        *(("fork_exec", 1), ("fork_exec", 2), ("fork_exec", 3), ("select", 1)),
+        *(("connect", 1), ("_inside", 1), ("_inside", 6), ("connect", 2), ("communicate", 3), ("_visible", 1)),
+    ],
+    ids=str,
+)
+def test_an_interruption_while_the_hosts_are_built_is_heard_at_once_and_leaves_nothing(
+    tmp_path: Path, where: tuple[str, int], number: signal.Signals
+) -> None:
+    demo = Demo(tmp_path / "demo", [sys.executable, interrupting.__file__, str(int(number)), where[0], str(where[1])])
+    assert demo.end() == -number, demo.output()
+    assert demo.output() in {"", ENDED_EARLY} or demo.output().endswith(f"\n{ENDED_EARLY}"), demo.output()
+    assert "$" not in demo.output().replace("'alice $'", ""), "it is heard before the first command"
     demo.left_nothing()
+
+
+@pytest.mark.root
+def test_a_host_that_is_ended_before_it_is_there_does_not_wait(tmp_path: Path) -> None:
+    for _ in range(5):
+        host = Host("early", tmp_path, {"PATH": os.environ["PATH"]})
+        began = time.monotonic()
+        host.end()
+        assert time.monotonic() - began < 0.9
+
+
+@pytest.mark.root
+def test_a_host_whose_program_never_makes_its_shell_does_not_keep_us(tmp_path: Path) -> None:
+    stuck = tmp_path / "unshare"
+    stuck.write_text("#!/bin/sh\nread line\nexec sleep 60\n")
+    stuck.chmod(0o700)
+    host = Host("stuck", tmp_path, {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    began = time.monotonic()
+    host.end()
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.root
+def test_a_demo_whose_ctrl_c_is_ignored_goes_on(tmp_path: Path) -> None:
+    demo = Demo(tmp_path / "demo", ["sh", "-c", 'trap "" INT; exec "$@"', "sh", str(OPENME)])
+    demo.wait_for("Three hosts")
+    demo.process.send_signal(signal.SIGINT)
+    demo.wait_for("-> config and profile")
+    demo.process.terminate()
+    assert demo.end() == -signal.SIGTERM
+    demo.left_nothing()
+
+
+REFUSED = {
+    # Root in a container, as most are: it may change the network that it has, and make no other.
+    "no right": (
+        ["setpriv", "--bounding-set=-sys_admin"],
+        "unshare: unshare failed: Operation not permitted",
+        "CAP_SYS_ADMIN",
+    ),
+    "no more": (
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "sh",
+            "-c",
+            'echo 0 >/proc/sys/user/max_net_namespaces; exec "$@"',
+            "sh",
+        ],
+        "unshare: unshare failed: No space left on device",
+        "sysctl user.max_net_namespaces",
+    ),
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("without", "reason", "cure"), REFUSED.values(), ids=REFUSED)
+def test_it_says_why_a_host_cannot_be_made_and_the_cure(
+    tmp_path: Path, without: list[str], reason: str, cure: str
+) -> None:
+    demo = Demo(tmp_path / "demo", [*without, str(OPENME)])
+    assert demo.end() == 1, demo.output()
+    error, hint = demo.output().splitlines()
+    assert error == f"openme: error: the demo's host server has ended: {reason}"
+    assert hint.startswith("openme: hint: ")
+    assert cure in hint
+    demo.left_nothing()
+
+
+@pytest.mark.root
+def test_an_interruption_changes_nothing_once_it_ends(tmp_path: Path) -> None:
+    without, reason, _ = REFUSED["no right"]
+    demo = Demo(tmp_path / "demo", [*without, sys.executable, interrupting.__file__, "2", "end", "1"])
+    assert demo.end() == 1
+    assert reason in demo.output()
+    demo.left_nothing()
+
+
+def test_a_host_that_has_hung_up_still_says_why(tmp_path: Path) -> None:
+    """What it was told last finds a broken pipe; what it said before is there to be read."""
+    refusing = tmp_path / "unshare"
+    said = "unshare: unshare failed: Invalid argument"
+    refusing.write_text(f"#!/bin/sh\necho '{said}'\nexec <&- >&- 2>&-\nexec sleep 60\n")
+    refusing.chmod(0o700)
+    host = Host("late", tmp_path, {"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+    until(host._has_hung_up, SECONDS)
+    with pytest.raises(OpenmeError) as refused:
+        host.run("true", show=False)
+    assert refused.value.message == f"the demo's host late has ended: {said}"
+    assert "CONFIG_NET_NS" in (refused.value.hint or "")
+    host.end()
 
 
 @pytest.mark.root

@@ -326,7 +326,7 @@ def test_a_watched_state_file_as_json_is_a_line_each(home: Path, said: Said, mon
     path.write_text(json.dumps({"active_sessions": [], "last_seen": {"".join(CHARACTERS[:-2]): "x"}}))
 
     def enough(_: float) -> None:
-        raise KeyboardInterrupt
+        raise OpenmeError("enough")
 
     monkeypatch.setattr("openme.cli.sessions.time.sleep", enough)
     (line,) = said.by("sessions", "--state-file", str(path), "--json", "--watch").splitlines()

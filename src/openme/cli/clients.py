@@ -116,9 +116,7 @@ def _add(args: argparse.Namespace) -> int:
     stood_there = private is None and _is_revoked_entry(args, config, server, public)
 
     def do() -> None:
-        handover.write_files(
-            text, image
-        )  # first: a key that nobody holds must not be registered, whatever ends us here
+        handover.write_files(text, image)  # first: a key that nobody holds must not be registered, whatever ends us
         if not stood_there:
             _add_entry(args, fields)
         _tell_of_client(server)

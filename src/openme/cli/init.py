@@ -15,6 +15,7 @@ from openme.config.model import DEFAULT_UDP_PORT, FIREWALLS, ServerConfig
 from openme.config.server import load_server_config, parse_server_config
 from openme.config.template import render_server_config
 from openme.errors import OpenmeError
+from openme.interrupts import check, held_back
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET_FILE
 from openme.keeper.ratchet_file import read_ratchet
 from openme.keeper.store import has_lived, make_memory, unmake_memory
@@ -66,31 +67,33 @@ def run(_name: str, args: argparse.Namespace) -> int:
     )
     config = parse_server_config(text, path)  # before anything is written: what was asked for must load again
     _refuse_existing(path, force=args.force)
-    ratchet = memory = False
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        made = not state_dir.exists()
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise OpenmeError(f"{error.filename}: {error.strerror}", "run it as root, or name other places") from None
-    try:
-        with locked_directory(path.parent, path):
-            _refuse_existing(path, force=args.force)
-            if memory := not has_lived(state_dir):
-                make_memory(state_dir)
-            ratchet = _prepare_ratchet(config, anew=args.force)
-            kept = _keep_old(path)
-            replace_file(path, text.encode(), None, path)
-    except BaseException:
-        if ratchet:
-            with suppress(OSError):
-                (state_dir / RATCHET_FILE).unlink()
-        if memory:
-            unmake_memory(state_dir)
-        if made:
-            with suppress(OSError):
-                state_dir.rmdir()
-        raise
+    with held_back():
+        ratchet = memory = False
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            made = not state_dir.exists()
+            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise OpenmeError(f"{error.filename}: {error.strerror}", "run it as root, or name other places") from None
+        try:
+            with locked_directory(path.parent, path):
+                _refuse_existing(path, force=args.force)
+                if memory := not has_lived(state_dir):
+                    make_memory(state_dir)
+                ratchet = _prepare_ratchet(config, anew=args.force)
+                check()
+                kept = _keep_old(path)
+                replace_file(path, text.encode(), None, path)
+        except BaseException:
+            if ratchet:
+                with suppress(OSError):
+                    (state_dir / RATCHET_FILE).unlink()
+            if memory:
+                unmake_memory(state_dir)
+            if made:
+                with suppress(OSError):
+                    state_dir.rmdir()
+            raise
     if kept is not None:
         note(f"kept the old config as {kept}")
     note(f"wrote {path} (keep it secret) and prepared {state_dir}")

@@ -22,6 +22,7 @@ from openme.client.turns import Turns
 from openme.config.model import Profile
 from openme.durations import format_duration
 from openme.errors import OpenmeError
+from openme.interrupts import ending
 from openme.keys.ratchet import NS
 from openme.moments import day, rfc3339
 
@@ -171,7 +172,11 @@ class _Client:
         post_knock = self.profile.post_knock
         command = subprocess.Popen(["sh", "-c", post_knock]) if post_knock else None
         code = 0
-        with suppress(KeyboardInterrupt):
+
+        def ended() -> int:
+            return code if command is None or command.poll() is None else max(code, _after(command.returncode))
+
+        with ending(ended):
             self._warn_of_keys(None if args.check else self._renew(attempt))
             turns = Turns(args.interval)
             while True:
@@ -186,9 +191,6 @@ class _Client:
                     code = self._check(attempt)
                 elif problem := self._renew(attempt):
                     warn(problem)
-        if command is not None and command.poll() is not None:
-            code = max(code, _after(command.returncode))
-        return code
 
     def _check(self, attempt: Attempt) -> int:
         """Wait for the door, and say what opened: under version 2 by the server's own word."""

@@ -8,6 +8,7 @@ import difflib
 import importlib
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from openme import __version__
 from openme.cli import output
 from openme.cli.output import answer_lines, complain, warn
 from openme.errors import OpenmeError
+from openme.interrupts import Interrupted, end_by
 
 DEFAULT_CONFIG = Path("/etc/openme/config.yaml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -242,8 +244,13 @@ def _guarded(action: Callable[[], int]) -> int:
         complain(error)
         _give_up("stdout")
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        # What there was to undo is undone. A shell goes on with its loop unless the signal itself is what ended us.
+        if not isinstance(error, Interrupted):
+            return end_by(signal.SIGINT)
+        if error.outcome:
+            complain(OpenmeError(f"interrupted: {error.outcome}"))
+        return end_by(error.number)
     except BrokenPipeError:
         # Whoever read our output has had enough, as in `openme list | head`; that is no failure of ours.
         _give_up("stdout")

@@ -12,9 +12,9 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from openme.cli.all_or_nothing import held_back
 from openme.errors import OpenmeError
 from openme.files import write_new
+from openme.interrupts import held_back
 
 _WAY = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40  # path_resolution(7)

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from openme.cli.output import answer, answer_json, answer_lines, json_text, table, warn
 from openme.cli.running_server import ask
 from openme.errors import OpenmeError
+from openme.interrupts import ending
 from openme.server import control
 from openme.server.state_file import DEFAULT_STATE_FILE
 
@@ -31,14 +31,13 @@ def run(_name: str, args: argparse.Namespace) -> int:
     if not args.watch:
         _show(args)
         return 0
-    with suppress(KeyboardInterrupt):
+    with ending(lambda: 0):
         while True:
             if sys.stdout.isatty() and not args.json:
                 sys.stdout.write(_CLEAR)
             _show(args)
             sys.stdout.flush()
             time.sleep(_REFRESH)
-    return 0
 
 
 def _show(args: argparse.Namespace) -> None:

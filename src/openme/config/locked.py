@@ -9,6 +9,7 @@ from pathlib import Path
 
 from openme import files
 from openme.config.files import file_error
+from openme.interrupts import check
 
 LOCK_WAIT = 30.0  # seconds; an edit of 10,000 clients takes about one
 _RETRY = 0.02  # seconds
@@ -36,6 +37,7 @@ def locked_directory(directory: Path, path: Path, *, wait: float = LOCK_WAIT) ->
                     raise _os_error(path, error) from None
             if time.monotonic() >= deadline:
                 raise file_error(path, f"another program has been changing files in {directory} for {wait:g} s")
+            check()
             time.sleep(_RETRY)
         yield
     finally:

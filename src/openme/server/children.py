@@ -7,11 +7,12 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from openme.interrupts import held_back, ignore
 from openme.server.privileges import (
     User,
     become,
@@ -27,8 +28,6 @@ from openme.server.sandbox import confine_guardian
 _PATIENCE = 1.0  # seconds that a child gets to end: by itself, then by the guardian's hand
 _GRACE = 3.0  # the same for a child that nobody would end
 _STANDARD = 3  # input, output, error
-
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def detach(kept: set[int]) -> None:
@@ -55,38 +54,20 @@ def close_all_but(kept: set[int]) -> None:
             os.close(number)
 
 
-def ignore_endings() -> None:
-    """A terminal's Ctrl-C reaches all processes; the keeper ends the others when it has closed the firewall."""
-    for number in ENDINGS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def endings_held_back() -> Iterator[None]:
-    """Let no request to end through: one that came between fork(2) and what follows would end the child as its parent.
-
-    Held around a fork; the child ignores them before it lets them through.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def fork_with_lifeline(run: Callable[[int], None]) -> tuple[int, int]:
     """Fork a process that runs `run(lifeline)` and ends: its id, and the descriptor to write to it by.
 
-    `lifeline` is the reading end of a pipe: at its end when nobody holds the other one, which is ours, any more.
+    `lifeline` is the reading end of a pipe: at its end when nobody holds the other one, which is ours, any more. A
+    terminal's Ctrl-C reaches all processes; the keeper ends the others when it has closed the firewall.
     """
     lifeline, ours = os.pipe()
-    with endings_held_back():
+    with held_back():  # one that came between fork(2) and what follows would end the child as its parent
         child = os.fork()
         if child:
             os.close(lifeline)
             return child, ours
         try:
-            ignore_endings()
+            ignore()
             run(lifeline)
         finally:
             os._exit(0)

@@ -15,6 +15,7 @@ from openme.config.who_can_knock import hides_without_clients
 from openme.config.widened import widened
 from openme.errors import OpenmeError
 from openme.firewall.base import Steps
+from openme.interrupts import held_back
 from openme.keeper.revoked_keys import revoked_names, without_revoked
 from openme.ports import PortRange, without
 from openme.server.config_parts import read_parts, write_parts
@@ -233,21 +234,22 @@ class _Reader:
         self._started = time.monotonic()
         self._parts: Steps[_Outcome] | None = None
         self._result = os.memfd_create("config", os.MFD_CLOEXEC)
-        self._child = os.fork()
-        if self._child == 0:
-            status = 1
-            try:
-                die_with_parent()
-                forget()
+        with held_back():  # in the child to its end: they are for its parent, with which it ends
+            self._child = os.fork()
+            if self._child == 0:
+                status = 1
                 try:
-                    outcome: _Outcome = load()
-                except OpenmeError as error:
-                    outcome = error
-                with os.fdopen(self._result, "wb") as file:
-                    write_parts(outcome, file)
-                status = 0
-            finally:
-                os._exit(status)
+                    die_with_parent()
+                    forget()
+                    try:
+                        outcome: _Outcome = load()
+                    except OpenmeError as error:
+                        outcome = error
+                    with os.fdopen(self._result, "wb") as file:
+                        write_parts(outcome, file)
+                    status = 0
+                finally:
+                    os._exit(status)
 
     @property
     def seconds(self) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openme.errors import OpenmeError
+from openme.interrupts import heard
 from openme.keeper.store import beside
 from openme.server.state_file import RUN_DIR
 
@@ -106,7 +107,9 @@ def ask(state_dir: Path, request: Mapping[str, Any], timeout: float = 30.0) -> d
     NoServerError if none runs on this `state_dir`; NoAnswerError if one may, but gave no answer; OpenmeError with the
     server's own words if it refuses.
     """
-    raw = _exchange(state_dir, json.dumps(request).encode(), timeout)
+    message = json.dumps(request).encode()
+    with heard():
+        raw = _exchange(state_dir, message, timeout)
     try:
         answer = json.loads(raw)
     except (ValueError, RecursionError):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openme.errors import OpenmeError
+from openme.interrupts import Interrupted, ignore
 from openme.server.demo_hosts import Cable, Host, Interruptions, Outcome, connect
 from openme.server.privileges import has_net_admin
 
@@ -86,16 +87,16 @@ def demo() -> int:
     interruptions = Interruptions()
     try:
         with ExitStack() as stack:
-            interruptions.catch(stack)
+            interruptions.catch()
             try:
                 stage = _build(stack, interruptions)
                 for number, (title, step) in enumerate(_STEPS, 1):
+                    interruptions.check()
                     print(f"\n== {number}. {title}\n", flush=True)
                     step(stage)
             finally:
-                interruptions.ignore()
-    except (KeyboardInterrupt, SystemExit):
-        interruptions.ignore()  # an impatient second Ctrl-C must not end us with another code than the first
+                ignore()  # an impatient second Ctrl-C must neither leave a host nor end us otherwise than the first
+    except Interrupted:
         print("openme: ended early; the three hosts are gone, nothing is left", file=sys.stderr)
         raise
     print("\nEvery step showed what it promised. The three hosts are gone, nothing is left.")

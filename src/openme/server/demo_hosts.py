@@ -8,19 +8,26 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from openme.errors import OpenmeError
+from openme.interrupts import ENDINGS, Interrupted, ignore, is_ignored
 
-_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _COMMAND_SECONDS = 30.0
+_ENDING_SECONDS = 1.0  # that `unshare` has to end by itself, which takes some hundredths of one
 _MARK = "demo-host-is-done"
+_CURES = {
+    "Operation not permitted": "run it as root of the machine itself, or give the container CAP_SYS_ADMIN and a"
+    " security profile (seccomp, AppArmor) that allows unshare",
+    "No space left on device": "allow more namespaces: sysctl user.max_net_namespaces user.max_pid_namespaces"
+    " user.max_mnt_namespaces shows the limits",
+    "Invalid argument": "boot a kernel with network and process namespaces (CONFIG_NET_NS, CONFIG_PID_NS)",
+}
 
 
 class Interruptions:
@@ -31,18 +38,13 @@ class Interruptions:
 
     def __init__(self) -> None:
         self._held = False
-        self._waiting: int | None = None
+        self._came: int | None = None
 
-    def catch(self, stack: ExitStack) -> None:
-        """From now on until the stack closes."""
-        for number in _ENDINGS:
-            stack.callback(signal.signal, number, signal.signal(number, self._on_signal))
-
-    @staticmethod
-    def ignore() -> None:
-        """From here on nothing interrupts."""
-        for number in _ENDINGS:
-            signal.signal(number, signal.SIG_IGN)
+    def catch(self) -> None:
+        """From now on."""
+        for number in ENDINGS:
+            if not is_ignored(number):
+                signal.signal(number, self._on_signal)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -52,20 +54,19 @@ class Interruptions:
             yield
         finally:
             self._held = False
-        if self._waiting is not None:
-            self._end(self._waiting)
+        self.check()
+
+    def check(self) -> None:
+        """Interrupted if one has come, also one whose exception got lost."""
+        if self._came is not None:
+            raise Interrupted(self._came)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self._held:
-            self._waiting = number
-        else:
-            self._end(number)
-
-    def _end(self, number: int) -> None:
-        self.ignore()
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + number)
+        if self._came is None:
+            self._came = number
+        if not self._held:
+            ignore()
+            self.check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,10 @@ class Outcome:
 
     output: str
     code: int
+
+
+class _HasEndedError(Exception):
+    """A host's output is at its end."""
 
 
 class Host:
@@ -115,10 +120,12 @@ class Host:
                 lines.append(line)
                 if show:
                     print(line, flush=True)
+        except _HasEndedError:
+            raise self._ended(lines) from None
         except BrokenPipeError:
-            if self._process.poll() is None:
+            if self._process.poll() is None and not self._has_hung_up():
                 raise  # it was our own reader who left
-            raise OpenmeError(f"the demo's host {self.name} has ended", "run it as root on a Linux machine") from None
+            raise self._ended(lines) from None
         return Outcome("\n".join(lines), int(line.split()[1]))
 
     def _line(self, deadline: float, command: str) -> str:
@@ -129,11 +136,7 @@ class Host:
                 raise OpenmeError(f"{self.name}: no end of '{command}' after {_COMMAND_SECONDS:.0f} s")
             data = os.read(self._process.stdout.fileno(), 65536)
             if not data:
-                said = self._rest.decode(errors="replace").strip()
-                raise OpenmeError(
-                    f"the demo's host {self.name} has ended{': ' + said if said else ''}",
-                    "it needs root, network namespaces and process namespaces",
-                )
+                raise _HasEndedError
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
         return line.decode(errors="replace")
@@ -141,20 +144,44 @@ class Host:
     def end(self) -> None:
         """Kill everything that runs on this host and wait until it is gone."""
         pid = self._process.pid
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()  # a shell that is still to come finds its input at an end
         # The shell is process 1 of its namespace: with it the kernel kills all the others, then `unshare` ends.
-        first = f"/proc/{pid}/task/{pid}/children"
         with suppress(OSError):
-            for child in Path(first).read_text(encoding="ascii").split():
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
                 os.kill(int(child), signal.SIGKILL)
         try:
-            self._process.wait(5)
+            self._process.wait(_ENDING_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with suppress(OSError):
-                    stream.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _has_hung_up(self) -> bool:
+        """Whether our end of its output is all that is left of it."""
+        assert self._process.stdout is not None  # noqa: S101  # it is a pipe
+        poll = select.poll()
+        poll.register(self._process.stdout, select.POLLIN)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+    def _ended(self, lines: list[str]) -> OpenmeError:
+        """What to say of a host that has ended: what the program said that was to make it, and the cure for that."""
+        assert self._process.stdout is not None  # noqa: S101  # it is a pipe
+        with suppress(OSError):
+            while data := os.read(self._process.stdout.fileno(), 65536):
+                self._rest += data
+        said = "; ".join([*lines, *self._rest.decode(errors="replace").split("\n")]).strip("; ")
+        return OpenmeError(f"the demo's host {self.name} has ended{': ' + said if said else ''}", _cure(said))
+
+
+def _cure(said: str) -> str:
+    """What helps when `unshare` said this: the words for the errors of unshare(2)."""
+    for words, cure in _CURES.items():
+        if words in said:
+            return cure
+    return "it needs root, network namespaces and process namespaces"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from openme import interrupts
 from openme.config.model import ServerConfig
 from openme.config.section import nearest
 from openme.durations import format_duration
@@ -68,8 +69,6 @@ _COMPARED_AT_ONCE = 500  # names with one that is misspelt
 ADDRESSES_AT_ONCE = 100
 """Addresses whose doors follow a change in one step: some milliseconds."""
 _TICK = 0.5  # seconds between two looks at expiry and config, so that what ends is closed within a second
-
-HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _log = logging.getLogger("openme.keeper")
 
@@ -181,10 +180,11 @@ class KeeperProcess:
             end.setblocking(False)  # noqa: FBT003  # the standard library's signature
         previous = signal.set_wakeup_fd(wake_writer.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_stop)
+            if not interrupts.is_ignored(number):
+                signal.signal(number, self._on_stop)
         # The config is looked at twice a second anyway; this only wakes us.
         signal.signal(signal.SIGHUP, lambda *_: _log.info("asked to look at the config"))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.ENDINGS)
         self._selector.register(wake_reader, selectors.EVENT_READ, lambda: wake_reader.recv(64))
         self._selector.register(self._listener, selectors.EVENT_READ, self._on_frames)
         self._selector.register(self._control, selectors.EVENT_READ, self._on_control)

@@ -89,6 +89,7 @@ _KEEPER = (
         "unlink unlinkat rename renameat renameat2 mkdir mkdirat rmdir chmod fchmod fchmodat umask getdents64",
         "memfd_create dup dup2 dup3 pipe2 uname sysinfo getrlimit getrusage",
         "fork vfork wait4 waitid",
+        "rt_sigpending",
     )
     + _ASK_DESCRIPTOR
     + _one_of("fcntl", 1, fcntl.F_SETFD, fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)

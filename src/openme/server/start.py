@@ -5,7 +5,6 @@ import fcntl
 import logging
 import os
 import select
-import signal
 import socket
 import struct
 import sys
@@ -24,6 +23,7 @@ from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import Firewall, FirewallError
 from openme.firewall.choose import open_firewall
+from openme.interrupts import check, held_back, ignore
 from openme.keeper.epochs import Epochs
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
@@ -38,9 +38,7 @@ from openme.server.children import (
     ListenerAndGuardian,
     close_all_but,
     detach,
-    endings_held_back,
     fork_with_lifeline,
-    ignore_endings,
     wait_for,
 )
 from openme.server.config_watch import ConfigWatch, say_warnings
@@ -49,7 +47,7 @@ from openme.server.epoch_keys import open_epochs
 from openme.server.first_start import FirstStart
 from openme.server.hidden_ports import HiddenPorts
 from openme.server.interfaces import watch_interfaces
-from openme.server.keeper_process import HEARD, Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
+from openme.server.keeper_process import Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
 from openme.server.leftovers import LeftoverRules, refuse_beside_existing_server, remove_leftovers
 from openme.server.listener_process import ListenerProcess
 from openme.server.listener_reports import Reports, how_it_ended, last_words, tell, worded
@@ -220,7 +218,8 @@ def serve(
     `trial`: hide the ports whatever the config says, and undo it after so many seconds unless a client has knocked.
     `alone`: also where no client could knock.
 
-    OpenmeError, and nothing left behind, when it cannot start.
+    OpenmeError, and nothing left behind, when it cannot start. Asked to end while it starts, it undoes what it has made
+    and ends by that signal; from the first rule on it goes on until it serves, and stops then.
     """
     overrides: dict[str, Any] = {} if interface is None else {"interface": interface}
     if trial is not None:
@@ -231,11 +230,12 @@ def serve(
         raise OpenmeError(f"nobody could end this trial: {why}", f"{CURE}; or say --yes to see it time out")
     need_privilege(config)
     say_warnings(config)
-    with ExitStack() as stack:
+    with held_back(), ExitStack() as stack:
         leftovers = LeftoverRules(config.firewall)
         stack.callback(leftovers.close)
         leftovers.say()
         sessions = _state_path(state_file, config)
+        check()
         prepared = _prepare(stack, config_path, config, sessions)
         on_trial = None
         if trial is not None:
@@ -352,13 +352,13 @@ def _start_processes(
 
 def _start_listener(user: User | None, keeper: socket.socket, knock: socket.socket, health: socket.socket) -> int:
     sys.stderr.flush()
-    with endings_held_back():
+    with held_back():
         child = os.fork()
         if child:
             return child
         status = 1
         try:
-            ignore_endings()
+            ignore()
             detach({keeper.fileno(), knock.fileno(), health.fileno()})
             become(user)
             keep_secrets_in_memory()  # once more: a change of user makes a process dumpable again
@@ -425,11 +425,10 @@ def _keep(
     seen = sorted(store.seen().items(), key=lambda item: item[1].at)
     keeper.remember_sources((knock.source, client_key) for client_key, knock in seen)
     _await_listener(prepared, reports)
-    # From the first rule on, a request to stop waits until the process can follow it and take the rules away again.
-    signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     interfaces = watch_interfaces()
     if interfaces is not None:
         interfaces.look(config.interface, read_clocks().monotonic)
+    check()  # for the last time: from the first rule on a request to stop waits until the process can follow it
     first = FirstStart(prepared.firewall, hidden, lambda: reports.is_serving)
     _start_firewall(prepared.firewall, config, hidden, () if interfaces is None else interfaces.indexes)
     try:
@@ -483,6 +482,8 @@ def _run(process: KeeperProcess, ready: Callable[[], None]) -> Ending:
         return process.run(ready)
     except ChannelClosedError:  # the listener was gone before it had been told its keys
         return Ending.LISTENER_GONE
+    finally:
+        ignore()  # a second one must change neither what is undone now nor the exit code
 
 
 def _await_listener(prepared: _Prepared, reports: Reports) -> None:
@@ -492,7 +493,8 @@ def _await_listener(prepared: _Prepared, reports: Reports) -> None:
     arrivals.register(prepared.listener, select.POLLIN)
     try:
         while not reports.is_ready and (left := deadline - time.monotonic()) > 0:
-            arrivals.poll(left * 1000)
+            check()
+            arrivals.poll(min(left, _GLANCE) * 1000)
             for message in received(prepared.listener, (REPORT_SIZE,), 1):
                 reports.on_report_untrusted(message, time.monotonic())
     except ChannelClosedError:

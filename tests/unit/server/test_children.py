@@ -1,6 +1,5 @@
 """How the processes beside the keeper come to be."""
 
-import signal
 import subprocess
 import sys
 
@@ -31,18 +30,3 @@ def test_a_ctrl_c_right_after_the_fork_does_not_let_the_child_run_on_as_its_pare
     """A KeyboardInterrupt there would undo, in the child, what the parent has made."""
     done = subprocess.run([sys.executable, "-c", _FORKS], capture_output=True, text=True, check=False, timeout=30)
     assert done.stdout == "0\n", done.stderr
-
-
-_HOLDS_BACK = """
-import os, signal
-from openme.server.children import endings_held_back
-
-with endings_held_back():
-    os.kill(os.getpid(), signal.SIGTERM)
-    print("alive", flush=True)
-"""
-
-
-def test_what_is_held_back_is_let_through_afterwards() -> None:
-    done = subprocess.run([sys.executable, "-c", _HOLDS_BACK], capture_output=True, text=True, check=False, timeout=30)
-    assert (done.stdout, done.returncode) == ("alive\n", -signal.SIGTERM), done.stderr

@@ -11,6 +11,7 @@ import pytest
 
 from openme.config.model import ServerConfig
 from openme.errors import OpenmeError
+from openme.interrupts import ENDINGS
 from openme.server import config_watch
 from openme.server.config_watch import LARGE, ConfigWatch
 from support.command import until
@@ -250,6 +251,24 @@ def test_a_reader_that_dies_is_a_fault_and_no_end(file: File, monkeypatch: pytes
     assert settled(watch) is None
     assert watch.fault == "the process that read the config has died"
     assert watch.config.clients.keys() == {"alice", "bob"}
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_request_to_end_that_reaches_the_reader_too_does_not_keep_it_from_reading(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal's Ctrl-C is for all processes; what the server does about it is the server's affair."""
+    watch = ConfigWatch(file.path)
+
+    def asked() -> None:
+        for number in ENDINGS:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(config_watch, "die_with_parent", asked)
+    file.write(BOB)
+    watch.refresh()
+    assert settled(watch) is not None
+    assert watch.fault is None
 
 
 @pytest.mark.usefixtures("slow")

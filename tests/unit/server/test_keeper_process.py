@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from openme import interrupts
 from openme.firewall.base import Door
 from openme.keeper.ratchet_file import read_ratchet
 from openme.keeper.store import Seen, read_seen
@@ -610,7 +611,7 @@ def own_signals() -> Iterator[None]:
 
 @pytest.mark.usefixtures("own_signals")
 def test_a_signal_that_came_before_the_loop_ends_it(world: KeeperWorld) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, keeper_process.HEARD)
+    signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.ENDINGS)
     signal.pthread_kill(
         threading.get_ident(), signal.SIGTERM
     )  # to this thread: others of the test runner block nothing
