@@ -15,13 +15,14 @@ from openme.cli.main import COMMANDS
 from support.command import Place, place
 
 SOURCE = Path(openme.__file__).parent
-BASE = {"durations", "errors", "files", "moments", "ports", "steps", "visible", "wire", "keys"}
+BASE = {"durations", "errors", "files", "moments", "networks", "ports", "steps", "visible", "wire", "keys"}
 # What each part may import besides itself; `keys` and `wire` know nobody above them.
 ALLOWED = {
     "durations": set(),
     "errors": set(),
     "files": set(),
     "moments": set(),
+    "networks": set(),
     "ports": set(),
     "refusals": set(),
     "steps": set(),
@@ -30,7 +31,7 @@ ALLOWED = {
     "wire": {"keys"},
     "config": BASE - {"wire"},
     "netlink": {"errors", "steps"},
-    "firewall": {"errors", "netlink", "ports", "steps"},
+    "firewall": {"errors", "netlink", "networks", "ports", "steps"},
     "listener": {"wire", "keys"},
     "keeper": {*BASE, "config", "firewall.base", "refusals"},
     "client": {*BASE, "config.model"},
@@ -240,6 +241,7 @@ WITHOUT = {
     "keys",
     "listener",
     "moments",
+    "networks",
     "ports",
     "refusals",
     "visible",

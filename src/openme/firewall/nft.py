@@ -11,7 +11,9 @@ import math
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -64,6 +66,7 @@ from openme.firewall.redirects import redirects, untracked
 from openme.firewall.ruleset_changes import RulesetChanges
 from openme.firewall.virtual_services import VirtualServices
 from openme.netlink.nftables import NFPROTO_INET, Message, NfNetlink
+from openme.netlink.routes import RouteQuestions
 from openme.netlink.sockets import NetlinkError
 
 if TYPE_CHECKING:
@@ -118,6 +121,7 @@ class NftFirewall:
         self._changes = _ruleset_changes()
         self._connections = Connections()
         self._virtual_services = VirtualServices()
+        self._routes = RouteQuestions()
         self._finds_sockets: bool | None = None
         self._rules: Rules | None = None
         self._one_path = True
@@ -185,12 +189,18 @@ class NftFirewall:
     def cut(self, targets: Iterable[CutTarget], is_open: IsOpen = nowhere) -> Steps[Mapping[IPAddress, int]]:
         """See `Firewall.cut`."""
         networks = () if self._rules is None else self._rules.always_open_from
+
+        @cache
+        def needs_no_door(address: IPAddress) -> bool:
+            # This host may be in the network of a door; what it asks of its neighbours came by none.
+            return any(address in network for network in networks) or self._is_ours(address)
+
         return cut_in_steps(
             self._connections,
             self._silence,
             targets,
             is_open,
-            lambda address: any(address in network for network in networks),
+            needs_no_door,
         )
 
     def doors(self) -> list[Door]:
@@ -271,6 +281,13 @@ class NftFirewall:
             )
             self.damage = f"{what} {chains}"
         return not missing
+
+    def _is_ours(self, address: IPAddress) -> bool:
+        """Whether an address is this host's own; False where the kernel does not tell."""
+        try:
+            return bool(self._routes.stays(address.packed, None))
+        except (OSError, ValueError, struct.error):
+            return False
 
     def _silence(self, connections: Iterable[Connection]) -> None:
         """Keep these connections from living on once conntrack has forgotten them: no service speaks first, and none

@@ -10,8 +10,10 @@ from datetime import datetime
 
 from openme.config.model import ClientEntry
 from openme.firewall.base import CutTarget, Steps
+from openme.keeper.policy import door_network, may_come_from
 from openme.keeper.store import Holder
-from openme.ports import MAX_PORT, PortRange
+from openme.networks import but, network_around
+from openme.ports import MAX_PORT, PortRange, common
 from openme.wire.knock import IPAddress
 
 _AT_ONCE = 200  # clients compared in one step
@@ -24,15 +26,20 @@ def allowed_ports(client: ClientEntry | None, address: IPAddress, now: datetime)
     """The ports that a client may have open for an address."""
     if client is None or (client.expires is not None and client.expires <= now):
         return ()
-    if client.allowed_from and not any(address in network for network in client.allowed_from):
-        return ()
-    return client.ports
+    return client.ports if may_come_from(client, address) else ()
 
 
-def lost_to(holder: Holder, client: ClientEntry | None, now: datetime) -> CutTarget | None:
-    """What this holder was given and may have no more."""
-    ports = tuple(_without(holder.ports, allowed_ports(client, holder.address, now)))
-    return CutTarget(holder.address, ports) if ports else None
+def lost_to(holder: Holder, client: ClientEntry | None, now: datetime) -> list[CutTarget]:
+    """What this holder was given and may have no more: ports, and what was in its network and is no longer."""
+    allowed = allowed_ports(client, holder.named, now)
+    targets = []
+    if ports := tuple(_without(holder.ports, allowed)):
+        targets.append(CutTarget(holder.address, ports, network=holder.network))
+    if client is not None and holder.network is not None and (kept := common(holder.ports, allowed)):
+        now_for = door_network(client, holder.named) or network_around(holder.named, holder.named.max_prefixlen)
+        outside = but(holder.network, now_for) if now_for.prefixlen > holder.network.prefixlen else []
+        targets += (CutTarget(part.network_address, kept, network=part) for part in outside)
+    return targets
 
 
 class Expiries:
@@ -76,14 +83,14 @@ def lost_by_keys(
     """What the clients with these public keys were given in the last 30 days and may have no more."""
     targets: list[CutTarget] = []
     for key in keys:
-        lost = (lost_to(holder, client_of(key), now) for holder in holders_of(key))
-        targets += (target for target in lost if target is not None)
+        for holder in holders_of(key):
+            targets += lost_to(holder, client_of(key), now)
         yield
     return targets
 
 
 def _rights(client: ClientEntry) -> tuple[object, ...]:
-    return client.ports, client.allowed_from, client.expires
+    return client.ports, client.allowed_from, client.expires, client.prefix_v4, client.prefix_v6
 
 
 def _without(ranges: Iterable[PortRange], taken: Iterable[PortRange]) -> Iterator[PortRange]:
