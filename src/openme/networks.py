@@ -51,10 +51,20 @@ def collapsed(networks: Iterable[IPNetwork]) -> Iterator[IPNetwork]:
     yield from ipaddress.collapse_addresses(n for n in networks if isinstance(n, IPv6Network))
 
 
-def but(outer: IPNetwork, inner: IPNetwork) -> list[IPNetwork]:
-    """What is left of `outer` without `inner`, which lies in it: one network for each length in between."""
-    if isinstance(outer, IPv4Network) and isinstance(inner, IPv4Network):
-        return list(outer.address_exclude(inner))
-    if isinstance(outer, IPv6Network) and isinstance(inner, IPv6Network):
-        return list(outer.address_exclude(inner))
-    raise TypeError("networks of two IP versions")
+def without(outer: IPNetwork, taken: Iterable[IPNetwork]) -> list[IPNetwork]:
+    """What is left of `outer` without these networks, in as few networks as there can be."""
+    kind = type(outer.network_address)
+    left: list[IPNetwork] = []
+    begin, end = int(outer.network_address), int(outer.broadcast_address)
+    for inner in collapsed(taken):
+        if is_within(outer, inner):
+            return []
+        if is_within(inner, outer):
+            left += _between(kind, begin, int(inner.network_address) - 1)
+            begin = int(inner.broadcast_address) + 1
+    return [*left, *_between(kind, begin, end)]
+
+
+def _between(kind: type[IPAddress], first: int, last: int) -> Iterator[IPNetwork]:
+    if first <= last:
+        yield from ipaddress.summarize_address_range(kind(first), kind(last))

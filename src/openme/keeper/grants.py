@@ -5,7 +5,7 @@ the same ports share a door, so that a door's time is the longest of its grants'
 A door for a network is keyed by the network's first address, and its length is the port list's.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from openme.firewall.base import Door, IPNetwork, PortList
@@ -182,6 +182,25 @@ class Grants:
             self._soonest = min(self._soonest, earlier.deadline)
             self._by_address[grant.address][grant.client_key] = earlier
             self._note(earlier)
+
+    def changed_by(
+        self, grants: Iterable[Grant], earlier: Iterable[Grant | None], known: Collection[PortList], now: float
+    ) -> Change:
+        """What grants that were just added ask of the firewall: their doors, and the end of those that they had not
+        kept of `earlier`, whose places they took.
+
+        Such are the doors of one who knocks again before his have followed a changed config. `known`: the port lists
+        that the firewall has rules for.
+        """
+        opening = self.doors_of(grants, now)
+        closing: list[DoorKey] = []
+        for key in dict.fromkeys(key for grant in earlier if grant is not None for key in grant.doors):
+            if key not in opening:
+                if (door := self.door(key, now)) is None:
+                    closing.append(key)
+                elif key[0] in known and not key[0].single_use:
+                    opening[key] = door
+        return Change(tuple(opening.values()), tuple(closing))
 
     def expire(self, now: float) -> list[Grant]:
         """Drop and return the grants whose time is over; the kernel has closed their doors by itself."""

@@ -319,14 +319,15 @@ class Keeper:
             places |= dict.fromkeys(address for address, _ in also)
             grants = self.grants.part(places)
         closing = grants.remove([*(grant for grant, _ in ended), *(grant for grant, _ in moved)], now.monotonic)
-        opening = {(door.port_list, door.address): door for door in closing.open}
+        rules = rules_for(config) if rules is None else rules
+        # Who is still to follow may have a door of a list that goes.
+        opening = {(d.port_list, d.address): d for d in closing.open if d.port_list in rules.port_lists}
         for _, grant in moved:
             # Of two that come to be for one network the one that lasts longer counts.
             there = grants.at(grant.address, grant.client_key)
             if there is None or there.deadline < grant.deadline:
                 grants.add(grant)
         opening |= grants.lasting_doors_of([grants.at(g.address, g.client_key) or g for _, g in moved], now.monotonic)
-        rules = rules_for(config) if rules is None else rules
         still = tuple(d for d in closing.close if d not in opening and d[0] in rules.port_lists)
         change = Change(tuple(opening.values()), still)
         elsewhere = tuple((before, after) for before, after in moved if before.address != after.address)

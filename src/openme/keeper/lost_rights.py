@@ -12,7 +12,7 @@ from openme.config.model import ClientEntry
 from openme.firewall.base import CutTarget, Steps
 from openme.keeper.policy import door_network, may_come_from
 from openme.keeper.store import Holder
-from openme.networks import but, network_around
+from openme.networks import IPNetwork, collapsed, network_around, without
 from openme.ports import MAX_PORT, PortRange, common
 from openme.wire.knock import IPAddress
 
@@ -22,22 +22,33 @@ HoldersOf = Callable[[bytes], list[Holder]]
 ClientOf = Callable[[bytes], ClientEntry | None]
 
 
-def allowed_ports(client: ClientEntry | None, address: IPAddress, now: datetime) -> tuple[PortRange, ...]:
-    """The ports that a client may have open for an address."""
-    if client is None or (client.expires is not None and client.expires <= now):
-        return ()
-    return client.ports if may_come_from(client, address) else ()
+def usable_ports(client: ClientEntry | None, now: datetime) -> tuple[PortRange, ...]:
+    """The ports that a client may have open, from where it may come from."""
+    return () if client is None or (client.expires is not None and client.expires <= now) else client.ports
 
 
-def lost_to(holder: Holder, client: ClientEntry | None, now: datetime) -> list[CutTarget]:
-    """What this holder was given and may have no more: ports, and what was in its network and is no longer."""
-    allowed = allowed_ports(client, holder.named, now)
+def rightful(holders: Iterable[Holder], client: ClientEntry | None) -> list[IPNetwork]:
+    """The networks that this client's doors for the addresses it has knocked for would be for now."""
+    if client is None:
+        return []
+    return [_around(client, holder.named) for holder in holders if may_come_from(client, holder.named)]
+
+
+def lost_to(
+    holder: Holder, client: ClientEntry | None, now: datetime, others: Iterable[IPNetwork] = ()
+) -> list[CutTarget]:
+    """What this holder was given and may have no more; `others`: where else the client may come from (`rightful`)."""
+    usable = usable_ports(client, now)
+    if holder.network is None:
+        allowed = usable if client is not None and may_come_from(client, holder.address) else ()
+        ports = tuple(_without(holder.ports, allowed))
+        return [CutTarget(holder.address, ports)] if ports else []
     targets = []
-    if ports := tuple(_without(holder.ports, allowed)):
+    if ports := tuple(_without(holder.ports, usable)):
         targets.append(CutTarget(holder.address, ports, network=holder.network))
-    if client is not None and holder.network is not None and (kept := common(holder.ports, allowed)):
-        now_for = door_network(client, holder.named) or network_around(holder.named, holder.named.max_prefixlen)
-        outside = but(holder.network, now_for) if now_for.prefixlen > holder.network.prefixlen else []
+    if kept := common(holder.ports, usable):
+        # The network may be a narrower one now: what comes from the rest of it has no right any more.
+        outside = without(holder.network, (*others, *rightful([holder], client)))
         targets += (CutTarget(part.network_address, kept, network=part) for part in outside)
     return targets
 
@@ -83,10 +94,19 @@ def lost_by_keys(
     """What the clients with these public keys were given in the last 30 days and may have no more."""
     targets: list[CutTarget] = []
     for key in keys:
-        for holder in holders_of(key):
-            targets += lost_to(holder, client_of(key), now)
+        holders, client = holders_of(key), client_of(key)
+        has_networks = any(holder.network is not None for holder in holders)
+        others = list(collapsed(rightful(holders, client))) if has_networks else []
+        for holder in holders:
+            targets += lost_to(holder, client, now, others)
+            if holder.network is not None:
+                yield
         yield
     return targets
+
+
+def _around(client: ClientEntry, address: IPAddress) -> IPNetwork:
+    return door_network(client, address) or network_around(address, address.max_prefixlen)
 
 
 def _rights(client: ClientEntry) -> tuple[object, ...]:

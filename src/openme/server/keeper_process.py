@@ -411,9 +411,9 @@ class KeeperProcess:
     def _open(self, grants: list[Grant], now: Now) -> set[int]:
         """Open the doors of these grants in one transaction; which of them (by `id`) are open now."""
         earlier = [self._keeper.grants.add(grant) for grant in grants]
-        doors = self._keeper.grants.doors_of(grants, now.monotonic)
+        change = self._keeper.grants.changed_by(grants, earlier, self._rules.port_lists, now.monotonic)
         try:
-            self._apply(Change(open=tuple(doors.values())))
+            self._apply(change)
         except FirewallError as error:
             _log.error("a good knock opened nothing: %s", error.message)  # one line for the operator
             for grant, before in zip(reversed(grants), reversed(earlier), strict=True):

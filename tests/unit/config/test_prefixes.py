@@ -43,7 +43,9 @@ def test_a_client_has_the_servers_prefixes_or_its_own() -> None:
     assert lengths("prefix_v4: 24", "prefix_v4: 16; prefix_v6: 48") == (16, 48)
 
 
-@pytest.mark.parametrize("line", ["prefix_v4: 15", "prefix_v4: 33", "prefix_v6: 47", "prefix_v6: 129", "prefix_v4: /24"])
+@pytest.mark.parametrize(
+    "line", ["prefix_v4: 15", "prefix_v4: 33", "prefix_v6: 47", "prefix_v6: 129", "prefix_v4: /24"]
+)
 def test_a_length_out_of_range_is_refused_wherever_it_stands(line: str) -> None:
     expected = "expected a number from 16 to 32" if "v4" in line else "expected a number from 48 to 128"
     key = line.partition(":")[0]
@@ -59,11 +61,10 @@ def test_an_empty_prefix_in_an_entry_does_not_widen_it(key: str) -> None:
 
 
 def test_a_single_use_is_not_for_a_network() -> None:
-    assert fault("", "single_use: true; prefix_v4: 24") == (
-        "config.yaml:6: clients.alice.single_use: serves one connection, but prefix_v4 is 24: its doors would be for a"
-        " network",
-        "write prefix_v4: 32 into this client's entry",
-    )
+    said, cure = fault("", "single_use: true; prefix_v4: 24")
+    reason = "serves one connection, but prefix_v4 is 24: its doors would be for a network"
+    assert said == f"config.yaml:6: clients.alice.single_use: {reason}"
+    assert cure == "write prefix_v4: 32 into this client's entry"
     said, cure = fault("prefix_v6: 64", "single_use: true")
     assert "prefix_v6 of server is 64" in said
     assert cure == "write prefix_v6: 128 into this client's entry"
@@ -72,11 +73,10 @@ def test_a_single_use_is_not_for_a_network() -> None:
 
 
 def test_allowed_from_has_to_hold_the_network_of_a_door() -> None:
-    assert fault("", "allowed_from: [198.51.0.0/16, 192.0.2.0/25]; prefix_v4: 24") == (
-        "config.yaml:6: clients.alice.allowed_from: 192.0.2.0/25 is smaller than a door's network, whose length"
-        " prefix_v4 is 24",
-        "write prefix_v4: 25 into this client's entry, or a larger network here",
-    )
+    said, cure = fault("", "allowed_from: [198.51.0.0/16, 192.0.2.0/25]; prefix_v4: 24")
+    reason = "192.0.2.0/25 is smaller than a door's network, whose length prefix_v4 is 24"
+    assert said == f"config.yaml:6: clients.alice.allowed_from: {reason}"
+    assert cure == "write prefix_v4: 25 into this client's entry, or a larger network here"
     said, cure = fault("prefix_v6: 56", "allowed_from: ['2001:db8::/64']")
     assert "prefix_v6 of server is 56" in said
     assert cure == "write prefix_v6: 64 into this client's entry, or a larger network here"
