@@ -1,5 +1,6 @@
 """`prefix_v4` and `prefix_v6`: where they may stand, and with what else."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,18 @@ def test_allowed_from_has_to_hold_the_network_of_a_door() -> None:
     assert cure == "write prefix_v6: 64 into this client's entry, or a larger network here"
     assert lengths("prefix_v4: 24", "allowed_from: [192.0.2.0/24, '2001:db8::7/128']") == (24, 128)
     assert lengths("prefix_v4: 24", "allowed_from: [192.0.2.0/25, 192.0.2.128/25]") == (24, 128)
+
+
+def test_what_the_documentation_shows_means_what_it_says() -> None:
+    page = (Path(__file__).parents[3] / "docs/configuration.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"### Doors for a network\n.*?```yaml\n(.*?)```", page, re.DOTALL)
+    text = shown.replace("SERVER KEY", ServerPrivateKey(bytes(range(32))).to_base64())
+    for letter in (b"a", b"b"):
+        text = text.replace("PUBLIC KEY", str(ClientPrivateKey(letter * 32).public), 1)
+    made = parse_server_config(text, Path("config.yaml"))
+    assert made.client_faults == ()
+    found = {name: (client.prefix_v4, client.prefix_v6) for name, client in made.clients.items()}
+    assert found == {"alice": (24, 64), "robot": (32, 128)}
 
 
 def test_a_client_that_would_not_load_beside_the_servers_prefixes_is_not_added(tmp_path: Path) -> None:
