@@ -76,7 +76,9 @@ def may_come_from(client: ClientEntry, address: IPAddress) -> bool:
     if not any(address in network for network in client.allowed_from):
         return False
     wanted = door_network(client, address)
-    return wanted is None or any(is_within(wanted, network) for network in collapsed(client.allowed_from))
+    if wanted is None or any(is_within(wanted, network) for network in client.allowed_from):
+        return True
+    return any(is_within(wanted, network) for network in collapsed(client.allowed_from))  # two halves make a whole
 
 
 def client_lists(client: ClientEntry | Openable, health_port: int) -> tuple[PortList, ...]:
