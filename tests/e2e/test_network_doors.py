@@ -253,6 +253,36 @@ def test_what_the_server_itself_asks_in_the_network_is_not_cut(make_wide: MakeWo
         assert asking.recv(100) == b"answer"
 
 
+@both_versions
+@pytest.mark.parametrize("first", ["client", "service"])
+def test_an_exchange_between_equal_ports_ends_with_the_right_whoever_began_it(
+    make_wide: MakeWorld, version: int, first: str
+) -> None:
+    """As of two ends of a VPN. The server's own address is in the network, too, and no client's for that."""
+    world = make_wide(knock_timeout="1m")
+    world.set_ports(default="[51820/udp]")
+    alice = add_alice(world, version)
+    world.start()
+    world.knock(alice, "--check")
+    with (
+        closing(world.socket_on(world.server, socket.SOCK_DGRAM, version)) as service,
+        closing(world.socket_on(world.client, socket.SOCK_DGRAM, version)) as client,
+    ):
+        service.bind((SERVER[version], 51820))
+        client.bind((address(6, version), 51820))
+        service.connect((address(6, version), 51820))
+        client.connect((SERVER[version], 51820))
+        for one, other in ((client, service), (service, client)) if first == "client" else ((service, client),) * 2:
+            one.send(b"datagram")
+            assert other.recv(100) == b"datagram"
+        client.send(b"datagram")
+        assert service.recv(100) == b"datagram"
+        world.openme(world.server, "--config", world.config, "revoke", "alice", code=0)
+        client.send(b"datagram")
+        with pytest.raises(TimeoutError):
+            service.recv(100)
+
+
 def test_a_flush_of_the_ruleset_costs_no_network_its_door(make_wide: MakeWorld) -> None:
     world = make_wide(knock_timeout="1m")
     alice = world.add("alice")

@@ -84,10 +84,22 @@ class Connection(NamedTuple):
         return NUMBERS[self.service.proto]
 
 
+IsOurs = Callable[[bytes], bool]
+
+
+def not_ours(_address: bytes) -> bool:
+    """No address is this host's own."""
+    return False
+
+
 class Wanted:
     """What is to end, for a quick look whether a row of the table is of it. False where nothing is."""
 
-    def __init__(self, targets: Iterable[CutTarget] = ()) -> None:
+    def __init__(self, targets: Iterable[CutTarget] = (), is_ours: IsOurs = not_ours) -> None:
+        """`is_ours` tells this host's own addresses, packed, which may be in a network that is to end: what the host
+        asks of its neighbours came by no door.
+        """
+        self._is_ours = is_ours
         self._ports: dict[bytes, tuple[set[PortRange], set[PortRange]]] = {}
         self._networks: dict[tuple[int, bytes], tuple[set[PortRange], set[PortRange]]] = {}
         self._masks: dict[int, set[int]] = {4: set(), 16: set()}  # by the size of an address
@@ -121,17 +133,21 @@ class Wanted:
 
     def has(self, source: bytes, service: PortRange, *, begins: bool) -> bool:
         """Whether what comes from `source` (packed) to this port is to end; `begins`: a UDP exchange, or half open."""
-        found = [self._ports.get(source), *map(self._networks.get, self._around(source))]
-        return any(
-            item.proto == service.proto and item.first <= service.first <= item.last
-            for may_live, ends in filter(None, found)
-            for item in ((*ends, *may_live) if begins else ends)
-        )
+        if _among(service, self._ports.get(source, ((), ())), begins=begins):
+            return True
+        around = filter(None, map(self._networks.get, self._around(source)))
+        return any(_among(service, item, begins=begins) for item in around) and not self._is_ours(source)
 
     def _around(self, address: bytes) -> Iterator[tuple[int, bytes]]:
         """The networks around an address that may be known here."""
         for mask in self._masks.get(len(address), ()):
             yield mask, (int.from_bytes(address) & mask).to_bytes(len(address))
+
+
+def _among(service: PortRange, ports: tuple[Iterable[PortRange], Iterable[PortRange]], *, begins: bool) -> bool:
+    may_live, ends = ports
+    wanted = (*ends, *may_live) if begins else ends
+    return any(item.proto == service.proto and item.first <= service.first <= item.last for item in wanted)
 
 
 class Connections:

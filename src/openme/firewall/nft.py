@@ -189,18 +189,13 @@ class NftFirewall:
     def cut(self, targets: Iterable[CutTarget], is_open: IsOpen = nowhere) -> Steps[Mapping[IPAddress, int]]:
         """See `Firewall.cut`."""
         networks = () if self._rules is None else self._rules.always_open_from
-
-        @cache
-        def needs_no_door(address: IPAddress) -> bool:
-            # This host may be in the network of a door; what it asks of its neighbours came by none.
-            return any(address in network for network in networks) or self._is_ours(address)
-
         return cut_in_steps(
             self._connections,
             self._silence,
             targets,
             is_open,
-            needs_no_door,
+            lambda address: any(address in network for network in networks),
+            is_ours=cache(self._is_ours),
         )
 
     def doors(self) -> list[Door]:
@@ -282,10 +277,10 @@ class NftFirewall:
             self.damage = f"{what} {chains}"
         return not missing
 
-    def _is_ours(self, address: IPAddress) -> bool:
-        """Whether an address is this host's own; False where the kernel does not tell."""
+    def _is_ours(self, address: bytes) -> bool:
+        """Whether an address, packed, is this host's own; False where the kernel does not tell."""
         try:
-            return bool(self._routes.stays(address.packed, None))
+            return bool(self._routes.stays(address, None))
         except (OSError, ValueError, struct.error):
             return False
 

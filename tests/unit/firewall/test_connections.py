@@ -169,6 +169,15 @@ def test_a_network_wants_what_comes_from_all_its_addresses_and_from_none_beside_
     assert not wanted.has(ip_address("192.0.2.99").packed, ssh, begins=True)
 
 
+def test_what_this_host_asks_in_a_network_is_not_wanted_unless_its_own_address_is_named() -> None:
+    network, own = ip_network("192.0.2.0/24"), ip_address("192.0.2.1")
+    target = CutTarget(network.network_address, parse_port_spec("22"), network=network)
+    wanted = Wanted([target], lambda packed: packed == own.packed)
+    assert [wanted.has(a.packed, port("udp", 22), begins=True) for a in (own, ALICE)] == [False, True]
+    wanted.add([CutTarget(own, parse_port_spec("22/udp"))])
+    assert wanted.has(own.packed, port("udp", 22), begins=True)
+
+
 def test_mapped_targets_are_ipv4_targets() -> None:
     wanted = Wanted([CutTarget(ip_address("::ffff:192.0.2.2"), parse_port_spec("22/tcp"))])
     assert wanted.concerns([ALICE.packed])

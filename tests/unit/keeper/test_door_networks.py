@@ -210,7 +210,7 @@ CONFIGS = [
     for ports in ("", ", allowed_ports: [443/tcp]", ", allowed_from: [203.0.113.0/24, 198.51.0.0/16]")
     for other in (16, 24, 32)
     if not (length < 24 and "allowed_from" in ports)
-]
+] + [config("{bob: {ed25519_pubkey: KEY_B, prefix_v4: 20}}"), alice("prefix_v4: 24, expires: 2026-11-23T12:01:00Z")]
 
 
 @pytest.mark.parametrize("seed", range(150))
