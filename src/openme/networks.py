@@ -1,7 +1,8 @@
 """Networks around addresses: what a door may be for, and which of many networks an address is in."""
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 IPAddress = IPv4Address | IPv6Address
@@ -49,6 +50,24 @@ def collapsed(networks: Iterable[IPNetwork]) -> Iterator[IPNetwork]:
     networks = list(networks)
     yield from ipaddress.collapse_addresses(n for n in networks if isinstance(n, IPv4Network))
     yield from ipaddress.collapse_addresses(n for n in networks if isinstance(n, IPv6Network))
+
+
+def in_order(networks: Iterable[IPNetwork]) -> list[IPNetwork]:
+    """Networks of one length for each version, each once, as `inside` wants them."""
+    return sorted(set(networks), key=_place)
+
+
+def inside(outer: IPNetwork, ordered: Sequence[IPNetwork]) -> Sequence[IPNetwork]:
+    """Those of `in_order` that `outer` holds, found without a look at the others; or the one that holds `outer`."""
+    begin, end = _place(outer), _place(network_around(outer.broadcast_address, outer.max_prefixlen))
+    first, last = bisect_left(ordered, begin, key=_place), bisect_right(ordered, end, key=_place)
+    if first == last and first > 0 and is_within(outer, ordered[first - 1]):
+        return ordered[first - 1 : first]
+    return ordered[first:last]
+
+
+def _place(network: IPNetwork) -> tuple[int, int]:
+    return network.version, int(network.network_address)
 
 
 def without(outer: IPNetwork, taken: Iterable[IPNetwork]) -> list[IPNetwork]:

@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from openme.networks import Places, collapsed, first_of, is_within, network_around, without
+from openme.networks import Places, collapsed, first_of, in_order, inside, is_within, network_around, without
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,22 @@ def test_what_is_left_is_all_but_what_was_taken_out(outer: str, taken: list[str]
     whole, parts = ip_network(outer), [ip_network(part) for part in taken]
     left = [address for network in without(whole, parts) for address in network]
     assert left == [address for address in whole if not any(address in part for part in parts)]
+
+
+def test_those_inside_a_network_are_found_in_order() -> None:
+    texts = ("10.0.1.0/24", "2001:db8:0:1::/64", "10.0.0.0/24", "10.0.255.0/24", "10.1.0.0/24", "10.0.1.0/24")
+    ordered = in_order(map(ip_network, texts))
+    assert len(ordered) == 5
+
+    def found(outer: str) -> list[str]:
+        return [str(network) for network in inside(ip_network(outer), ordered)]
+
+    assert found("10.0.0.0/16") == ["10.0.0.0/24", "10.0.1.0/24", "10.0.255.0/24"]
+    assert found("2001:db8::/48") == ["2001:db8:0:1::/64"]
+    assert found("10.1.0.0/24") == ["10.1.0.0/24"]
+    assert found("10.0.1.128/25") == ["10.0.1.0/24"], "the one that holds it"
+    assert found("10.0.2.0/24") == found("9.0.0.0/16") == found("2001:db8:1::/48") == []
+    assert list(inside(ip_network("10.0.0.0/16"), [])) == []
 
 
 def test_places_hold_addresses_and_whole_networks() -> None:

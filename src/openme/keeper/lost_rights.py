@@ -5,14 +5,14 @@ a right must lose the exchanges with it.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from openme.config.model import ClientEntry
 from openme.firewall.base import CutTarget, Steps
 from openme.keeper.policy import door_network, may_come_from
 from openme.keeper.store import Holder
-from openme.networks import IPNetwork, collapsed, network_around, without
+from openme.networks import IPNetwork, in_order, inside, network_around, without
 from openme.ports import MAX_PORT, PortRange, common
 from openme.wire.knock import IPAddress
 
@@ -35,9 +35,11 @@ def rightful(holders: Iterable[Holder], client: ClientEntry | None) -> list[IPNe
 
 
 def lost_to(
-    holder: Holder, client: ClientEntry | None, now: datetime, others: Iterable[IPNetwork] = ()
+    holder: Holder, client: ClientEntry | None, now: datetime, others: Sequence[IPNetwork] = ()
 ) -> list[CutTarget]:
-    """What this holder was given and may have no more; `others`: where else the client may come from (`rightful`)."""
+    """What this holder was given and may have no more; `others`: where else the client may come from (`rightful`), in
+    the order of `networks.in_order`.
+    """
     usable = usable_ports(client, now)
     if holder.network is None:
         allowed = usable if client is not None and may_come_from(client, holder.address) else ()
@@ -48,7 +50,7 @@ def lost_to(
         targets.append(CutTarget(holder.address, ports, network=holder.network))
     if kept := common(holder.ports, usable):
         # The network may be a narrower one now: what comes from the rest of it has no right any more.
-        outside = without(holder.network, (*others, *rightful([holder], client)))
+        outside = without(holder.network, (*inside(holder.network, others), *rightful([holder], client)))
         targets += (CutTarget(part.network_address, kept, network=part) for part in outside)
     return targets
 
@@ -95,8 +97,12 @@ def lost_by_keys(
     targets: list[CutTarget] = []
     for key in keys:
         holders, client = holders_of(key), client_of(key)
-        has_networks = any(holder.network is not None for holder in holders)
-        others = list(collapsed(rightful(holders, client))) if has_networks else []
+        others: list[IPNetwork] = []
+        if any(holder.network is not None for holder in holders):
+            for start in range(0, len(holders), _AT_ONCE):
+                others += rightful(holders[start : start + _AT_ONCE], client)
+                yield
+        others = in_order(others)
         for holder in holders:
             targets += lost_to(holder, client, now, others)
             if holder.network is not None:
