@@ -73,6 +73,8 @@ def test_those_inside_a_network_are_found_in_order() -> None:
     assert found("10.0.1.128/25") == ["10.0.1.0/24"], "the one that holds it"
     assert found("10.0.2.0/24") == found("9.0.0.0/16") == found("2001:db8:1::/48") == []
     assert list(inside(ip_network("10.0.0.0/16"), [])) == []
+    ends = in_order(map(ip_network, ("10.0.0.255/32", "10.0.0.0/32", "10.0.1.0/32", "9.255.255.255/32")))
+    assert [str(network) for network in inside(ip_network("10.0.0.0/24"), ends)] == ["10.0.0.0/32", "10.0.0.255/32"]
 
 
 def test_places_hold_addresses_and_whole_networks() -> None:
