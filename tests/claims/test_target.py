@@ -4,6 +4,7 @@ Every address is asked for by name in a knock that is otherwise perfect, and the
 its name; then the same addresses are forged as the source of knocks that name none.
 """
 
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from openme.firewall.base import PortList
+from openme.firewall.nftables_rules import set_names
+from openme.ports import parse_port_spec
 from openme.wire.knock import IPAddress
 from support.entries import refusal, restrict, verdict
 from support.netns import until, v4, v6
@@ -141,6 +145,73 @@ def test_allowed_from_holds_for_named_targets_and_for_sources(stage: Stage) -> N
     for target in ("10.9.9.9", "::ffff:10.9.9.9", "2001:db8:77::9"):
         assert "opened 22/tcp" in ask(stage, ip_address(target), "bob", bob)
     world.ask("close", name="bob")
+
+
+def test_a_prefix_opens_the_network_of_its_length_and_no_address_that_is_refused(stage: Stage) -> None:
+    """All that a knock names is an address; the shortest prefixes make none of those that are refused a good one."""
+    world = stage.world
+    carol = world.add("carol")
+    restrict(world, "carol", "prefix_v4: 16", "prefix_v6: 48")
+    assert {target: refusal(ask(stage, ip_address(target), "carol", carol)) for target in REFUSED} == REFUSED
+    assert nobody_is_in(stage)
+    for target in ("10.1.2.3", "10.1.0.0", "10.1.255.255", "::ffff:10.1.2.3"):
+        assert "and its network 10.1.0.0/16 for" in ask(stage, ip_address(target), "carol", carol)
+    for target in ("2001:db8:77::", "2001:db8:77:ffff::9"):
+        assert "and its network 2001:db8:77::/48 for" in ask(stage, ip_address(target), "carol", carol)
+    elements = world.server.run("nft", "list", "table", "inet", "openme")
+    assert set(re.findall(r"([0-9a-f.:]+) timeout \w+ expires", elements)) == {"10.1.0.0", "2001:db8:77::"}
+    assert [session["network"] for session in world.sessions()] == ["10.1.0.0/16", "2001:db8:77::/48"]
+    world.ask("close", name="carol")
+
+
+def test_allowed_from_must_hold_the_whole_network(stage: Stage) -> None:
+    world = stage.world
+    dave = world.add("dave")
+    restrict(world, "dave", "prefix_v4: 24", "allowed_from: [10.1.2.0/24, 10.1.4.0/23]")
+    for target in ("10.1.2.7", "10.1.5.7"):
+        assert ask(stage, ip_address(target), "dave", dave).startswith("opened")
+    for target in ("10.1.3.7", CLIENT[4], CLIENT[6]):
+        assert refusal(ask(stage, ip_address(target), "dave", dave)) == "allowed_from"
+    world.ask("close", name="dave")
+    text = world.config.read_text()
+    world.write_config(text.replace("allowed_from: [10.1.2.0/24, 10.1.4.0/23]", "allowed_from: [10.1.2.0/25]"))
+    assert world.ask("reload")["fault"] is None
+    assert ask(stage, ip_address("10.1.2.7"), "dave", dave).startswith("refused: disabled")
+    assert nobody_is_in(stage)
+
+
+def test_no_door_for_a_wider_network_outlives_a_config_that_narrows_it(stage: Stage) -> None:
+    """Not where the wide network's rules live on for another client, and not by knocks that come meanwhile."""
+    world = stage.world
+    erin, other = world.add("erin"), world.add("other")
+    restrict(world, "erin", "prefix_v4: 16")
+    restrict(world, "other", "prefix_v4: 16")
+    for number in range(150):  # more than follow a changed config in one step
+        target = ip_address("10.0.0.0") + (number << 16) + 5
+        world.send(world.packet(erin, target=target))
+    until(lambda: len(world.sessions()) == 150)
+    assert ask(stage, ip_address("10.200.0.5"), "other", other).startswith("opened")
+    text = world.config.read_text()
+    world.write_config(text.replace("  erin:\n    prefix_v4: 16\n", "  erin:\n    prefix_v4: 24\n"))
+    for number in (0, 120, 149) * 20:
+        world.send(world.packet(erin, target=ip_address("10.0.0.0") + (number << 16) + 5))
+
+    def lengths() -> set[str]:
+        return {session["network"][-3:] for session in world.sessions() if session["client_name"] == "erin"}
+
+    until(lambda: lengths() == {"/24"})
+    assert open_for(world, 16) == {"10.200.0.0"}
+    assert len(open_for(world, 24)) == 150
+    for name in ("erin", "other"):
+        world.ask("close", name=name)
+    assert nobody_is_in(stage)
+
+
+def open_for(world: ServerWorld, length: int) -> set[str]:
+    """The networks of this length that 22/tcp is open for, as the kernel has them."""
+    name = set_names(PortList(parse_port_spec("22/tcp"), prefix_v4=length)).v4
+    listed = world.server.run("nft", "list", "set", "inet", "openme", name)
+    return set(re.findall(r"([0-9.]+) timeout", listed))
 
 
 def test_forged_sources_open_nothing(stage: Stage) -> None:

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
-from openme.firewall.base import MAX_SECONDS, CutTarget, Door, Firewall, FirewallError, PortList, Rules
+from openme.firewall.base import MAX_SECONDS, CutTarget, Door, Firewall, FirewallError, IPAddress, PortList, Rules
 from openme.firewall.memory import MemoryFirewall
 from openme.firewall.nft import NftFirewall
 from openme.ports import merged, parse_port_spec
@@ -254,6 +254,88 @@ def test_many_doors_at_once(firewall: Firewall) -> None:
     assert min(door.seconds for door in doors) > 80
     firewall.close([(WEB, address) for address in crowd[1:]])
     assert [door.address for door in firewall.doors()] == crowd[:1]
+
+
+# -- doors for networks
+
+
+NETS = PortList(parse_port_spec("22/tcp"), prefix_v4=24, prefix_v6=64)
+WIDER = PortList(parse_port_spec("22/tcp"), prefix_v4=16, prefix_v6=48)
+WITH_NETS = replace(RULES, port_lists=frozenset({SSH, WEB, ONCE, NETS, WIDER}))
+
+
+@pytest.fixture
+def networks(firewall: Firewall) -> Firewall:
+    firewall.apply(WITH_NETS)
+    return firewall
+
+
+def first(text: str) -> IPAddress:
+    return ip_network(text).network_address
+
+
+def test_doors_for_networks_of_each_length_are_doors_of_their_own(networks: Firewall) -> None:
+    since = Since()
+    networks.open(
+        [
+            *(Door(NETS, first("192.0.2.0/24"), 30), Door(NETS, first("2001:db8:0:1::/64"), 60)),
+            *(Door(WIDER, first("192.0.0.0/16"), 90), Door(WIDER, first("2001:db8::/48"), 40)),
+            *(Door(SSH, first("192.0.2.0/24"), 20), Door(WIDER, first("192.1.0.0/16"), 10)),
+        ]
+    )
+    seen = remaining(networks)
+    given = {
+        (NETS, "192.0.2.0"): 30,
+        (NETS, "2001:db8:0:1::"): 60,
+        (WIDER, "192.0.0.0"): 90,
+        (WIDER, "2001:db8::"): 40,
+        (SSH, "192.0.2.0"): 20,
+        (WIDER, "192.1.0.0"): 10,
+    }
+    assert seen.keys() == given.keys()
+    assert all(since.is_left(seconds, seen[key]) for key, seconds in given.items())
+    networks.close([(NETS, first("192.0.2.0/24")), (WIDER, first("2001:db8::/48"))])
+    assert remaining(networks).keys() == given.keys() - {(NETS, "192.0.2.0"), (WIDER, "2001:db8::")}
+
+
+@pytest.mark.parametrize(
+    ("port_list", "address"),
+    [(NETS, "192.0.2.2"), (NETS, "2001:db8::2"), (WIDER, "192.0.2.0"), (WIDER, "2001:db8:0:1::")],
+)
+def test_a_door_for_what_is_no_network_of_its_list_is_refused(
+    networks: Firewall, port_list: PortList, address: str
+) -> None:
+    with pytest.raises(FirewallError, match="is not the first address of a network"):
+        networks.open([Door(SSH, ALICE, 30), Door(port_list, ip_address(address), 30)])
+    with pytest.raises(FirewallError, match="is not the first address of a network"):
+        networks.apply(RULES, [Door(port_list, ip_address(address), 30)])
+    assert networks.doors() == []
+
+
+def test_a_length_that_goes_takes_its_doors_with_it_and_one_that_comes_has_none(networks: Firewall) -> None:
+    networks.open([Door(WIDER, first("192.0.0.0/16"), 30), Door(NETS, first("192.0.2.0/24"), 30), Door(SSH, ALICE, 30)])
+    narrower = replace(RULES, port_lists=WITH_NETS.port_lists - {WIDER})
+    networks.apply(narrower, [Door(NETS, first("192.0.3.0/24"), 30)])
+    left = {(NETS, "192.0.2.0"), (NETS, "192.0.3.0"), (SSH, "192.0.2.2")}
+    assert remaining(networks).keys() == left
+    networks.apply(WITH_NETS)
+    assert remaining(networks).keys() == left
+
+
+def test_the_next_run_takes_networks_over_and_shuts_those_of_a_length_that_is_gone(subject: Subject) -> None:
+    subject.firewall.start(WITH_NETS)
+    since = Since()
+    subject.firewall.open([Door(NETS, first("192.0.2.0/24"), 30), Door(WIDER, first("192.0.0.0/16"), 30)])
+    second = subject.another()
+    second.start(replace(RULES, port_lists=WITH_NETS.port_lists - {WIDER}))
+    seen = remaining(second)
+    assert seen.keys() == {(NETS, "192.0.2.0")}
+    assert since.is_left(30, seen[NETS, "192.0.2.0"])
+
+
+def test_no_list_of_single_use_is_for_networks() -> None:
+    with pytest.raises(ValueError, match="single use is for one address"):
+        PortList(SSH.ports, single_use=True, prefix_v6=64)
 
 
 @pytest.mark.root

@@ -66,6 +66,7 @@ class ScriptedFirewall(MemoryFirewall):
         self.lost = False
         self.touched = False
         self.cuts: list[tuple[IPAddress, tuple[Any, ...]]] = []
+        self.cut_targets: list[CutTarget] = []
 
     def _note(self, what: str) -> None:
         self.calls.append(what)
@@ -93,6 +94,7 @@ class ScriptedFirewall(MemoryFirewall):
         self._note("cut")
         targets = list(targets)
         yield
+        self.cut_targets += targets
         self.cuts += [(target.address, tuple(target.ports)) for target in targets]
         return {target.address: 1 for target in targets}
 

@@ -347,9 +347,9 @@ class ServerWorld:
             return "filtered"
         return "open"
 
-    def udp(self, host: Namespace, port: int, version: int = 4) -> Seen:
+    def udp(self, host: Namespace, port: int, version: int = 4, *, source: str | None = None) -> Seen:
         """How a UDP port of the server looks from a host; an echo service stands behind one that is open."""
-        with closing(self.socket_on(host, socket.SOCK_DGRAM, version)) as made:
+        with closing(self.socket_on(host, socket.SOCK_DGRAM, version, source)) as made:
             made.connect((SERVER[version], port))
             try:
                 made.send(b"echo")

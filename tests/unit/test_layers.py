@@ -15,7 +15,19 @@ from openme.cli.main import COMMANDS
 from support.command import Place, place
 
 SOURCE = Path(openme.__file__).parent
-BASE = {"durations", "errors", "files", "interrupts", "moments", "ports", "steps", "visible", "wire", "keys"}
+BASE = {
+    "durations",
+    "errors",
+    "files",
+    "interrupts",
+    "moments",
+    "networks",
+    "ports",
+    "steps",
+    "visible",
+    "wire",
+    "keys",
+}
 # What each part may import besides itself; `keys` and `wire` know nobody above them.
 ALLOWED = {
     "__main__": {"cli"},
@@ -24,6 +36,7 @@ ALLOWED = {
     "files": {"interrupts"},
     "interrupts": set(),
     "moments": set(),
+    "networks": set(),
     "ports": set(),
     "refusals": set(),
     "steps": set(),
@@ -32,7 +45,7 @@ ALLOWED = {
     "wire": {"keys"},
     "config": BASE - {"wire"},
     "netlink": {"errors", "steps"},
-    "firewall": {"errors", "netlink", "ports", "steps"},
+    "firewall": {"errors", "netlink", "networks", "ports", "steps"},
     "listener": {"wire", "keys"},
     "keeper": {*BASE, "config", "firewall.base", "refusals"},
     "client": {*BASE, "config.model"},
@@ -242,6 +255,7 @@ WITHOUT = {
     "keys",
     "listener",
     "moments",
+    "networks",
     "ports",
     "refusals",
     "visible",

@@ -377,6 +377,8 @@ def _client_value(client: ClientEntry, seen: Seen | None, revoked: Revocation | 
         "name": client.name,
         "fingerprint": client.public_key.fingerprint,
         "ports": [str(p) for p in client.ports],
+        "prefix_v4": client.prefix_v4,
+        "prefix_v6": client.prefix_v6,
         "expires": None if client.expires is None else rfc3339(client.expires.timestamp()),
         "revoked": None if revoked is None else revoked.at,
         "last_knock": None if seen is None else rfc3339(seen.at),
@@ -395,10 +397,17 @@ def _client_row(client: ClientEntry, seen: Seen | None, revoked: Revocation | No
     return [
         client.name,
         client.public_key.fingerprint,
-        ",".join(map(str, client.ports)) or "-",
+        (",".join(map(str, client.ports)) or "-") + _networks(client),
         expires,
         "never" if seen is None else f"{rfc3339(seen.at)} from {seen.source}",
     ]
+
+
+def _networks(client: ClientEntry) -> str:
+    """For how many a client's doors are, where that is more than one address."""
+    lengths = (client.prefix_v4, 32, "IPv4"), (client.prefix_v6, 128, "IPv6")
+    wide = [f"an {version} /{length}" for length, full, version in lengths if length < full]
+    return f" for {' or '.join(wide)}" if wide else ""
 
 
 def _asked(args: argparse.Namespace, request: dict[str, object]) -> dict[str, Any]:

@@ -339,7 +339,8 @@ def _say_proofs(proofs: Sequence[Proof]) -> int:
             continue
         ports = ", ".join(receipt.ports) or "the health port alone"
         until = rfc3339(receipt.expires_at)
-        answer(f"{ports} for {receipt.ip} until {until}, proven by the server")
+        network = "" if receipt.network is None else f" and its network {receipt.network}"
+        answer(f"{ports} for {receipt.ip}{network} until {until}, proven by the server")
         if not proof.opened_as_asked:
             warn(f"the knock named {proof.knock.target}, the server opened {receipt.ip}: do not trust this door")
         if proof.knock.target is None:
@@ -359,6 +360,7 @@ def _proof_value(proof: Proof) -> dict[str, object]:
         "as_asked": proof.opened_as_asked,
         "client": receipt.client,
         "ip": str(receipt.ip),
+        "network": None if receipt.network is None else str(receipt.network),
         "ip_checked": proof.knock.target is not None,
         "ports": list(receipt.ports),
         "expires_at": rfc3339(receipt.expires_at),

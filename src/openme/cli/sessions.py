@@ -94,7 +94,7 @@ def render(value: dict[str, Any], now: datetime) -> str:
         rows.append(
             [
                 str(session["client_name"]),
-                str(session["ip"]),
+                f"{session['ip']} ({session['network']})" if "network" in session else str(session["ip"]),
                 ",".join(map(_port, session["ports"])) or "health port",
                 f"{max(1, round(left.total_seconds()))}s",
                 str(session["expires_at"]),

@@ -19,6 +19,8 @@ class Openable(NamedTuple):
     ports: tuple[PortRange, ...]
     single_use: bool
     disable_health_port: bool
+    prefix_v4: int = 32
+    prefix_v6: int = 128
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class ClientIndex:
             if client.expires is not None:
                 every.ends.append((client.expires, key))
             # Ports are slow to hash, and most clients have those of a group.
-            flags = client.single_use, client.disable_health_port
+            flags = client.single_use, client.disable_health_port, client.prefix_v4, client.prefix_v6
             if last is None or client.ports is not last.ports or flags != last[1:]:
                 last = Openable(client.ports, *flags)
                 every.openable.add(last)

@@ -27,10 +27,12 @@ from openme.config.scalars import flow_list, quote
 from openme.config.section import Section, nearest, shown
 from openme.config.server import (
     DEFAULT_STATE_DIR,
+    ONE_ADDRESS,
     SERVER_KEYS,
     Surroundings,
     parse_client_entry,
     parse_groups,
+    prefixes,
     validate_name,
 )
 from openme.keys.ed25519 import key_id_of
@@ -455,13 +457,14 @@ def _check_entry(root: Mapping, path: Path, name: str) -> None:
     faults: list[ConfigFault] = []
     section = Section(path, root, "", faults)
     groups = parse_groups(section, faults)
-    protocols = frozenset(WIRE_VERSIONS)
+    protocols, lengths = frozenset(WIRE_VERSIONS), ONE_ADDRESS
     if (server := section.section("server")) is not None:
-        protocols = Section(path, server, "server", [], known=SERVER_KEYS).words("protocols", protocols, WIRE_VERSIONS)
+        settings = Section(path, server, "server", [], known=SERVER_KEYS)
+        protocols, lengths = settings.words("protocols", protocols, WIRE_VERSIONS), prefixes(settings)
     if faults:
         raise ConfigError(*faults)
     try:
-        parse_client_entry(name, key.line, value, Surroundings(path, groups, protocols, []))
+        parse_client_entry(name, key.line, value, Surroundings(path, groups, protocols, [], lengths))
     except ConfigError as error:
         # The line is one of the text that was never written.
         raise ConfigError(*(ConfigFault(f.path, 0, f.key, f.message, f.hint) for f in error.faults)) from None

@@ -62,6 +62,7 @@ class ClientEntry:
 
     `ports` is what a knock opens: groups and specs resolved and merged. `allowed_ports` is the list as written, None
     where the file has none. `protocols` never exceeds the server's. `expires` is in UTC, `max_timeout` in seconds.
+    `prefix_v4`, `prefix_v6`: lengths of the networks that doors are for; full with `single_use`.
     """
 
     name: str
@@ -75,6 +76,8 @@ class ClientEntry:
     require_target_ip: bool = False
     single_use: bool = False
     max_timeout: float | None = None
+    prefix_v4: int = 32
+    prefix_v6: int = 128
     line: int = 0
 
 
@@ -121,6 +124,8 @@ class ServerConfig:
     hidden_as: HiddenAs = "drop"
     hide_udp_errors: bool = True
     always_open_from: tuple[Network, ...] = ()
+    prefix_v4: int = 32
+    prefix_v6: int = 128
     state_dir: Path = Path("/var/lib/openme")
     run_as: str | None = None
     groups: Mapping[str, tuple[PortRange, ...]] = field(default_factory=dict)

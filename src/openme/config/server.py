@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from openme.config.files import check_server_file, open_regular, read_text
 from openme.config.model import (
@@ -31,6 +32,7 @@ from openme.config.trusted_path import changeable_by_others
 from openme.durations import format_duration
 from openme.keys.ed25519 import ClientPublicKey, KeyTextError, parse_public_key
 from openme.keys.x25519 import parse_server_private_key, parse_server_public_key
+from openme.networks import collapsed
 from openme.ports import MAX_PORT, PortRange, merged, parse_port_spec, port
 
 TOP_KEYS = ("server", "ports", "hide", "clients")
@@ -54,16 +56,21 @@ SERVER_KEYS = (
     "hidden_as",
     "hide_udp_errors",
     "always_open_from",
+    "prefix_v4",
+    "prefix_v6",
     "state_dir",
     "run_as",
 )
-# What only ever narrows a client's rights: an empty value there would widen them.
-_RESTRICTIONS = ("protocols", "allowed_from", "require_target_ip", "single_use", "max_timeout")
+_PREFIXES = ("prefix_v4", "prefix_v6")
+# What a client's entry narrows, or may: an empty value there would widen it.
+_RESTRICTIONS = ("protocols", "allowed_from", "require_target_ip", "single_use", "max_timeout", *_PREFIXES)
 CLIENT_KEYS = ("ed25519_pubkey", "allowed_ports", "expires", "disable_health_port", *_RESTRICTIONS)
 DEFAULT_GROUP = "default"
 BUILT_IN_DEFAULT = (port("tcp", 22),)
 DEFAULT_STATE_DIR = "/var/lib/openme"
 
+PREFIX_LENGTHS = {4: (16, 32), 6: (48, 128)}
+"""The shortest and the longest prefix of a network that a door may be for, by IP version."""
 _PORT_EXAMPLE = "[22/tcp, 80, 8080-8090/tcp]"
 _NEW_NAME = re.compile(r"(?![-.])[A-Za-z0-9._@-]{1,64}", re.ASCII)
 LONGEST_DOOR = 366 * 86400.0  # seconds
@@ -172,7 +179,8 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
     groups = parse_groups(root, faults)
     hide = _hide(root)
     disabled: list[DisabledClient] = []
-    clients, client_faults, orphans = _clients(root, Surroundings(path, groups, protocols, notes), disabled)
+    lengths = prefixes(server)
+    clients, client_faults, orphans = _clients(root, Surroundings(path, groups, protocols, notes, lengths), disabled)
     host = server.text("host", "a host name or address", HOST_PATTERN)
     knock_timeout = server.duration("knock_timeout", LONGEST_DOOR) or 30.0
     replay_window = server.duration("replay_window", LONGEST_WINDOW) or 60.0
@@ -210,6 +218,8 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
         hidden_as="reject" if hidden_as == "reject" else "drop",
         hide_udp_errors=hide_udp_errors,
         always_open_from=always_open_from,
+        prefix_v4=lengths.v4,
+        prefix_v6=lengths.v6,
         state_dir=Path(state_dir),
         run_as=run_as,
         groups=groups,
@@ -223,6 +233,16 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
     )
 
 
+class Prefixes(NamedTuple):
+    """How long the prefixes are of the networks that doors are for."""
+
+    v4: int = 32
+    v6: int = 128
+
+
+ONE_ADDRESS = Prefixes()
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a client's entry refers to. Lines about what works but may surprise are added to `notes`."""
@@ -231,6 +251,7 @@ class Surroundings:
     groups: Map[str, tuple[PortRange, ...]]
     protocols: frozenset[str]
     notes: list[str]
+    prefixes: Prefixes = ONE_ADDRESS
 
 
 def parse_client_entry(name: str, line: int, node: Mapping, around: Surroundings) -> ClientEntry:
@@ -261,6 +282,9 @@ def parse_client_entry(name: str, line: int, node: Mapping, around: Surroundings
     require_target_ip = section.flag("require_target_ip", default=False)
     single_use = section.flag("single_use", default=False)
     max_timeout = section.duration("max_timeout", LONGEST_DOOR)
+    lengths = prefixes(section, around.prefixes)
+    if not faults:
+        _refuse_impossible_networks(section, lengths, allowed_from, single_use=single_use)
     if faults or public_key is None:
         raise ConfigError(*faults)
     return ClientEntry(
@@ -275,6 +299,8 @@ def parse_client_entry(name: str, line: int, node: Mapping, around: Surroundings
         require_target_ip=require_target_ip,
         single_use=single_use,
         max_timeout=max_timeout,
+        prefix_v4=lengths.v4,
+        prefix_v6=lengths.v6,
         line=line,
     )
 
@@ -427,6 +453,31 @@ def _allowed_from(section: Section) -> tuple[Network, ...]:
     if networks is not None and not networks and len(section.faults) == faults:
         section.fault("allowed_from", "expected at least one network; to lift the restriction remove the line")
     return tuple(networks or ())
+
+
+def prefixes(section: Section, default: Prefixes = ONE_ADDRESS) -> Prefixes:
+    """`prefix_v4` and `prefix_v6` of a section; faults are added to its own."""
+    v4 = section.whole("prefix_v4", default.v4, *PREFIX_LENGTHS[4])
+    return Prefixes(v4, section.whole("prefix_v6", default.v6, *PREFIX_LENGTHS[6]))
+
+
+def _refuse_impossible_networks(
+    section: Section, lengths: Prefixes, allowed_from: tuple[Network, ...], *, single_use: bool
+) -> None:
+    """Add a fault where the network of a door is more than the rest of a client's entry can ever allow."""
+    for name, length, version in zip(_PREFIXES, lengths, PREFIX_LENGTHS, strict=True):
+        full = PREFIX_LENGTHS[version][1]
+        whose = "" if section.node(name) is not None else " of server"
+        if single_use and length != full:
+            message = f"serves one connection, but {name}{whose} is {length}: its doors would be for a network"
+            section.fault("single_use", message, f"write {name}: {full} into this client's entry")
+        # Two halves make a whole.
+        for network in collapsed(allowed_from):
+            if network.version == version and network.prefixlen > length:
+                message = f"{network} is smaller than a door's network, whose length {name}{whose} is {length}"
+                cure = f"write {name}: {network.prefixlen} into this client's entry, or a larger network here"
+                section.fault("allowed_from", message, cure)
+                break
 
 
 def _always_open_from(server: Section, notes: list[str], *, drop_ports: bool) -> tuple[Network, ...]:

@@ -30,6 +30,11 @@ server:
   hide_udp_errors: true
   # Networks for which managed ports are not hidden: monitoring, the office, a way back in. The host's own rules decide.
   # always_open_from: [192.0.2.0/24, "2001:db8::/32"]
+  # A door is for the network of this prefix length around the address, so for every host in it; full: for that address
+  # alone. Shorter for carriers that send UDP and TCP from several addresses (16 to 32), and for IPv6 addresses that
+  # change (48 to 128). A client's entry can have its own.
+  prefix_v4: 32
+  prefix_v6: 128
   # Apply the rules only to packets that arrive on this interface; without it: on all.
 {interface}
 

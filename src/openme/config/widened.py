@@ -4,12 +4,12 @@ Tools that do not know all of our keys write a file back without `allowed_from` 
 says less. Whoever follows the file tells its owner.
 """
 
-import ipaddress
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
-from openme.config.model import ClientEntry, Network, ServerConfig
+from openme.config.model import ClientEntry, ServerConfig
 from openme.durations import format_duration
 from openme.moments import rfc3339
+from openme.networks import collapsed, is_within
 from openme.ports import without
 
 MOST_NAMED = 20
@@ -77,8 +77,8 @@ def _allowed_from(old: ClientEntry, new: ClientEntry) -> str | None:
         return None
     if not new.allowed_from:
         return f"allowed_from is gone (it was {', '.join(map(str, old.allowed_from))})"
-    known = list(_collapsed(old.allowed_from))
-    more = [network for network in _collapsed(new.allowed_from) if not any(_contains(k, network) for k in known)]
+    known = list(collapsed(old.allowed_from))
+    more = [network for network in collapsed(new.allowed_from) if not any(is_within(network, k) for k in known)]
     return f"allowed_from has {', '.join(map(str, more))} more" if more else None
 
 
@@ -98,22 +98,14 @@ def _max_timeout(old: ClientEntry, new: ClientEntry) -> str | None:
     return f"max_timeout is longer, {format_duration(new.max_timeout)}" if new.max_timeout > old.max_timeout else None
 
 
+def _prefixes(old: ClientEntry, new: ClientEntry) -> str | None:
+    lengths = (("prefix_v4", old.prefix_v4, new.prefix_v4), ("prefix_v6", old.prefix_v6, new.prefix_v6))
+    shorter = [f"{name} is shorter, {after} (it was {before})" for name, before, after in lengths if after < before]
+    return ", ".join(shorter) or None
+
+
 COMPARISONS: tuple[Comparison, ...] = (
     *(_ports, _expires, _health_port, _protocols),
-    *(_allowed_from, _require_target_ip, _single_use, _max_timeout),
+    *(_allowed_from, _require_target_ip, _single_use, _max_timeout, _prefixes),
 )
 """One for each key of a client's entry that can widen what it may do. A new key of that kind gets its own here."""
-
-
-def _collapsed(networks: Iterable[Network]) -> Iterator[Network]:
-    networks = list(networks)
-    yield from ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv4Network))
-    yield from ipaddress.collapse_addresses(n for n in networks if isinstance(n, ipaddress.IPv6Network))
-
-
-def _contains(outer: Network, inner: Network) -> bool:
-    if isinstance(outer, ipaddress.IPv4Network) and isinstance(inner, ipaddress.IPv4Network):
-        return inner.subnet_of(outer)
-    return (
-        isinstance(outer, ipaddress.IPv6Network) and isinstance(inner, ipaddress.IPv6Network) and inner.subnet_of(outer)
-    )

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal, Protocol
 
 from openme.errors import FirewallError as FirewallError  # noqa: PLC0414  # part of what is asked of a firewall
+from openme.networks import first_of
 from openme.ports import PortRange
 from openme.steps import Steps as Steps  # noqa: PLC0414
 from openme.steps import T as T  # noqa: PLC0414
@@ -22,10 +23,27 @@ class PortList:
     """A list of ports that opens as one. `ports` is in the canonical form of `ports.merged`.
 
     `single_use`: the first new connection from an address takes that address's door away (in the kernel).
+    `prefix_v4`, `prefix_v6`: its doors are for networks with prefixes of this length; full: each for one address.
+    ValueError for networks of single use: one of many hosts would take the door of all.
     """
 
     ports: tuple[PortRange, ...]
     single_use: bool = False
+    prefix_v4: int = 32
+    prefix_v6: int = 128
+
+    def __post_init__(self) -> None:
+        if self.single_use and self.is_for_networks:
+            raise ValueError("a door of single use is for one address")
+
+    @property
+    def is_for_networks(self) -> bool:
+        """Whether a door of this list is for more than one address."""
+        return (self.prefix_v4, self.prefix_v6) != (32, 128)
+
+    def prefix(self, version: int) -> int:
+        """The length of the prefixes of its doors' networks, for this IP version."""
+        return self.prefix_v4 if version == 4 else self.prefix_v6
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +71,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """`port_list` is open for `address` for another `seconds` (above zero, to the millisecond)."""
+    """`port_list` is open for `address` for another `seconds` (above zero, to the millisecond).
+
+    Where the list's doors are for networks: for the network that begins with `address`.
+    """
 
     port_list: PortList
     address: IPAddress
@@ -63,12 +84,13 @@ class Door:
 @dataclass(frozen=True, slots=True)
 class CutTarget:
     """What a door has let in from `address` to `ports` is to end: UDP exchanges and TCP handshakes under way, and the
-    established TCP connections too where `established` says so.
+    established TCP connections too where `established` says so. With a `network`: from everywhere in it.
     """
 
     address: IPAddress
     ports: tuple[PortRange, ...]
     established: bool = False
+    network: IPNetwork | None = None
 
 
 IsOpen = Callable[[IPAddress, PortRange], bool]
@@ -80,7 +102,9 @@ def nowhere(_address: IPAddress, _service: PortRange) -> bool:
 
 
 def check_door(door: Door) -> None:
-    """FirewallError unless the door's time is one that a firewall can count."""
+    """FirewallError unless the door's time is one that a firewall can count, and its address begins a network."""
+    if first_of(door.address, door.port_list.prefix(door.address.version)) != door.address:
+        raise FirewallError(f"{door.address} is not the first address of a network that this port list can open for")
     if not 0 < door.seconds <= MAX_SECONDS:
         raise FirewallError(f"a door opens for more than 0 and at most {MAX_SECONDS} seconds")
 

@@ -7,7 +7,6 @@ import errno
 import socket
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -85,11 +84,25 @@ class Connection(NamedTuple):
         return NUMBERS[self.service.proto]
 
 
+IsOurs = Callable[[bytes], bool]
+
+
+def not_ours(_address: bytes) -> bool:
+    """No address is this host's own."""
+    return False
+
+
 class Wanted:
     """What is to end, for a quick look whether a row of the table is of it. False where nothing is."""
 
-    def __init__(self, targets: Iterable[CutTarget] = ()) -> None:
+    def __init__(self, targets: Iterable[CutTarget] = (), is_ours: IsOurs = not_ours) -> None:
+        """`is_ours` tells this host's own addresses, packed, which may be in a network that is to end: what the host
+        asks of its neighbours came by no door.
+        """
+        self._is_ours = is_ours
         self._ports: dict[bytes, tuple[set[PortRange], set[PortRange]]] = {}
+        self._networks: dict[tuple[int, bytes], tuple[set[PortRange], set[PortRange]]] = {}
+        self._masks: dict[int, set[int]] = {4: set(), 16: set()}  # by the size of an address
         self.has_tcp = False
         self.add(targets)
 
@@ -100,21 +113,41 @@ class Wanted:
             if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
                 address = address.ipv4_mapped
             if target.ports:
-                self._ports.setdefault(address.packed, (set(), set()))[target.established].update(target.ports)
+                if target.network is None:
+                    ports = self._ports.setdefault(address.packed, (set(), set()))
+                else:
+                    mask, first = target.network.netmask, target.network.network_address
+                    self._masks[len(mask.packed)].add(int(mask))
+                    ports = self._networks.setdefault((int(mask), first.packed), (set(), set()))
+                ports[target.established].update(target.ports)
                 self.has_tcp = self.has_tcp or any(item.proto == "tcp" for item in target.ports)
 
     def __bool__(self) -> bool:
-        return bool(self._ports)
+        return bool(self._ports or self._networks)
 
-    def addresses(self) -> AbstractSet[bytes]:
-        """The packed addresses that connections come from, without a copy of the network's own."""
-        return self._ports.keys()
+    def concerns(self, addresses: Iterable[bytes]) -> bool:
+        """Whether connections from any of these addresses (packed) are to end: quick, for most rows are not."""
+        return not self._ports.keys().isdisjoint(addresses) or any(
+            key in self._networks for address in addresses for key in self._around(address)
+        )
 
     def has(self, source: bytes, service: PortRange, *, begins: bool) -> bool:
         """Whether what comes from `source` (packed) to this port is to end; `begins`: a UDP exchange, or half open."""
-        may_live, ends = self._ports.get(source, ((), ()))
-        ports = (*ends, *may_live) if begins else ends
-        return any(item.proto == service.proto and item.first <= service.first <= item.last for item in ports)
+        if _among(service, self._ports.get(source, ((), ())), begins=begins):
+            return True
+        around = filter(None, map(self._networks.get, self._around(source)))
+        return any(_among(service, item, begins=begins) for item in around) and not self._is_ours(source)
+
+    def _around(self, address: bytes) -> Iterator[tuple[int, bytes]]:
+        """The networks around an address that may be known here."""
+        for mask in self._masks.get(len(address), ()):
+            yield mask, (int.from_bytes(address) & mask).to_bytes(len(address))
+
+
+def _among(service: PortRange, ports: tuple[Iterable[PortRange], Iterable[PortRange]], *, begins: bool) -> bool:
+    may_live, ends = ports
+    wanted = (*ends, *may_live) if begins else ends
+    return any(item.proto == service.proto and item.first <= service.first <= item.last for item in wanted)
 
 
 class Connections:
@@ -136,11 +169,10 @@ class Connections:
         would hold both for as long as it finds nothing, and is the wrong way round for IPv6 (seen on 6.18).
         """
         found: list[Connection] = []
-        sources = wanted.addresses()
 
         def keep(payload: bytes) -> None:
             # Most of a large table is other people's.
-            if len(found) < MOST_AT_ONCE and not sources.isdisjoint(addresses_of(payload)):
+            if len(found) < MOST_AT_ONCE and wanted.concerns(addresses_of(payload)):
                 connection = _parsed(payload, wanted, half_open)
                 if connection is not None:
                     found.append(connection)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 from openme.firewall.base import CutTarget, FirewallError, IPAddress, IsOpen, Steps
-from openme.firewall.connections import MOST_AT_ONCE, Connection, Connections, Wanted
+from openme.firewall.connections import MOST_AT_ONCE, Connection, Connections, IsOurs, Wanted, not_ours
 
 CUT_PASSES = 100
 """Looks at the connections until none is left; each ends at most `connections.MOST_AT_ONCE`."""
@@ -20,14 +20,17 @@ def cut_in_steps(
     targets: Iterable[CutTarget],
     is_open: IsOpen,
     needs_no_door: Callable[[IPAddress], bool] = lambda _: False,
+    *,
+    is_ours: IsOurs = not_ours,
 ) -> Steps[Mapping[IPAddress, int]]:
     """See `Firewall.cut`. `silence` keeps what is about to end from living on when the service speaks next.
 
     The table is looked through until no such connection is left: a packet may have been between a door and the table
     when the door closed. Where a door is open, what is found after the first whole look is somebody's good right.
     What came by no door is ended once: there is no more of it while the rules stand, but for what is none of theirs.
+    `is_ours`: see `Wanted`.
     """
-    wanted = Wanted()
+    wanted = Wanted(is_ours=is_ours)
     waiting = iter(targets)
     while some := list(islice(waiting, TARGETS_AT_ONCE)):
         wanted.add(some)

@@ -11,7 +11,9 @@ import math
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -64,6 +66,7 @@ from openme.firewall.redirects import redirects, untracked
 from openme.firewall.ruleset_changes import RulesetChanges
 from openme.firewall.virtual_services import VirtualServices
 from openme.netlink.nftables import NFPROTO_INET, Message, NfNetlink
+from openme.netlink.routes import RouteQuestions
 from openme.netlink.sockets import NetlinkError
 
 if TYPE_CHECKING:
@@ -118,6 +121,7 @@ class NftFirewall:
         self._changes = _ruleset_changes()
         self._connections = Connections()
         self._virtual_services = VirtualServices()
+        self._routes = RouteQuestions()
         self._finds_sockets: bool | None = None
         self._rules: Rules | None = None
         self._one_path = True
@@ -191,6 +195,7 @@ class NftFirewall:
             targets,
             is_open,
             lambda address: any(address in network for network in networks),
+            is_ours=cache(self._is_ours),
         )
 
     def doors(self) -> list[Door]:
@@ -271,6 +276,13 @@ class NftFirewall:
             )
             self.damage = f"{what} {chains}"
         return not missing
+
+    def _is_ours(self, address: bytes) -> bool:
+        """Whether an address, packed, is this host's own; False where the kernel does not tell."""
+        try:
+            return bool(self._routes.stays(address, None))
+        except (OSError, ValueError, struct.error):
+            return False
 
     def _silence(self, connections: Iterable[Connection]) -> None:
         """Keep these connections from living on once conntrack has forgotten them: no service speaks first, and none

@@ -7,9 +7,11 @@ that a later run finds the sets, and the doors in them, again.
 import hashlib
 import re
 from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, NamedTuple
 
 from openme.firewall.base import Door, FirewallError, IPAddress, IPNetwork, PortList, Rules
+from openme.networks import first_of
 from openme.ports import PortRange
 
 TABLE = "openme"
@@ -103,6 +105,8 @@ class HostMark(NamedTuple):
 def set_names(port_list: PortList) -> SetNames:
     """The names of a port list's two sets: the same for equal lists in every run, at most 31 bytes."""
     content = f"{_SET_LAYOUT} {port_list.single_use} {' '.join(map(str, port_list.ports))}"
+    if port_list.is_for_networks:  # of another length: another set, so that no wider door outlives its rules
+        content += f" /{port_list.prefix_v4} /{port_list.prefix_v6}"
     digest = hashlib.sha256(content.encode()).hexdigest()[:20]
     return SetNames(f"v4_{digest}", f"v6_{digest}")
 
@@ -367,8 +371,8 @@ def _door_rules(port_list: PortList) -> list[str]:
     lines = []
     names = set_names(port_list)
     for item in port_list.ports:
-        for source, name in (("ip saddr", names.v4), ("ip6 saddr", names.v6)):
-            people = f"{_ports(item)} {source} @{name}"
+        for version, source, name in ((4, "ip saddr", names.v4), (6, "ip6 saddr", names.v6)):
+            people = f"{_ports(item)} {source}{_mask(version, port_list.prefix(version))} @{name}"
             if not port_list.single_use:
                 lines.append(f"{people} {_LET_IN}")
                 continue
@@ -383,6 +387,12 @@ def _door_rules(port_list: PortList) -> list[str]:
                 opening, taken = "ct state new,related", f"{TAKEN_UDP_SET} {{ ct id }}"
             lines.append(f"{opening} {people} delete @{name} {{ {source} }} add @{taken} {_LET_IN}")
     return lines
+
+
+def _mask(version: int, length: int) -> str:
+    """What is looked up of an address: its network, so that the sets need no intervals; nothing where that is all."""
+    ones = IPv4Address(2**32 - 1) if version == 4 else IPv6Address(2**128 - 1)
+    return "" if length == ones.max_prefixlen else f" & {first_of(ones, length)}"
 
 
 def _closed_rules(rules: Rules) -> list[str]:

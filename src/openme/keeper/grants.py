@@ -2,12 +2,14 @@
 
 The firewall's doors are keyed by port list and address; people are not known there. Two clients behind one address with
 the same ports share a door, so that a door's time is the longest of its grants', and it closes with the last of them.
+A door for a network is keyed by the network's first address, and its length is the port list's.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from openme.firewall.base import Door, PortList
+from openme.firewall.base import Door, IPNetwork, PortList
+from openme.networks import first_of
 from openme.ports import PortRange
 from openme.wire.knock import IPAddress
 
@@ -16,10 +18,11 @@ DoorKey = tuple[PortList, IPAddress]
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One client's open doors for one address.
+    """One client's open doors for one address, or for one network.
 
     `ports`: what the client was given, without the health port, which is part of `port_lists` alone. `opened_at`,
-    `expires_at`: Unix seconds, for people. `deadline`: monotonic seconds, which alone counts.
+    `expires_at`: Unix seconds, for people. `deadline`: monotonic seconds, which alone counts. `network`: None for one
+    address; else `address` is its first, and `knocked_for` the one that the last knock was for.
     """
 
     client_key: bytes
@@ -30,6 +33,18 @@ class Grant:
     opened_at: float
     expires_at: float
     deadline: float
+    network: IPNetwork | None = None
+    knocked_for: IPAddress | None = None
+
+    @property
+    def named(self) -> IPAddress:
+        """The address that the last knock was for."""
+        return self.address if self.knocked_for is None else self.knocked_for
+
+    @property
+    def place(self) -> str:
+        """What is open to whom, for people: the address, and the network around it where it is for one."""
+        return str(self.named) if self.network is None else f"{self.named} and its network {self.network}"
 
     @property
     def doors(self) -> tuple[DoorKey, ...]:
@@ -51,6 +66,7 @@ class Grants:
     def __init__(self) -> None:
         self._by_address: dict[IPAddress, dict[bytes, Grant]] = {}
         self._by_client: dict[bytes, dict[IPAddress, Grant]] = {}
+        self._lengths: dict[int, set[int]] = {4: set(), 6: set()}  # prefixes that networks have had, by IP version
         self._soonest = float("inf")  # no grant ends before; asked at every turn of the loop, with all of them in force
 
     def __iter__(self) -> Iterator[Grant]:
@@ -71,9 +87,12 @@ class Grants:
 
     def is_open(self, address: IPAddress, service: PortRange) -> bool:
         """Whether anybody has an open door for this address to this one port."""
+        around = (first_of(address, length) for length in self._lengths[address.version])
         return any(
             item.proto == service.proto and item.first <= service.first <= item.last
-            for grant in self._by_address.get(address, {}).values()
+            for first in {address, *around}
+            for grant in self._by_address.get(first, {}).values()
+            if grant.address == address or (grant.network is not None and address in grant.network)
             for port_list in grant.port_lists
             for item in port_list.ports
         )
@@ -82,9 +101,13 @@ class Grants:
         """The addresses that somebody has open doors for."""
         return list(self._by_address)
 
+    def at(self, address: IPAddress, client_key: bytes) -> Grant | None:
+        """The client's grant for an address, or for a network that begins with it."""
+        return self._by_address.get(address, {}).get(client_key)
+
     def holds(self, grant: Grant) -> bool:
         """Whether this opening is in force still, under whatever ports and name: not a later one in its place."""
-        held = self._by_address.get(grant.address, {}).get(grant.client_key)
+        held = self.at(grant.address, grant.client_key)
         return held is not None and held.deadline == grant.deadline
 
     def part(self, addresses: Iterable[IPAddress]) -> "Grants":
@@ -160,6 +183,25 @@ class Grants:
             self._by_address[grant.address][grant.client_key] = earlier
             self._note(earlier)
 
+    def changed_by(
+        self, grants: Iterable[Grant], earlier: Iterable[Grant | None], known: Collection[PortList], now: float
+    ) -> Change:
+        """What grants that were just added ask of the firewall: their doors, and the end of those that they had not
+        kept of `earlier`, whose places they took.
+
+        Such are the doors of one who knocks again before his have followed a changed config. `known`: the port lists
+        that the firewall has rules for.
+        """
+        opening = self.doors_of(grants, now)
+        closing: list[DoorKey] = []
+        for key in dict.fromkeys(key for grant in earlier if grant is not None for key in grant.doors):
+            if key not in opening:
+                if (door := self.door(key, now)) is None:
+                    closing.append(key)
+                elif key[0] in known and not key[0].single_use:
+                    opening[key] = door
+        return Change(tuple(opening.values()), tuple(closing))
+
     def expire(self, now: float) -> list[Grant]:
         """Drop and return the grants whose time is over; the kernel has closed their doors by itself."""
         if now < self._soonest:
@@ -201,6 +243,8 @@ class Grants:
         return held
 
     def _note(self, grant: Grant) -> None:
+        if grant.network is not None:
+            self._lengths[grant.network.version].add(grant.network.prefixlen)
         self._by_client.setdefault(grant.client_key, {})[grant.address] = grant
 
     def _forget(self, client_key: bytes, address: IPAddress) -> None:

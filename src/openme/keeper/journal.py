@@ -27,13 +27,13 @@ class Journal:
     def accepted(self, grant: Grant, source: IPAddress, seconds: float) -> None:
         """A knock opened doors."""
         ports = ", ".join(map(str, grant.ports)) or "the health port"
-        elsewhere = "" if source == grant.address else f", knock came from {source}"
+        elsewhere = "" if source == grant.named else f", knock came from {source}"
         self._line(
             logging.INFO,
-            f"{grant.client_name}: opened {ports} for {grant.address} for {format_duration(seconds)}{elsewhere}",
+            f"{grant.client_name}: opened {ports} for {grant.place} for {format_duration(seconds)}{elsewhere}",
             event="accepted",
             client=grant.client_name,
-            ip=str(grant.address),
+            **_place(grant),
             source=str(source),
             ports=[str(p) for p in grant.ports],
             expires_at=grant.expires_at,
@@ -43,10 +43,10 @@ class Journal:
         """Doors closed before or at their time."""
         self._line(
             logging.INFO,
-            f"{grant.client_name}: closed for {grant.address} ({why})",
+            f"{grant.client_name}: closed for {grant.place} ({why})",
             event="closed",
             client=grant.client_name,
-            ip=str(grant.address),
+            **_place(grant),
             why=why,
         )
 
@@ -79,3 +79,9 @@ class Journal:
     @staticmethod
     def _line(level: int, text: str, **facts: Any) -> None:  # noqa: ANN401  # JSON values
         _log.log(level, "%s", text, extra={"facts": facts})
+
+
+def _place(grant: Grant) -> dict[str, str]:
+    """The address of a grant and, where it is for one, the network."""
+    place = {"ip": str(grant.named)}
+    return place if grant.network is None else place | {"network": str(grant.network)}

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from openme.config.model import ClientEntry, DisabledClient, ServerConfig
-from openme.firewall.base import Rules
+from openme.firewall.base import PortList, Rules
 from openme.keeper.grants import Change, Grant, Grants
 from openme.keeper.journal import Journal
-from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide
+from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide, door_network, may_come_from
 from openme.keeper.registry import Registry
 from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal, Reset
 from openme.keeper.rules import rules_for
@@ -98,6 +98,8 @@ class Reconfiguration:
     registry: Registry
     grants: Grants
     addresses: tuple[IPAddress, ...]
+    moved: tuple[tuple[Grant, Grant], ...] = ()
+    """Those whose doors are for another network now, as they were and as they are."""
 
 
 class Keeper:
@@ -295,27 +297,43 @@ class Keeper:
         `rules`: those that it will be in force with.
         """
         registry = self._registry if config is self.config else Registry(config.index, config.disabled)
-        addresses = tuple(self.grants.addresses() if addresses is None else dict.fromkeys(addresses))
-        grants = self.grants.part(addresses)
+        places = dict.fromkeys(self.grants.addresses() if addresses is None else addresses)
+        grants = self.grants.part(places)
+        looked_at = list(grants)
+        also: set[tuple[IPAddress, bytes]] = set()
         ended: list[tuple[Grant, str]] = []
-        moved: list[Grant] = []
-        for grant in grants:
+        moved: list[tuple[Grant, Grant]] = []
+        for grant in looked_at:
             if why := _over(grant, registry, now):
                 ended.append((grant, why))
                 continue
             client = registry.by_key(grant.client_key)
             lists = client_lists(client, config.health_port) if client is not None else ()
             if client is not None and (lists != grant.port_lists or client.name != grant.client_name):
-                moved.append(replace(grant, ports=client.ports, port_lists=lists, client_name=client.name))
-        closing = grants.remove([*(grant for grant, _ in ended), *moved], now.monotonic)
-        opening = {(door.port_list, door.address): door for door in closing.open}
-        for grant in moved:
-            grants.add(grant)
-        opening |= grants.lasting_doors_of(moved, now.monotonic)
+                after = _moved(grant, client, lists)
+                moved.append((grant, after))
+                where = after.address, after.client_key
+                if after.address not in places and where not in also:
+                    # What this client has there, perhaps for a network of the length before, comes along.
+                    also.add(where)
+                    looked_at += filter(None, [self.grants.at(*where)])
+        if also:
+            places |= dict.fromkeys(address for address, _ in also)
+            grants = self.grants.part(places)
+        closing = grants.remove([*(grant for grant, _ in ended), *(grant for grant, _ in moved)], now.monotonic)
         rules = rules_for(config) if rules is None else rules
+        # Who is still to follow may have a door of a list that goes.
+        opening = {(d.port_list, d.address): d for d in closing.open if d.port_list in rules.port_lists}
+        for _, grant in moved:
+            # Of two that come to be for one network the one that lasts longer counts.
+            there = grants.at(grant.address, grant.client_key)
+            if there is None or there.deadline < grant.deadline:
+                grants.add(grant)
+        opening |= grants.lasting_doors_of([grants.at(g.address, g.client_key) or g for _, g in moved], now.monotonic)
         still = tuple(d for d in closing.close if d not in opening and d[0] in rules.port_lists)
         change = Change(tuple(opening.values()), still)
-        return Reconfiguration(rules, change, tuple(ended), config, registry, grants, addresses)
+        elsewhere = tuple((before, after) for before, after in moved if before.address != after.address)
+        return Reconfiguration(rules, change, tuple(ended), config, registry, grants, tuple(places), elsewhere)
 
     def settle(self, plan: Reconfiguration) -> None:
         """Hold the grants that were planned for some addresses; nothing else may have changed since."""
@@ -336,7 +354,7 @@ class Keeper:
             return None
         keys = None if self.epochs is None else self.epochs.keys_from(judgement.epoch)
         ports = tuple(map(str, grant.ports))
-        return receipt_text(Receipt(client.name, grant.address, ports, grant.expires_at, now.unix, keys))
+        return receipt_text(Receipt(client.name, grant.named, ports, grant.expires_at, now.unix, keys, grant.network))
 
     def renewed_to(self, judgement: Judgement) -> int | None:
         """The last epoch whose key the receipt for this judgement carries; None without a receipt."""
@@ -371,21 +389,37 @@ def _over(grant: Grant, registry: Registry, now: Now) -> str | None:
         return "revoked"
     if client.expires is not None and client.expires <= now.utc:
         return "expired"
-    if client.allowed_from and not any(grant.address in network for network in client.allowed_from):
+    if not may_come_from(client, grant.named):
         return "allowed_from"
     return None
+
+
+def _moved(grant: Grant, client: ClientEntry, lists: tuple[PortList, ...]) -> Grant:
+    """The same grant as the client's entry has it now: another network is around the same address."""
+    network = door_network(client, grant.named)
+    return replace(
+        grant,
+        client_name=client.name,
+        ports=client.ports,
+        port_lists=lists,
+        address=grant.named if network is None else network.network_address,
+        network=network,
+        knocked_for=None if network is None else grant.named,
+    )
 
 
 def _grant(client: ClientEntry, opening: Opening, now: Now) -> Grant:
     return Grant(
         client_key=client.public_key.raw,
         client_name=client.name,
-        address=opening.address,
+        address=opening.address if opening.network is None else opening.network.network_address,
         ports=client.ports,
         port_lists=opening.port_lists,
         opened_at=now.unix,
         expires_at=now.unix + opening.seconds,
         deadline=now.monotonic + opening.seconds,
+        network=opening.network,
+        knocked_for=None if opening.network is None else opening.address,
     )
 
 

@@ -5,13 +5,15 @@ a right must lose the exchanges with it.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from openme.config.model import ClientEntry
 from openme.firewall.base import CutTarget, Steps
+from openme.keeper.policy import door_network, may_come_from
 from openme.keeper.store import Holder
-from openme.ports import MAX_PORT, PortRange
+from openme.networks import IPNetwork, in_order, inside, network_around, without
+from openme.ports import MAX_PORT, PortRange, common
 from openme.wire.knock import IPAddress
 
 _AT_ONCE = 200  # clients compared in one step
@@ -20,19 +22,37 @@ HoldersOf = Callable[[bytes], list[Holder]]
 ClientOf = Callable[[bytes], ClientEntry | None]
 
 
-def allowed_ports(client: ClientEntry | None, address: IPAddress, now: datetime) -> tuple[PortRange, ...]:
-    """The ports that a client may have open for an address."""
-    if client is None or (client.expires is not None and client.expires <= now):
-        return ()
-    if client.allowed_from and not any(address in network for network in client.allowed_from):
-        return ()
-    return client.ports
+def usable_ports(client: ClientEntry | None, now: datetime) -> tuple[PortRange, ...]:
+    """The ports that a client may have open, from where it may come from."""
+    return () if client is None or (client.expires is not None and client.expires <= now) else client.ports
 
 
-def lost_to(holder: Holder, client: ClientEntry | None, now: datetime) -> CutTarget | None:
-    """What this holder was given and may have no more."""
-    ports = tuple(_without(holder.ports, allowed_ports(client, holder.address, now)))
-    return CutTarget(holder.address, ports) if ports else None
+def rightful(holders: Iterable[Holder], client: ClientEntry | None) -> list[IPNetwork]:
+    """The networks that this client's doors for the addresses it has knocked for would be for now."""
+    if client is None:
+        return []
+    return [_around(client, holder.named) for holder in holders if may_come_from(client, holder.named)]
+
+
+def lost_to(
+    holder: Holder, client: ClientEntry | None, now: datetime, others: Sequence[IPNetwork] = ()
+) -> list[CutTarget]:
+    """What this holder was given and may have no more; `others`: where else the client may come from (`rightful`), in
+    the order of `networks.in_order`.
+    """
+    usable = usable_ports(client, now)
+    if holder.network is None:
+        allowed = usable if client is not None and may_come_from(client, holder.address) else ()
+        ports = tuple(_without(holder.ports, allowed))
+        return [CutTarget(holder.address, ports)] if ports else []
+    targets = []
+    if ports := tuple(_without(holder.ports, usable)):
+        targets.append(CutTarget(holder.address, ports, network=holder.network))
+    if kept := common(holder.ports, usable):
+        # The network may be a narrower one now: what comes from the rest of it has no right any more.
+        outside = without(holder.network, (*inside(holder.network, others), *rightful([holder], client)))
+        targets += (CutTarget(part.network_address, kept, network=part) for part in outside)
+    return targets
 
 
 class Expiries:
@@ -76,14 +96,27 @@ def lost_by_keys(
     """What the clients with these public keys were given in the last 30 days and may have no more."""
     targets: list[CutTarget] = []
     for key in keys:
-        lost = (lost_to(holder, client_of(key), now) for holder in holders_of(key))
-        targets += (target for target in lost if target is not None)
+        holders, client = holders_of(key), client_of(key)
+        others: list[IPNetwork] = []
+        if any(holder.network is not None for holder in holders):
+            for start in range(0, len(holders), _AT_ONCE):
+                others += rightful(holders[start : start + _AT_ONCE], client)
+                yield
+        others = in_order(others)
+        for holder in holders:
+            targets += lost_to(holder, client, now, others)
+            if holder.network is not None:
+                yield
         yield
     return targets
 
 
+def _around(client: ClientEntry, address: IPAddress) -> IPNetwork:
+    return door_network(client, address) or network_around(address, address.max_prefixlen)
+
+
 def _rights(client: ClientEntry) -> tuple[object, ...]:
-    return client.ports, client.allowed_from, client.expires
+    return client.ports, client.allowed_from, client.expires, client.prefix_v4, client.prefix_v6
 
 
 def _without(ranges: Iterable[PortRange], taken: Iterable[PortRange]) -> Iterator[PortRange]:

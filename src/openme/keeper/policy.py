@@ -7,7 +7,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from openme.config.client_index import Openable
 from openme.config.model import ClientEntry
-from openme.firewall.base import PortList
+from openme.firewall.base import IPNetwork, PortList
+from openme.networks import collapsed, is_within, network_around
 from openme.ports import merged, port
 from openme.wire.knock import IPAddress
 
@@ -27,11 +28,12 @@ _REFUSED: dict[str, tuple[IPv4Network | IPv6Network, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a knock opens: port lists, for one address, for `seconds`."""
+    """What a knock opens: port lists, for one address or for the network around it, for `seconds`."""
 
     address: IPAddress
     port_lists: tuple[PortList, ...]
     seconds: float
+    network: IPNetwork | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +58,37 @@ def refused_target(address: IPAddress, is_own: Callable[[IPAddress], bool | None
     return "own_address" if own else None
 
 
-def health_list(health_port: int) -> PortList:
+def health_list(health_port: int, prefix_v4: int = 32, prefix_v6: int = 128) -> PortList:
     """The health port as a list of its own: whoever opens a door opens it too, but it never uses a single use up."""
-    return PortList((port("tcp", health_port),))
+    return PortList((port("tcp", health_port),), prefix_v4=prefix_v4, prefix_v6=prefix_v6)
+
+
+def door_network(client: ClientEntry, address: IPAddress) -> IPNetwork | None:
+    """The network around this address that the client's doors are for; None: they are for the address alone."""
+    length = client.prefix_v4 if address.version == 4 else client.prefix_v6
+    return None if length == address.max_prefixlen else network_around(address, length)
+
+
+def may_come_from(client: ClientEntry, address: IPAddress) -> bool:
+    """Whether `allowed_from` has all that a door for this address is for: the whole network, where it is for one."""
+    if not client.allowed_from:
+        return True
+    if not any(address in network for network in client.allowed_from):
+        return False
+    wanted = door_network(client, address)
+    if wanted is None or any(is_within(wanted, network) for network in client.allowed_from):
+        return True
+    return any(is_within(wanted, network) for network in collapsed(client.allowed_from))  # two halves make a whole
 
 
 def client_lists(client: ClientEntry | Openable, health_port: int) -> tuple[PortList, ...]:
     """The port lists that this client's doors consist of."""
     lists: list[PortList] = []
     if client.ports:
-        lists.append(PortList(merged(client.ports), single_use=client.single_use))
+        ports = merged(client.ports)
+        lists.append(PortList(ports, client.single_use, prefix_v4=client.prefix_v4, prefix_v6=client.prefix_v6))
     if not client.disable_health_port:
-        lists.append(health_list(health_port))
+        lists.append(health_list(health_port, client.prefix_v4, client.prefix_v6))
     return tuple(dict.fromkeys(lists))
 
 
@@ -86,7 +107,7 @@ def decide(  # noqa: PLR0917  # the facts that the decision rests on, each once
     address = source if target is None else target
     if reason := refused_target(address, is_own):
         return PolicyRefusal(reason)
-    if client.allowed_from and not any(address in network for network in client.allowed_from):
+    if not may_come_from(client, address):
         return PolicyRefusal("allowed_from")
     lists = client_lists(client, health_port)
     if not lists:
@@ -95,4 +116,6 @@ def decide(  # noqa: PLR0917  # the facts that the decision rests on, each once
     if client.expires is not None:
         # The kernel itself ends the door of a client that expires meanwhile, whether or not we are alive.
         seconds = min(seconds, (client.expires - now).total_seconds())
-    return Opening(address, lists, seconds) if seconds > 0 else PolicyRefusal("expired")
+    if seconds <= 0:
+        return PolicyRefusal("expired")
+    return Opening(address, lists, seconds, door_network(client, address))

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ from openme.keeper.mark import (
     within_64_bits,
 )
 from openme.keeper.replay import Remembered, ReplayMemory, Reset, Run
+from openme.networks import IPNetwork
 from openme.ports import PortRange, parse_port_spec
 from openme.wire.knock import IPAddress, pack_address, unpack_address
 
@@ -72,6 +74,7 @@ MOST_HOLDERS = 1024
 """Addresses of one client that are remembered, for 30 days after their doors have closed: those that closed last.
 What is open now is remembered however much it is.
 """
+_NETWORK_SIZE = 16 + 1  # of a network in the database: first address, length of the prefix
 _SHORTEST_REACH_NS = 60 * 10**9  # how far ahead a knock may have been dated, where no earlier window is known
 _RUN = struct.Struct(">qq")
 _SCHEMA = """
@@ -124,7 +127,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who was given a door for `address`, and to which ports.
+    """Who was given a door for `address`, and to which ports. With a `network` it was for all of that, `address` is its
+    first, and `knocked_for` the one that the last knock was for.
 
     A restart learns from it whose the doors in the kernel are, and `--cut` which connections are whose.
     """
@@ -135,6 +139,13 @@ class Holder:
     ports: tuple[PortRange, ...]
     opened_at: float
     expires_at: float
+    network: IPNetwork | None = None
+    knocked_for: IPAddress | None = None
+
+    @property
+    def named(self) -> IPAddress:
+        """The address that the last knock was for."""
+        return self.address if self.knocked_for is None else self.knocked_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,11 +483,15 @@ class Store:
         )
         if (holder := knock.holder) is not None:
             execute("DELETE FROM holder WHERE expires_at < ?", (knock.at - _KEEP_HOLDERS,))
+            place = _pack_place(holder)
+            if holder.network is not None:  # one row a network, whichever of its addresses was knocked for
+                same = holder.client_key, _NETWORK_SIZE, place[:_NETWORK_SIZE]
+                execute("DELETE FROM holder WHERE client = ? AND substr(address, 1, ?) = ?", same)
             execute(
                 "INSERT OR REPLACE INTO holder VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     holder.client_key,
-                    pack_address(holder.address),
+                    place,
                     holder.client_name,
                     " ".join(map(str, holder.ports)),
                     holder.opened_at,
@@ -746,8 +761,32 @@ def _seen(row: tuple[Any, ...]) -> tuple[bytes, Seen]:
 
 
 def _holder(row: tuple[Any, ...]) -> Holder:
-    client, address, name, ports, opened_at, expires_at = row
-    return Holder(_key(client), unpack_address(address), str(name), _ports(ports), float(opened_at), float(expires_at))
+    client, place, name, ports, opened_at, expires_at = row
+    address, network, knocked_for = _unpack_place(_key(place))
+    times = float(opened_at), float(expires_at)
+    return Holder(_key(client), address, str(name), _ports(ports), *times, network, knocked_for)
+
+
+def _pack_place(holder: Holder) -> bytes:
+    """16 bytes for an address. A network: its first address, the prefix's length, and the address knocked for.
+
+    What does not know networks, as an earlier openme, finds no address in it and passes it over.
+    """
+    place = pack_address(holder.address)
+    if holder.network is None:
+        return place
+    return place + bytes([holder.network.prefixlen]) + pack_address(holder.named)
+
+
+def _unpack_place(place: bytes) -> tuple[IPAddress, IPNetwork | None, IPAddress | None]:
+    """Address, network and address knocked for of `_pack_place`. ValueError for anything else."""
+    if len(place) < _NETWORK_SIZE:
+        return unpack_address(place), None, None
+    first, named = unpack_address(place[: _NETWORK_SIZE - 1]), unpack_address(place[_NETWORK_SIZE:])
+    network = ip_network((first, place[_NETWORK_SIZE - 1]))
+    if named not in network:
+        raise ValueError("an address outside its network")
+    return first, network, named
 
 
 def _renewed(row: tuple[Any, ...]) -> tuple[bytes, int]:

@@ -109,6 +109,11 @@ class RouteQuestions:
         """Give the socket back."""
         self._socket.close()
 
+    def __del__(self) -> None:
+        # A firewall lasts as long as its process and has no end of its own in the protocol.
+        if hasattr(self, "_socket"):
+            self._socket.close()
+
     def stays(self, address: bytes, interface: int | None) -> bool | None:
         """Whether a packet to `address` (4 or 16 bytes) would stay here or go to a whole network; False: no route.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Firewall, FirewallError, IsOpen, Steps
+from openme.networks import Places
 from openme.server.slices import Slices
 
 if TYPE_CHECKING:
@@ -95,11 +96,12 @@ class Cutting:
                     error = refused
             for cut in cuts:
                 # Behind one address connections have no owner: they count for everybody who asked for their end.
-                addresses: set[IPAddress] = set()
+                places = Places()
                 for start in range(0, len(cut.targets) if ended else 0, _AT_ONCE):
-                    addresses.update(t.address for t in cut.targets[start : start + _AT_ONCE])
+                    for target in cut.targets[start : start + _AT_ONCE]:
+                        places.add(target.address, target.network)
                     yield
-                cut.ended = sum(number for address, number in ended.items() if address in addresses)
+                cut.ended = sum(number for address, number in ended.items() if address in places)
                 if cut.targets and error is not None:
                     cut.error = error
                 cut.done = True

@@ -28,7 +28,7 @@ from openme.keeper.grants import Change, Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Judgement, Keeper, Now, Reconfiguration, Stranger
 from openme.keeper.lost_rights import Expiries, lost_by_change, lost_by_keys
-from openme.keeper.policy import client_lists
+from openme.keeper.policy import client_lists, door_network
 from openme.keeper.ratchet_file import write_ratchet
 from openme.keeper.rules import rules_for
 from openme.keeper.store import Accepted, Holder, Store
@@ -385,7 +385,8 @@ class KeeperProcess:
         holder = None
         if grant is not None:
             holder = Holder(
-                grant.client_key, grant.address, grant.client_name, grant.ports, grant.opened_at, grant.expires_at
+                *(grant.client_key, grant.address, grant.client_name, grant.ports, grant.opened_at, grant.expires_at),
+                *(grant.network, grant.knocked_for),
             )
         return Accepted(judgement.remembered, judgement.client.name, now.unix, holder)
 
@@ -410,9 +411,9 @@ class KeeperProcess:
     def _open(self, grants: list[Grant], now: Now) -> set[int]:
         """Open the doors of these grants in one transaction; which of them (by `id`) are open now."""
         earlier = [self._keeper.grants.add(grant) for grant in grants]
-        doors = self._keeper.grants.doors_of(grants, now.monotonic)
+        change = self._keeper.grants.changed_by(grants, earlier, self._rules.port_lists, now.monotonic)
         try:
-            self._apply(Change(open=tuple(doors.values())))
+            self._apply(change)
         except FirewallError as error:
             _log.error("a good knock opened nothing: %s", error.message)  # one line for the operator
             for grant, before in zip(reversed(grants), reversed(earlier), strict=True):
@@ -511,6 +512,7 @@ class KeeperProcess:
         clients = self._keeper.config.clients
         self._slices.add(self._say_ended(plan.ended))
         self._keeper.follow(plan)
+        self._move_receipts(plan)
         try:
             self._apply_large(change)
         except FirewallError as error:
@@ -536,6 +538,7 @@ class KeeperProcess:
                 part = addresses[start : start + ADDRESSES_AT_ONCE]
                 plan = self._keeper.plan(self._keeper.config, now, self._rules, part)
                 self._keeper.settle(plan)
+                self._move_receipts(plan)
                 if plan.ended:
                     self._slices.add(self._say_ended(plan.ended))
                     ended += (grant for grant, _ in plan.ended)
@@ -547,6 +550,14 @@ class KeeperProcess:
                     self._note_left_open(error, now)
         finally:
             self._following -= 1
+
+    def _move_receipts(self, plan: Reconfiguration) -> None:
+        """Know the receipts of grants whose network has another first address now by that one."""
+        for before, after in plan.moved:
+            if tags := self._receipts.pop((before.client_key, before.address), None):
+                held = self._receipts.setdefault((after.client_key, after.address), [])
+                held[:0] = tags
+                del held[:-_MAX_RECEIPTS]
 
     def _rules_for(self, config: ServerConfig) -> Rules:
         indexes = () if self._interfaces is None else self._interfaces.indexes_of(config.interface)
@@ -741,7 +752,7 @@ class KeeperProcess:
 
         Their open doors count too, whether or not the disk knows of them; `ended` may grow while doors follow.
         """
-        self._cutting.add(lost, (CutTarget(grant.address, grant.ports) for grant in ended))
+        self._cutting.add(lost, (CutTarget(grant.address, grant.ports, network=grant.network) for grant in ended))
 
     def _end_what_was_lost_before(self) -> None:
         """What clients lost while no server ran."""
@@ -946,12 +957,13 @@ class KeeperProcess:
         """Every address that this client has opened lately, also by doors closed long since; and the doors open now."""
         keys = {*keys, *(key for key, (known_as, _) in self._seen.items() if known_as == name)}
         grants = self._keeper.grants_of(name)  # now: in a moment they are ended
-        known = (CutTarget(grant.address, grant.ports, established) for grant in grants)
+        known = (CutTarget(grant.address, grant.ports, established, grant.network) for grant in grants)
 
         def find() -> Steps[list[CutTarget]]:
             targets: list[CutTarget] = []
             for key in keys:
-                targets.extend(CutTarget(h.address, h.ports, established) for h in self._store.holders_of(key))
+                holders = self._store.holders_of(key)
+                targets.extend(CutTarget(h.address, h.ports, established, h.network) for h in holders)
                 yield
             return targets
 
@@ -1040,10 +1052,10 @@ class KeeperProcess:
 
 
 def _with_closed(grants: Sequence[Grant], outcome: Steps[dict[str, Any]]) -> Steps[dict[str, Any]]:
-    """The outcome, in the end, and the addresses of these grants."""
+    """The outcome, in the end, and the addresses and networks of these grants."""
     closed = []
     for number, grant in enumerate(grants, 1):
-        closed.append(str(grant.address))
+        closed.append(grant.place)
         if number % _NAMES_AT_ONCE == 0:
             yield
     return {"closed": closed} | (yield from outcome)
@@ -1076,6 +1088,8 @@ def adopted_grants(
         client = clients.get(holder.client_key)
         if client is None or (client.expires is not None and client.expires <= now.utc):
             continue
+        if door_network(client, holder.named) != holder.network:
+            continue
         lists = client_lists(client, config.health_port)
         own = [d for d in doors if d.address == holder.address and d.port_list in lists]
         # The kernel knows the remaining time; the stored one tells a shared door's holders apart.
@@ -1094,6 +1108,8 @@ def adopted_grants(
                 opened_at=holder.opened_at,
                 expires_at=now.unix + remaining,
                 deadline=now.monotonic + remaining,
+                network=holder.network,
+                knocked_for=holder.knocked_for,
             )
         )
     return grants, [d for d in doors if id(d) not in held]

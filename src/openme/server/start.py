@@ -534,7 +534,7 @@ def _take_over(firewall: Firewall, keeper: Keeper, store: Store) -> None:
     grants, strays = adopted_grants(doors, store.holders(), keeper.config, now)
     keeper.adopt(grants)
     for grant in grants:
-        _log.info("%s: still open for %s from before this start", grant.client_name, grant.address)
+        _log.info("%s: still open for %s from before this start", grant.client_name, grant.place)
     if strays:
         firewall.close((door.port_list, door.address) for door in strays)
         _log.info("closed %d doors from before this start that nobody may hold any more", len(strays))

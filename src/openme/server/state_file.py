@@ -29,7 +29,7 @@ def sessions_value(grants: Iterable[Grant], last_seen: Mapping[str, float], now:
     """The state file's content: `updated_at`, `active_sessions`, `last_seen`."""
     found: list[tuple[str, str, dict[str, Any]]] = []
     for grant in grants:
-        address = str(grant.address)
+        address = str(grant.named)
         found.append((grant.client_name, address, _session(grant, address)))
         if len(found) % _AT_ONCE == 0:
             yield
@@ -62,9 +62,11 @@ def _sorted(items: list[T], key: Callable[[T], Any]) -> Steps[list[T]]:
 
 
 def _session(grant: Grant, address: str) -> dict[str, Any]:
+    network = {} if grant.network is None else {"network": str(grant.network)}
     return {
         "client_name": grant.client_name,
         "ip": address,
+        **network,
         "ports": [{"port": p.first, "proto": p.proto, "end_port": p.last} for p in grant.ports],
         "opened_at": rfc3339(grant.opened_at),
         "expires_at": rfc3339(grant.expires_at),

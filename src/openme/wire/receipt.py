@@ -9,7 +9,7 @@ import binascii
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt
@@ -35,7 +35,10 @@ class EpochKeyList:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a server opened: for whom, for which address, which ports, until when; times in Unix seconds."""
+    """What a server opened: for whom, for which address, which ports, until when; times in Unix seconds.
+
+    `network`: what it is open to besides; None: to the address alone.
+    """
 
     client: str
     ip: IPAddress
@@ -43,6 +46,7 @@ class Receipt:
     expires_at: float
     server_time: float
     epoch_keys: EpochKeyList | None = None
+    network: IPv4Network | IPv6Network | None = None
 
 
 def receipt_text(receipt: Receipt) -> bytes:
@@ -56,6 +60,8 @@ def receipt_text(receipt: Receipt) -> bytes:
         json.dumps(list(receipt.ports)).encode("ascii"),
         b', "expires_at": %d, "server_time": %d' % (int(receipt.expires_at), int(receipt.server_time)),
     ]
+    if receipt.network is not None:
+        parts += [b', "network": ', json.dumps(str(receipt.network)).encode("ascii")]
     if receipt.epoch_keys is not None:
         keys = base64.b64encode(b"".join(receipt.epoch_keys.keys))
         parts += [b', "epoch_keys": {"first": %d, "keys": "' % receipt.epoch_keys.first, keys, b'"}']
@@ -89,14 +95,19 @@ def open_receipt_untrusted(answer: bytes, keys: ReceiptKeys) -> Receipt:
 
 
 def _receipt(value: dict[str, Any]) -> Receipt:
-    ip = ip_address(_text(value["ip"]))
+    said = ip_address(_text(value["ip"]))
+    ip = said.ipv4_mapped or said if said.version == 6 else said
+    network = None if value.get("network") is None else ip_network(_text(value["network"]))
+    if network is not None and ip not in network:
+        raise ValueError("network")
     return Receipt(
         client=_text(value["client"]),
-        ip=ip.ipv4_mapped or ip if ip.version == 6 else ip,
+        ip=ip,
         ports=tuple(_text(item) for item in _list(value["ports"])),
         expires_at=_number(value["expires_at"]),
         server_time=_number(value["server_time"]),
         epoch_keys=None if value.get("epoch_keys") is None else _epoch_keys(value["epoch_keys"]),
+        network=network,
     )
 
 

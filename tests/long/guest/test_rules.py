@@ -15,8 +15,9 @@ import pytest
 from openme.firewall.base import CutTarget, Door, PortList, Rules
 from openme.firewall.nft import NftFirewall
 from openme.firewall.nft_elements import Refresh
+from openme.networks import first_of, network_around
 from openme.ports import merged, parse_port_spec
-from support.netns import Namespace, connect, namespace, until, v4, v6
+from support.netns import Namespace, add_addresses, connect, namespace, until, v4, v6
 from support.steps import done
 
 pytestmark = pytest.mark.root
@@ -24,11 +25,12 @@ pytestmark = pytest.mark.root
 SSH = PortList(parse_port_spec("22/tcp"))
 WEB = PortList(merged((*parse_port_spec("8080-8090"), *parse_port_spec("53/udp"))))
 ONCE = PortList(parse_port_spec("2222"), single_use=True)
-LISTS = frozenset({SSH, WEB, ONCE})
+WIDE = tuple(PortList(parse_port_spec("222/tcp"), prefix_v4=v4, prefix_v6=v6) for v4, v6 in ((16, 48), (30, 126)))
+LISTS = frozenset({SSH, WEB, ONCE, *WIDE})
 RULES = Rules(
     knock_port=54154,
     open_knock_port=True,
-    hidden=merged(SSH.ports + WEB.ports + ONCE.ports),
+    hidden=merged(SSH.ports + WEB.ports + ONCE.ports + WIDE[0].ports),
     hidden_as="drop",
     hide_udp_errors=True,
     interface=None,
@@ -73,12 +75,16 @@ class Hosts:
             made = socket.create_server((SERVER[version], port), family=family)
         return self.stack.enter_context(closing(made))
 
-    def connected(self, port: int, version: int) -> socket.socket:
-        """A connection of the client's; OSError where it is refused or met with silence."""
+    def connected(self, port: int, version: int, number: int | None = None) -> socket.socket:
+        """A connection of the client's, from its address of this number; OSError where it is refused or met with
+        silence.
+        """
         with self.client.entered():
             made = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
         self.stack.callback(made.close)
         made.settimeout(1)
+        if number is not None:
+            made.bind((v4(number) if version == 4 else v6(number), 0))
         try:
             made.connect((SERVER[version], port))
         except OSError:
@@ -109,7 +115,7 @@ def combinations() -> Iterator[Rules]:
     }
     lists: dict[str, tuple[Any, ...]] = {
         "hidden": ((),),
-        "port_lists": (frozenset({SSH, WEB}), frozenset()),
+        "port_lists": (frozenset({SSH, WEB}), frozenset({SSH, WIDE[0]}), frozenset()),
         "always_hidden": (parse_port_spec("54154/tcp"),),
         "interface_indexes": ((2,), (2, 9)),
     }
@@ -125,7 +131,11 @@ def combinations() -> Iterator[Rules]:
 
 
 def doors_of(rules: Rules, seconds: float) -> list[Door]:
-    return [Door(port_list, address, seconds) for port_list in rules.port_lists for address in ADDRESSES]
+    return [
+        Door(port_list, first_of(address, port_list.prefix(address.version)), seconds)
+        for port_list in rules.port_lists
+        for address in ADDRESSES
+    ]
 
 
 def test_every_combination_of_rules_loads_opens_closes_and_leaves_no_trace(hosts: Hosts) -> None:
@@ -173,6 +183,55 @@ def test_the_kernel_ends_a_door(hosts: Hosts) -> None:
     firewall.start(RULES)
     firewall.open(doors_of(RULES, 0.5))
     until(lambda: not firewall.doors())
+
+
+@both_versions
+@pytest.mark.parametrize("port_list", WIDE, ids=["wide", "narrow"])
+@pytest.mark.parametrize("hidden_as", ["drop", "reject"])
+def test_a_door_for_a_network_lets_all_of_it_in_and_nobody_beside_it(
+    hosts: Hosts, version: int, port_list: PortList, hidden_as: Any
+) -> None:
+    """Looked up masked, in a set without intervals. Of the narrow network .0 to .3 are in, and .5 is not."""
+    for number in (3, 5):
+        add_addresses(hosts.client, number)
+    firewall = hosts.firewall()
+    firewall.start(replace(RULES, hidden_as=hidden_as))
+    hosts.listening(222, version)
+    shut = TimeoutError if hidden_as == "drop" else ConnectionRefusedError
+    with pytest.raises(shut):
+        hosts.connected(222, version, 2)
+    firewall.open([Door(port_list, first_of(CLIENT[version], port_list.prefix(version)), 60)])
+    for number in (2, 3):
+        hosts.connected(222, version, number).close()
+    if port_list is WIDE[0]:
+        hosts.connected(222, version, 5).close()
+    else:
+        with pytest.raises(shut):
+            hosts.connected(222, version, 5)
+    firewall.apply(replace(RULES, hidden_as=hidden_as, port_lists=LISTS - {port_list}))
+    with pytest.raises(shut):
+        hosts.connected(222, version, 2)
+
+
+@both_versions
+def test_a_cut_ends_what_came_from_all_over_a_network(hosts: Hosts, version: int) -> None:
+    for number in (3, 5):
+        add_addresses(hosts.client, number)
+    firewall = hosts.firewall()
+    firewall.start(RULES)
+    wide, narrow = WIDE
+    listener = hosts.listening(222, version)
+    firewall.open([Door(wide, first_of(CLIENT[version], wide.prefix(version)), 60)])
+    near, beside = hosts.connected(222, version, 3), hosts.connected(222, version, 5)
+    served = [hosts.stack.enter_context(closing(listener.accept()[0])) for _ in range(2)]
+    firewall.close([(wide, first_of(CLIENT[version], wide.prefix(version)))])
+    network = network_around(CLIENT[version], narrow.prefix(version))
+    target = CutTarget(network.network_address, narrow.ports, established=True, network=network)
+    assert sum(done(firewall.cut([target])).values()) == 1
+    with pytest.raises(ConnectionResetError):
+        near.recv(100)
+    beside.sendall(b"goes on")
+    assert served[1].recv(100) == b"goes on"
 
 
 @both_versions

@@ -64,6 +64,30 @@ def test_a_knock_opens_and_sessions_and_list_show_it(here: Place) -> None:
         assert stat.S_IMODE(here.sessions.stat().st_mode) == 0o600
 
 
+def test_a_door_for_a_network_is_shown_with_the_address_and_the_network(here: Place) -> None:
+    alice = here.client("alice")
+    here.client("bob")
+    text = here.config.read_text()
+    assert "  prefix_v4: 32\n" in text
+    here.config.write_text(
+        text.replace("  prefix_v4: 32\n", "  prefix_v4: 24\n").replace("  bob:\n", "  bob:\n    prefix_v4: 32\n")
+    )
+    with here.serving() as server:
+        knock(here, alice)
+        server.logs("alice: opened 22/tcp for 203.0.113.5 and its network 203.0.113.0/24 for 30s")
+        (session,) = here.ok("sessions", "--json").json()["active_sessions"]
+        assert (session["ip"], session["network"]) == ("203.0.113.5", "203.0.113.0/24")
+        assert re.search(r"alice +203\.0\.113\.5 \(203\.0\.113\.0/24\) +22/tcp +\d+s", here.ok("sessions").out)
+        first, second = here.ok("list", "--json").json()
+        assert (first["prefix_v4"], first["prefix_v6"], second["prefix_v4"]) == (24, 128, 32)
+        listed = here.ok("list").out
+        assert "22/tcp for a IPv4 /24 " not in listed
+        assert re.search(r"alice .* 22/tcp for an IPv4 /24 ", listed)
+        assert re.search(r"bob .* 22/tcp +never", listed)
+        closed = here.ok("close", "alice")
+        assert "closed alice: 203.0.113.5 and its network 203.0.113.0/24" in closed.err
+
+
 def test_the_same_packet_opens_nothing_twice_even_after_kill_9(here: Place) -> None:
     alice = here.client("alice")
     with here.serving() as server:

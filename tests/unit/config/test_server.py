@@ -465,4 +465,5 @@ def test_the_list_of_keys_is_the_contract() -> None:
         *("drop_ports", "interface", "default_profile", "private_key", "public_key", "protocols", "epoch_length"),
         "previous_private_key",  # ours, for a change of the version 1 key
         *("epoch_horizon", "hidden_as", "hide_udp_errors", "always_open_from", "state_dir", "run_as"),
+        *("prefix_v4", "prefix_v6"),
     }

@@ -25,8 +25,8 @@ def test_a_new_file_has_the_defaults_and_hides_its_ports() -> None:
 
 def test_every_key_stands_in_the_file_once_and_those_with_a_default_live() -> None:
     text = render_server_config(KEY)
-    live = re.findall(r"^  ([a-z_]+):", text.partition("\nports:")[0], re.MULTILINE)
-    off = re.findall(r"^  # ([a-z_]+): ", text.partition("\nports:")[0], re.MULTILINE)
+    live = re.findall(r"^  ([a-z0-9_]+):", text.partition("\nports:")[0], re.MULTILINE)
+    off = re.findall(r"^  # ([a-z0-9_]+): ", text.partition("\nports:")[0], re.MULTILINE)
     without_default = {"host", "interface", "always_open_from", "run_as"}
     assert sorted([*live, *without_default, "previous_private_key"]) == sorted(SERVER_KEYS)
     assert set(off) >= without_default

@@ -44,6 +44,13 @@ def config(*lines: str, name: str = "alice", key: int = 1) -> ServerConfig:
         ("allowed_ports: [22/tcp]", "allowed_ports: [22/tcp, 80-81/tcp]", "allowed_ports has 80-81/tcp more"),
         ("allowed_ports: [80/tcp]", "", "allowed_ports has 22/tcp more"),
         ("disable_health_port: true", "", "disable_health_port is gone"),
+        ("prefix_v4: 24", "prefix_v4: 20", "prefix_v4 is shorter, 20 (it was 24)"),
+        ("", "prefix_v4: 24", "prefix_v4 is shorter, 24 (it was 32)"),
+        (
+            "prefix_v6: 64",
+            "prefix_v4: 31\n    prefix_v6: 63",
+            "prefix_v4 is shorter, 31 (it was 32), prefix_v6 is shorter, 63 (it was 64)",
+        ),
     ],
 )
 def test_each_key_that_widens_is_named_and_its_reverse_is_not(old: str, new: str, expected: str) -> None:
@@ -73,3 +80,14 @@ def test_a_change_for_all_clients_does_not_fill_the_log() -> None:
     lines = widened(all_of("[22/tcp]"), all_of("[22/tcp, 80/tcp]"))
     assert len(lines) == MOST_NAMED + 1
     assert lines[-1] == "config.yaml: 3 more clients may do more than before"
+
+
+def test_a_shorter_prefix_of_the_server_widens_whoever_has_none_of_its_own() -> None:
+    def with_prefix(length: int) -> ServerConfig:
+        text = f"{HEAD}  prefix_v6: {length}\nclients:\n  alice: {{ed25519_pubkey: {public(1)}}}\n"
+        text += f"  bob: {{ed25519_pubkey: {public(2)}, prefix_v6: 128}}\n"
+        return parse_server_config(text, Path("config.yaml"))
+
+    expected = "config.yaml: client alice may do more than before: prefix_v6 is shorter, 56 (it was 64)"
+    assert widened(with_prefix(64), with_prefix(56)) == [expected]
+    assert widened(with_prefix(56), with_prefix(64)) == []

@@ -3,7 +3,7 @@
 import socket
 import struct
 import sys
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -150,9 +150,37 @@ def test_nothing_is_wanted_of_targets_without_ports() -> None:
     assert Wanted([CutTarget(ALICE, parse_port_spec("22/udp"))]).has_tcp is False
 
 
+def test_a_network_wants_what_comes_from_all_its_addresses_and_from_none_beside_it() -> None:
+    targets = [
+        CutTarget(network.network_address, parse_port_spec("22"), established, network)
+        for network, established in ((ip_network("192.0.2.0/28"), True), (ip_network("2001:db8:1::/48"), False))
+    ]
+    wanted = Wanted([*targets, CutTarget(ip_address("192.0.2.99"), parse_port_spec("23/tcp"))])
+    assert wanted
+    assert wanted.has_tcp
+    inside = [ip_address(text).packed for text in ("192.0.2.0", "192.0.2.15", "2001:db8:1::", "2001:db8:1:ffff::9")]
+    outside = [ip_address(text).packed for text in ("192.0.2.16", "192.0.1.255", "2001:db8:2::", "::192.0.2.1")]
+    ssh = port("tcp", 22)
+    assert [wanted.concerns([address]) for address in (*inside, *outside, b"")] == [True] * 4 + [False] * 5
+    assert [wanted.has(address, ssh, begins=True) for address in (*inside, *outside)] == [True] * 4 + [False] * 4
+    assert [wanted.has(address, ssh, begins=False) for address in inside] == [True, True, False, False]
+    assert not wanted.has(inside[0], port("tcp", 23), begins=True)
+    assert wanted.has(ip_address("192.0.2.99").packed, port("tcp", 23), begins=True)
+    assert not wanted.has(ip_address("192.0.2.99").packed, ssh, begins=True)
+
+
+def test_what_this_host_asks_in_a_network_is_not_wanted_unless_its_own_address_is_named() -> None:
+    network, own = ip_network("192.0.2.0/24"), ip_address("192.0.2.1")
+    target = CutTarget(network.network_address, parse_port_spec("22"), network=network)
+    wanted = Wanted([target], lambda packed: packed == own.packed)
+    assert [wanted.has(a.packed, port("udp", 22), begins=True) for a in (own, ALICE)] == [False, True]
+    wanted.add([CutTarget(own, parse_port_spec("22/udp"))])
+    assert wanted.has(own.packed, port("udp", 22), begins=True)
+
+
 def test_mapped_targets_are_ipv4_targets() -> None:
     wanted = Wanted([CutTarget(ip_address("::ffff:192.0.2.2"), parse_port_spec("22/tcp"))])
-    assert list(wanted.addresses()) == [ALICE.packed]
+    assert wanted.concerns([ALICE.packed])
 
 
 def test_the_addresses_are_found_without_parsing_and_by_parsing() -> None:

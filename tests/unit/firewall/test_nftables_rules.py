@@ -394,3 +394,31 @@ def test_a_device_counts_as_the_interface_by_its_name_or_by_its_index() -> None:
     assert script.count(rule) == 2
     assert f"add rule inet openme prerouting {rule}" in script
     assert f"add rule inet openme input {rule}" in script
+
+
+def test_doors_for_networks_are_looked_up_masked_in_sets_of_their_own() -> None:
+    wide = PortList(SSH.ports, prefix_v4=20, prefix_v6=56)
+    script = table_script(replace(PLAIN, port_lists=frozenset({SSH, wide})))
+    names = set_names(wide)
+    let_in = "ct label set 127 meta mark set meta mark | 0x40000000 accept"
+    doors = [line for line in script.splitlines() if line.startswith("add rule inet openme doors")]
+    assert [line for line in doors if names.v4 in line or names.v6 in line] == [
+        f"add rule inet openme doors tcp dport 22 ip saddr & 255.255.240.0 @{names.v4} {let_in}",
+        f"add rule inet openme doors tcp dport 22 ip6 saddr & ffff:ffff:ffff:ff00:: @{names.v6} {let_in}",
+    ]
+    assert len(doors) == 4, "one rule for each length in use"
+    assert f"add set inet openme {names.v4} {{ type ipv4_addr; flags timeout; }}" in script
+    assert "interval" not in script
+
+
+def test_a_length_of_one_version_leaves_the_other_as_it_is() -> None:
+    six = PortList(SSH.ports, prefix_v6=64)
+    script = table_script(replace(PLAIN, port_lists=frozenset({six})))
+    assert f"tcp dport 22 ip saddr @{set_names(six).v4} " in script
+    assert f"tcp dport 22 ip6 saddr & ffff:ffff:ffff:ffff:: @{set_names(six).v6} " in script
+
+
+def test_each_length_has_sets_of_its_own_and_full_ones_are_called_as_they_always_were() -> None:
+    lists = [PortList(SSH.ports, prefix_v4=v4, prefix_v6=v6) for v4 in range(16, 33) for v6 in (48, 64, 128)]
+    assert len({name for port_list in lists for name in set_names(port_list)}) == 2 * len(lists)
+    assert set_names(SSH) == ("v4_9a417f7b2819a5ffc54e", "v6_9a417f7b2819a5ffc54e")

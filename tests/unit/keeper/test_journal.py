@@ -56,3 +56,17 @@ def test_nothing_refused_is_nothing_said() -> None:
         for second in range(300):
             Journal().report(second)
     assert records == []
+
+
+def test_a_door_for_a_network_is_logged_with_the_address_and_the_network() -> None:
+    grant = judged(keeper(config(server="prefix_v4: 24")), packet()).grant
+    assert grant is not None
+    with lines("openme.journal") as records:
+        Journal().accepted(grant, HOME, 30.0)
+        Journal().closed(grant, "revoked")
+    place = f"{HOME} and its network 203.0.113.0/24"
+    said = [f"alice: opened 22/tcp for {place} for 30s", f"alice: closed for {place} (revoked)"]
+    assert [record.getMessage() for record in records] == said
+    for record in records:
+        facts = vars(record)["facts"]
+        assert (facts["ip"], facts["network"]) == (str(HOME), "203.0.113.0/24")

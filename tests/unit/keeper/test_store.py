@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from openme.keeper.store import (
     read_seen,
 )
 from openme.ports import parse_port_spec
-from openme.wire.knock import IPAddress, Knock
+from openme.wire.knock import IPAddress, Knock, pack_address, unpack_address
 from support.knocks import ELSEWHERE, HOME, NS, START, nonce
 
 RUN = Path(tempfile.mkdtemp())
@@ -152,6 +153,68 @@ def test_who_was_in_and_who_was_seen_come_back(tmp_path: Path) -> None:
     assert read_seen(tmp_path) == {}, "a running server keeps the database to itself"
     store.close()
     assert read_seen(tmp_path) == {KEY: Seen("alice", START / NS, HOME)}
+
+
+def in_network(named: str, prefix: str, ends: float = 30) -> Holder:
+    network = ip_network(prefix)
+    times = START / NS, START / NS + ends
+    return Holder(KEY, network.network_address, "alice", PORTS, *times, network, ip_address(named))
+
+
+def write(store: Store, holder: Holder) -> None:
+    known = Remembered(KEY, START, nonce((holder.named, holder.expires_at)), HOME, 0)
+    store.commit([Accepted(known, "alice", START / NS, holder)])
+
+
+def test_of_a_network_the_last_address_that_was_knocked_for_is_remembered(tmp_path: Path) -> None:
+    store, _ = opened(tmp_path)
+    alone = Holder(KEY, ip_address("203.0.113.0"), "alice", PORTS, START / NS, START / NS + 30)
+    wide, six = in_network("203.0.113.5", "203.0.0.0/16"), in_network("2001:db8::5", "2001:db8::/64")
+    for holder in (alone, wide, six, in_network("203.0.113.5", "203.0.113.0/24")):
+        write(store, holder)
+    latest = in_network("203.0.113.77", "203.0.113.0/24", 60)
+    write(store, latest)
+    store.close()
+    store = made_store(tmp_path)
+    assert sorted(store.holders_of(KEY), key=repr) == sorted([alone, wide, six, latest], key=repr)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        b"",
+        b"short",
+        pack_address(HOME) + b"\x18",
+        pack_address(HOME) + b"\x18" + pack_address(HOME),
+        pack_address(ip_address("203.0.113.0")) + b"\x18" + pack_address(ELSEWHERE),
+        pack_address(ip_address("203.0.113.0")) + b"\xff" + pack_address(HOME),
+        pack_address(ip_address("203.0.113.0")) + b"\x18" + pack_address(HOME) + b"more",
+    ],
+)
+def test_a_place_on_the_disk_that_is_none_is_passed_over(tmp_path: Path, place: bytes) -> None:
+    store, _ = opened(tmp_path)
+    write(store, in_network("203.0.113.5", "203.0.113.0/24"))
+    store.close()
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
+        connection.execute("UPDATE holder SET address = ?", (place,))
+    store, _ = opened(tmp_path)
+    assert (store.loss, store.holders()) == (None, [])
+    store.close()
+
+
+def test_an_earlier_openme_passes_a_network_over(tmp_path: Path) -> None:
+    """What it takes for an address has 16 bytes."""
+    store, _ = opened(tmp_path)
+    for holder in (in_network("203.0.113.5", "203.0.113.0/24"), in_network("2001:db8::5", "2001:db8::/64")):
+        write(store, holder)
+    store.close()
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as connection:
+        places = [place for (place,) in connection.execute("SELECT address FROM holder")]
+    assert len(places) == 2
+    for place in places:
+        with pytest.raises(ValueError, match="address"):
+            unpack_address(place)
 
 
 def given(store: Store, address: IPAddress, ends: float, key: bytes = KEY) -> None:

@@ -1,7 +1,7 @@
 """Requests to end connections: one look for all that wait, an answer for each, and the loop goes on meanwhile."""
 
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -92,6 +92,19 @@ def test_what_is_asked_for_meanwhile_is_the_next_look() -> None:
     fourth = subject.cut(BOB)
     subject.turns()
     assert ended(fourth) == 2
+
+
+def test_what_ended_anywhere_in_a_network_counts_for_whoever_asked_for_it() -> None:
+    subject = Subject()
+    network = ip_network("192.0.2.0/24")
+
+    def whole() -> Steps[list[CutTarget]]:
+        yield
+        return [CutTarget(network.network_address, PORTS, network=network)]
+
+    wide, one, other = subject.cutting.add(whole()), subject.cut(ALICE), subject.cut(ip_address("198.51.100.1"))
+    subject.turns()
+    assert [ended(cut) for cut in (wide, one, other)] == [4, 2, 2], "the network's own two, and alice's"
 
 
 def test_nothing_to_end_needs_no_look() -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import stat
 from copy import deepcopy
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,10 @@ def test_a_value_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_times_are_utc_to_the_second() -> None:
     assert rfc3339(0.999) == "1970-01-01T00:00:00Z"
+
+
+def test_a_door_for_a_network_is_listed_with_the_address_and_the_network() -> None:
+    network = ip_network("203.0.113.0/24")
+    wide = replace(grant("alice"), address=network.network_address, network=network, knocked_for=HOME)
+    (session,) = done(sessions_value([wide], {}, NOW.unix))["active_sessions"]
+    assert (session["ip"], session["network"]) == (str(HOME), "203.0.113.0/24")

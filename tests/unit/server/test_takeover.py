@@ -1,9 +1,15 @@
 """What a start makes of doors that an earlier run left open in the kernel."""
 
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+
 from openme.config.model import ServerConfig
 from openme.firewall.base import Door, PortList
 from openme.keeper.policy import health_list
 from openme.keeper.store import Holder
+from openme.networks import IPNetwork
 from openme.ports import parse_port_spec
 from openme.server.keeper_process import adopted_grants
 from support.knocks import ALICE, BOB, ELSEWHERE, HOME, NOW, STRANGER, config
@@ -61,3 +67,43 @@ def test_a_holder_whose_time_is_over_holds_nothing() -> None:
 def test_a_shared_door_belongs_to_those_whose_time_is_not_over() -> None:
     both = [holder(ends=-5), holder("bob", key=BOB.public.raw)]
     assert adopted(both) == ([("bob", NOW.monotonic + 20)], [])
+
+
+WIDE, NET = ip_network("203.0.0.0/16"), ip_network("203.0.113.0/24")
+
+
+def wide_holder(network: IPNetwork = NET, key: bytes = ALICE.public.raw) -> Holder:
+    times = NOW.unix - 10, NOW.unix + 20
+    return Holder(key, network.network_address, "alice", SSH.ports, *times, network, HOME)
+
+
+def wide_doors(length: int = 24, network: IPNetwork = NET) -> list[Door]:
+    lists = PortList(SSH.ports, prefix_v4=length), health_list(54154, length)
+    return [Door(port_list, network.network_address, 20.0) for port_list in lists]
+
+
+def test_a_door_for_a_network_goes_on_and_knows_the_address_that_was_knocked_for() -> None:
+    doors = wide_doors()
+    (grant,), strays = adopted_grants(doors, [wide_holder()], config(server="prefix_v4: 24"), NOW)
+    assert strays == []
+    assert (grant.address, grant.network, grant.named) == (NET.network_address, NET, HOME)
+    assert grant.doors == tuple((door.port_list, door.address) for door in doors)
+
+
+@pytest.mark.parametrize("length", [25, 32])
+def test_a_door_for_a_wider_network_than_the_config_has_now_is_closed(length: int) -> None:
+    both = "{alice: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B, prefix_v4: 24}}"
+    parsed = config(both, server=f"prefix_v4: {length}")
+    doors = wide_doors()
+    assert adopted_grants(doors, [wide_holder()], parsed, NOW) == ([], doors)
+
+
+def test_nobody_takes_over_what_was_given_to_another_for_more_addresses() -> None:
+    """Both networks begin with the same address, and only the longer one was alice's."""
+    both = "{alice: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}"
+    doors = wide_doors(16, WIDE)
+    holders = [replace(wide_holder(ip_network("203.0.0.0/24")), knocked_for=ip_address("203.0.0.9"))]
+    parsed = config(both, server="prefix_v4: 16")
+    assert adopted_grants(doors, holders, parsed, NOW) == ([], doors)
+    alone = Holder(ALICE.public.raw, WIDE.network_address, "alice", SSH.ports, NOW.unix - 10, NOW.unix + 20)
+    assert adopted_grants(doors, [alone], parsed, NOW) == ([], doors)

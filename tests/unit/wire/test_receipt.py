@@ -3,7 +3,7 @@
 import base64
 import json
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -64,6 +64,21 @@ def test_it_says_what_the_spec_lists_and_nothing_else() -> None:
 def test_what_was_said_is_read(ip: str, keys: EpochKeyList | None) -> None:
     receipt = Receipt("ålice", ip_address(ip), (), 5.0, 3.0, keys)
     assert open_receipt_untrusted(seal_receipt(receipt_text(receipt), KEYS), KEYS) == receipt
+
+
+@pytest.mark.parametrize(("ip", "network"), [("203.0.113.5", "203.0.113.0/24"), ("2001:db8::7", "2001:db8::/64")])
+def test_a_network_that_was_opened_is_said_and_read(ip: str, network: str) -> None:
+    receipt = Receipt("alice", ip_address(ip), (), 5.0, 3.0, EPOCH_KEYS, ip_network(network))
+    assert json.loads(receipt_text(receipt))["network"] == network
+    assert open_receipt_untrusted(seal_receipt(receipt_text(receipt), KEYS), KEYS) == receipt
+    assert len(seal_receipt(receipt_text(receipt), KEYS)) == STEP
+
+
+@pytest.mark.parametrize(
+    "network", ["203.0.113.5/24", "198.51.100.0/24", "2001:db8::/64", "net", 7, ["203.0.113.0/24"]]
+)
+def test_a_network_that_is_none_or_not_the_addresss_is_no_receipt(network: object) -> None:
+    refused(said(network=network))
 
 
 def test_a_mapped_address_is_the_ipv4_address_and_unknown_words_are_passed_over() -> None:
