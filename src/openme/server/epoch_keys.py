@@ -221,7 +221,7 @@ def _compare(ratchet: Ratchet, seen: tuple[RatchetNote | None, RatchetNote | Non
     if _leads_to(ratchet, last):
         _log.error(
             "the ratchet file is an old copy: it opens knocks recorded since %s, which had been erased. It is erased"
-            " again when knocks come; erase every other copy, and see docs/key-rotation.md",
+            " again when knocks come; erase every other copy, and see docs/key-management.md",
             start_of(ratchet.index, ratchet.length),
         )
         return
