@@ -75,7 +75,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
     for warning in warnings:
         warn(warning)
     if hidden:
-        note(f"hidden though nobody names them (openme unhide PORT): {', '.join(hidden)}")
+        note(f"hidden, but no longer in the config (openme unhide PORT): {', '.join(hidden)}")
     if built_in:
         note(f"the group 'default' is built in, {built_in}, since ports: has none")
     for text, cure in faults[:-1]:

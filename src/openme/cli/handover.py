@@ -49,7 +49,7 @@ class Handover:
     def tell(self, *, secret: bool) -> None:
         """Say where it is."""
         if self._out is not None:
-            note(f"wrote {self._out}{' (it holds the private key, which is nowhere else)' if secret else ''}")
+            note(f"wrote {self._out}{' (it holds the private key; there is no other copy)' if secret else ''}")
 
     def keep_private(self) -> None:
         """`openme add alice > alice.yaml`: the shell has made the file with its umask, and a key goes into it."""

@@ -155,7 +155,7 @@ class _Client:
                 where = str(sent.target)
             note(f"knocked at {profile.server_host} ({sent.endpoint}, port {profile.server_udp_port}) for {where}")
         if attempt.left_out:
-            note(f"{profile.server_host} has {attempt.left_out} addresses more, which were not knocked at")
+            note(f"{profile.server_host} has {attempt.left_out} more addresses; no knock was sent to them")
         for endpoint, reason in attempt.failed:
             note(f"no knock to {endpoint}: {reason}")
         for family, reason in attempt.unnamed:
@@ -239,11 +239,11 @@ class _Client:
     def _say_closed(self, attempt: Attempt, *, elsewhere: bool) -> None:
         answer("closed")
         if elsewhere:
-            hint("the knock named another address than ours: from here the door may well be shut")
+            hint("the knock named another address than this machine's, so the door may be shut from here")
         elif any(sent.told_by is not None for sent in attempt.sent):
-            hint("the knock named the address that the page saw; the server may see us come from another one")
+            hint("the knock named the address that the page saw; the server may see this machine under another one")
         elif any(sent.target is not None for sent in attempt.sent):
-            hint("the knock named this machine's own address; if something on the way changes it: --ip source")
+            hint("the knock named this machine's own address; if a router on the way changes it, use --ip source")
         hint(
             f"nothing answered on {self.profile.server_host} port {self.profile.server_health_port}/tcp; the reason"
             " is in the server's log (journalctl -u openme), the client's last accepted knock in 'openme list' there"
@@ -315,15 +315,18 @@ def _say_proofs(proofs: Sequence[Proof]) -> int:
     for proof in proofs:
         receipt = proof.receipt
         if receipt is None:
-            hint(f"not confirmed over {proof.endpoint}: {proof.problem}; the knock may be lost, or this not the server")
+            hint(
+                f"not confirmed over {proof.endpoint}: {proof.problem}; the knock may have been lost, or this may"
+                " not be the server"
+            )
             continue
         ports = ", ".join(receipt.ports) or "the health port alone"
         until = rfc3339(receipt.expires_at)
         answer(f"{ports} for {receipt.ip} until {until}, proven by the server")
         if not proof.opened_as_asked:
-            warn(f"the knock named {proof.knock.target}, the server opened {receipt.ip}: do not trust this door")
+            warn(f"the knock named {proof.knock.target}, but the server opened {receipt.ip}: do not trust this door")
         if proof.knock.target is None:
-            note(f"the server saw the knock come from {receipt.ip}: not checked, since the knock named no address")
+            note(f"your address, as the server saw it: {receipt.ip} (the knock named none, so only you can check this)")
         if (difference := proof.clock_difference) is not None:
             side = "ahead of" if difference > 0 else "behind"
             warn(f"the server's clock is {abs(difference):.0f} s {side} this machine's")

@@ -88,7 +88,7 @@ def _parse(content: bytearray, size: int, path: Path) -> Ratchet:
         or content[_CHECK_AT:_CONTENT_SIZE] != check
         or any(memoryview(content)[_CONTENT_SIZE:])
     ):
-        raise DamagedRatchetError(f"{path}: not a ratchet file, or half of one", "docs/key-management.md: a lost ratchet")
+        raise DamagedRatchetError(f"{path}: not a ratchet file, or half of one", "see docs/key-management.md")
     length = int.from_bytes(content[_LENGTH_AT:_INDEX_AT], "big")
     index = int.from_bytes(content[_INDEX_AT:_KEY_AT], "big")
     try:

@@ -111,7 +111,7 @@ def _say_without_keys(config: ServerConfig, store: Store) -> None:
     if without:
         more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
         _log.warning(
-            "no file with the present epoch keys is known of for %s%s: openme renew NAME",
+            "no client file with the current epoch keys has been made for %s%s: openme renew NAME",
             ", ".join(without[:_NAMED]),
             more,
         )

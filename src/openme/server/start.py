@@ -534,7 +534,7 @@ def _take_over(firewall: Firewall, keeper: Keeper, store: Store) -> None:
         _log.info("%s: still open for %s from before this start", grant.client_name, grant.address)
     if strays:
         firewall.close((door.port_list, door.address) for door in strays)
-        _log.info("closed %d doors from before this start that nobody may hold any more", len(strays))
+        _log.info("closed %d doors from before this start to which nobody has a right any more", len(strays))
 
 
 def clean_up() -> tuple[list[str], list[str]]:
