@@ -18,6 +18,7 @@ from openme.server.interfaces import require_interface
 from openme.server.leftovers import leftover_warnings
 from openme.server.privileges import named_user, refuse_writable
 from openme.server.redirected import redirect_warnings
+from openme.server.saved_rules import saved_rule_warnings
 
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
             + config.warnings
             + redirect_warnings(config)
             + leftover_warnings(config.firewall)
+            + saved_rule_warnings(config.firewall)
         )
         summary = f"{args.config}: {len(config.clients)} clients, {len(config.managed_ports)} managed port ranges"
         if config.has_built_in_default:

@@ -67,6 +67,7 @@ from openme.server.privileges import (
 )
 from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
 from openme.server.sandbox import confine_keeper, confine_listener, find_landlock
+from openme.server.saved_rules import saved_rule_warnings
 from openme.server.sockets import bind_health, bind_knock
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
@@ -235,6 +236,8 @@ def serve(
         leftovers = LeftoverRules(config.firewall)
         stack.callback(leftovers.close)
         leftovers.say()
+        for line in saved_rule_warnings(config.firewall):
+            _log.warning("%s", line)
         sessions = _state_path(state_file, config)
         prepared = _prepare(stack, config_path, config, sessions)
         on_trial = None
