@@ -124,7 +124,7 @@ def test_check_says_that_another_address_was_named(world: ServerWorld) -> None:
     alice = world.add("alice")
     world.start()
     elsewhere = world.knock(alice, "--ip", v4(3), "--check", code=SHUT)
-    assert "another address than ours" in elsewhere.stderr
+    assert "another address than this machine" in elsewhere.stderr
     assert world.tcp(world.stranger, KNOCK_PORT) == "open"
 
 

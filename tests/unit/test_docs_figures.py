@@ -1,15 +1,17 @@
 """Figures in the documents that state a constant of the code are that constant.
 
-`STATED` is the table: a page, a fragment of it with « and » around the figure, and the constant that it states. A changed
-constant fails here until the page says the new one, and so does a page that has lost the sentence. Messages that a page
-shows are held to the texts of the code in the same way.
+`STATED` is the table: a page, a fragment of it with « and » around the figure, and the constant that it states. A
+changed constant fails here until the page says the new one, and so does a page that has lost the sentence. Messages
+that a page shows are held to the texts of the code in the same way.
 """
 
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +61,7 @@ UNITS = {
     "Mi": 2**20,
     "": 1,
 }
-DEFAULTS = {name: field.default for name, field in model.ServerConfig.__dataclass_fields__.items()}
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(model.ServerConfig)}
 
 STATED = (
     ("README.md", "for one address, for «half a minute», in the kernel's own firewall", DEFAULTS["knock_timeout"]),
