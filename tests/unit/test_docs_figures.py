@@ -252,3 +252,41 @@ def test_pages_show_messages() -> None:
 @pytest.mark.parametrize(("page", "line"), list(shown()), ids=lambda value: value[:40])
 def test_a_message_that_a_page_shows_is_one_that_a_command_says(page: str, line: str) -> None:
     assert any(wording.fullmatch(line) for wording in wordings()), f"{page}: no command says: {line}"
+
+
+GAP = "\0"
+
+
+@cache
+def said() -> str:
+    """All texts of the code, with a gap for whatever a format puts in."""
+    texts = []
+    for path in (ROOT / "src/openme").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(str(p.value) if isinstance(p, ast.Constant) else GAP for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(re.sub(r"%\.?\d*[sdf]", GAP, node.value))
+    return "\n".join(texts)
+
+
+def table_of(page: str, heading: str) -> list[str]:
+    """The first cells of the table with this first heading."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rows = text[text.index(f"\n| {heading} |") :].split("\n\n")[0].strip().splitlines()[2:]
+    return [row.split(" | ")[0].removeprefix("| ") for row in rows]
+
+
+LINES = [
+    *(("docs/operating.md", cell) for cell in table_of("docs/operating.md", "line")),
+    *(("docs/key-management.md", cell) for cell in table_of("docs/key-management.md", "the message says")),
+    *(("docs/clock.md", cell) for cell in table_of("docs/clock.md", "what you see") if len(cell.split("`")[1]) > 7),
+]
+
+
+@pytest.mark.parametrize(("page", "cell"), LINES, ids=lambda value: value[:40])
+def test_a_line_that_a_page_explains_is_one_that_the_code_says(page: str, cell: str) -> None:
+    line = cell.split("`")[1] if "`" in cell else cell
+    pieces = [piece.strip() for piece in re.split(r"…|\b(?:N|FILE|PID|ADDRESS)\b|\balice\b", line)]
+    assert any(len(piece) > 7 for piece in pieces)
+    assert [piece for piece in pieces if piece and piece not in said()] == [], page
