@@ -290,3 +290,32 @@ def test_a_line_that_a_page_explains_is_one_that_the_code_says(page: str, cell: 
     pieces = [piece.strip() for piece in re.split(r"…|\b(?:N|FILE|PID|ADDRESS)\b|\balice\b", line)]
     assert any(len(piece) > 7 for piece in pieces)
     assert [piece for piece in pieces if piece and piece not in said()] == [], page
+
+
+MEASURED = {
+    "1,320 bits": "bits",
+    "870,540 pairs of bits": "pairs",
+    "165 bytes": "byte values",
+    "ten bytes that stand twice": "repeats",
+    "R itself": "coordinates",
+    "low-order component": "points",
+    "classifier": "classifier",
+}
+"""How a row of the table of noise begins, and the line of `bench/noise.py` that it is."""
+
+
+@pytest.mark.parametrize(("row", "look"), MEASURED.items())
+def test_the_table_of_noise_is_what_the_benchmark_printed(row: str, look: str) -> None:
+    printed = (ROOT / "bench/results/noise.txt").read_text(encoding="utf-8")
+    line = re.search(rf"^{look} +(.+)$", printed, re.MULTILINE)
+    cells = re.search(rf"^\| {row}[^|]*\|(.+)\|$", (ROOT / "docs/security.md").read_text("utf-8"), re.MULTILINE)
+    assert line is not None
+    assert cells is not None
+    for figure, cell in zip(line[1].split(), cells[1].split("|"), strict=True):
+        written = re.match(r"[\d.,]+", cell.strip())
+        if written is None:
+            assert figure == "-", "words in place of a figure that was measured"
+            continue
+        text = written[0].replace(",", "")
+        places = len(text.partition(".")[2])
+        assert f"{float(figure.rstrip('%')):.{places}f}" == text
