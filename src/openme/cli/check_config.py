@@ -46,7 +46,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
             + leftover_warnings(config.firewall)
             + saved_rule_warnings(config.firewall)
         )
-        summary = f"{args.config}: {len(config.clients)} clients, {len(config.managed_ports)} managed port ranges"
+        summary = f"clients: {len(config.clients)}, managed port ranges: {len(config.managed_ports)}"
         if config.has_built_in_default:
             built_in = ", ".join(map(str, config.groups[DEFAULT_GROUP]))
         hidden, notes = _hidden_though_unnamed(config)
@@ -79,12 +79,12 @@ def run(_name: str, args: argparse.Namespace) -> int:
     if hidden:
         note(f"hidden, but no longer in the config (openme unhide PORT): {', '.join(hidden)}")
     if built_in:
-        note(f"the group 'default' is built in, {built_in}, since ports: has none")
+        note(f"there is no group 'default' under ports:, so it is {built_in}")
     for text, cure in faults[:-1]:
         complain(OpenmeError(text, cure))
     if faults:
         raise OpenmeError(*faults[-1])
-    answer(f"{summary}: fine")
+    answer(f"{args.config}: fine ({summary})")
     return 0
 
 
