@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from openme.cli import knock as cli_knock
-from openme.client import door, known, nat64, plan, receipt, renewal
+from openme.client import address_page, door, known, nat64, plan, receipt, renewal
 from openme.config import model, nodes, server
 from openme.firewall import nftables_rules
 from openme.keeper import journal, mark, ratchet_file, replay, store
@@ -40,6 +40,7 @@ NUMBERS = {
     "a": 1,
     "one": 1,
     "two": 2,
+    "three": 3,
     "five": 5,
     "eight": 8,
     "ten": 10,
@@ -70,6 +71,8 @@ STATED = (
     ("docs/clients.md", "wait up to «5 s» until the health port", door.CHECK_SECONDS),
     ("docs/clients.md", "every «25 s» or `--interval`", cli_knock.DEFAULT_INTERVAL),
     ("docs/clients.md", "the same packet, «sixteen» of them at most", plan.MOST_ADDRESSES),
+    ("docs/clients.md", "the page has «three seconds», from", address_page.PATIENCE),
+    ("docs/clients.md", "in at most «1 KiB».", address_page.MOST_BYTES),
     ("docs/clients.md", "Two version 1 packets leave «20 ms» apart", plan.V1_PAUSE),
     ("docs/clients.md", "`ipv4only.arpa`, for «half a second» at most", nat64.PATIENCE),
     ("docs/clients.md", "remembers the\nanswer for «a day».", nat64.LIFETIME),

@@ -38,7 +38,7 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ip",
         metavar="A",
-        help="open for this address; auto: our own where it is global; source: where we come from; "
+        help="open for this address; auto: this machine's own if that is global; source: where the packet comes from; "
         "https://…: the one that this page says",
     )
     parser.add_argument(
@@ -245,8 +245,8 @@ class _Client:
         elif any(sent.target is not None for sent in attempt.sent):
             hint("the knock named this machine's own address; if a router on the way changes it, use --ip source")
         hint(
-            f"nothing answered on {self.profile.server_host} port {self.profile.server_health_port}/tcp; the reason"
-            " is in the server's log (journalctl -u openme), the client's last accepted knock in 'openme list' there"
+            f"nothing answered on {self.profile.server_host} port {self.profile.server_health_port}/tcp; on the"
+            " server, the log says why (journalctl -u openme), and 'openme list' shows the client's last accepted knock"
         )
 
     # -- status
