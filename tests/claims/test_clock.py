@@ -137,7 +137,7 @@ def test_memory_and_mark_lost_under_a_clock_ahead_wait_for_the_operators_word(wo
         (world.state_dir / name).unlink(missing_ok=True)
     world.clock.step(YEAR)
     world.start()
-    world.says("the replay memory may lack knocks (state.db and state.mark are gone)")
+    world.says("the replay memory may be incomplete (state.db and state.mark are gone)")
     world.clock.step(0)
     for _ in range(2):
         world.restart()

@@ -265,7 +265,7 @@ def test_power_cut_just_after_a_door_opened(ext4: DiskWorld) -> None:
         _ext4(ext4).boot_from(image)
         assert not lost.exists() or not lost.read_text(), "nothing was lost: this test shows nothing"
         ext4.start()
-        assert "may lack" not in ext4.log()
+        assert "may be incomplete" not in ext4.log()
         _close_and_resend(ext4, *packets)
     ext4.assert_opens(ext4.alice)
 
@@ -280,7 +280,7 @@ def test_a_full_disk_locks_nobody_out_and_opens_nothing_twice(tiny: DiskWorld) -
 
     tiny.kill()
     tiny.start()  # the disk is as full as before
-    tiny.says("the replay memory may lack knocks (state.db lacks what was written last)")
+    tiny.says("the replay memory may be incomplete (state.db lacks what was written last)")
     _close_and_resend(tiny, *packets)
     packets.append(tiny.assert_opens(tiny.alice))
     _close_and_resend(tiny, *packets)
@@ -291,7 +291,7 @@ def test_a_full_disk_locks_nobody_out_and_opens_nothing_twice(tiny: DiskWorld) -
     for _ in range(2):
         tiny.kill()
         tiny.start()
-        assert "may lack" not in tiny.log()
+        assert "may be incomplete" not in tiny.log()
         _close_and_resend(tiny, *packets)
     tiny.assert_opens(tiny.alice)
 
@@ -305,7 +305,7 @@ def test_a_disk_that_is_full_for_a_while(tiny: DiskWorld) -> None:
     packets.append(tiny.assert_opens(tiny.alice))
     tiny.kill()
     tiny.start()
-    assert "may lack" not in tiny.log()
+    assert "may be incomplete" not in tiny.log()
     _close_and_resend(tiny, *packets)
     tiny.assert_opens(tiny.alice)
 
@@ -320,7 +320,7 @@ def test_a_disk_that_turns_read_only(ext4: DiskWorld) -> None:
     for _ in range(2):
         ext4.kill()
         ext4.start()
-        ext4.says("the replay memory may lack knocks")
+        ext4.says("the replay memory may be incomplete")
         _close_and_resend(ext4, *packets)
         packets.append(ext4.assert_opens(ext4.alice))
     _close_and_resend(ext4, *packets)
@@ -331,12 +331,12 @@ def test_a_disk_that_turns_read_only(ext4: DiskWorld) -> None:
     ext4.kill()
     _ext4(ext4).repair()
     ext4.start()
-    ext4.says("the replay memory may lack knocks")
+    ext4.says("the replay memory may be incomplete")
     _close_and_resend(ext4, *packets)
     packets.append(ext4.assert_opens(ext4.alice))
     ext4.kill()
     ext4.start()
-    assert "may lack" not in ext4.log()
+    assert "may be incomplete" not in ext4.log()
     _close_and_resend(ext4, *packets)
     ext4.assert_opens(ext4.alice)
 
@@ -388,7 +388,7 @@ def test_a_first_run_without_a_run_directory_remembers_the_newest_time(stack: Ex
         if path.name != RATCHET:
             path.unlink()
     world.start()
-    world.says("the replay memory may lack knocks (state.db and state.mark are gone)")
+    world.says("the replay memory may be incomplete (state.db and state.mark are gone)")
     assert "nobody gets in" not in world.log(), "the newest time is known"
     _close_and_resend(world, packet)
     world.assert_opens(world.alice)
@@ -425,7 +425,7 @@ def test_a_damaged_database_opens_nothing_twice(world: ClaimsWorld, damage: Any)
     packets = [packet]
     for number in range(2):
         world.start()
-        assert ("the replay memory may lack knocks" in world.log()) == (number == 0)
+        assert ("the replay memory may be incomplete" in world.log()) == (number == 0)
         _close_and_resend(world, *packets)
         packets.append(world.assert_opens(world.alice))
         world.kill()
@@ -477,9 +477,9 @@ def test_whatever_is_lost_after_a_kill_is_told_and_opens_nothing_twice(
     for number in range(2):
         world.start()
         if number == 0:
-            world.says(f"the replay memory may lack knocks ({told}")
+            world.says(f"the replay memory may be incomplete ({told}")
         else:
-            assert "may lack" not in world.log()
+            assert "may be incomplete" not in world.log()
         _close_and_resend(world, *packets)
         world.kill()
     world.start()
@@ -508,7 +508,7 @@ def test_files_that_were_put_back_from_a_copy_are_told(world: ClaimsWorld) -> No
             (world.state_dir / name).write_bytes(copies[name])
         world.start()
         with noted(str(names)):
-            world.says("the replay memory may lack knocks")
+            world.says("the replay memory may be incomplete")
             _close_and_resend(world, packet)
         packet = world.assert_opens(world.alice)
         assert world.stop() == 0

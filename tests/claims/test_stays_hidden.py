@@ -209,7 +209,7 @@ def test_a_stop_shows_and_the_next_start_hides_what_nobody_names_any_more(world:
     assert world.stop() == 0
     assert world.tcp(world.stranger, WEB) == "open"
     world.start()
-    world.says("hidden though nobody names them: 8080/tcp")
+    world.says("hidden, but no longer in the config: 8080/tcp")
     with unseen(world):
         world.assert_opens(world.alice)
 
@@ -217,7 +217,7 @@ def test_a_stop_shows_and_the_next_start_hides_what_nobody_names_any_more(world:
 def test_what_is_hidden_though_nobody_names_it_is_listed(world: ClaimsWorld) -> None:
     without_bob(world)
     in_force(world)
-    world.says("hidden though nobody names them: 8080/tcp")
+    world.says("hidden, but no longer in the config: 8080/tcp")
     assert "8080/tcp" in command(world, "sessions")
     assert "8080/tcp" in command(world, "check-config")
     assert world.ask("sessions")["hidden_though_unnamed"] == ["8080/tcp"]

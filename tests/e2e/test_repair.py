@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -56,15 +57,22 @@ def test_the_log_says_what_somebody_has_changed(world: ServerWorld) -> None:
         until(lambda: "counter" not in tables(world), 2)
 
 
+SAVE = "echo 'flush ruleset'; nft list ruleset | grep -v openme-mark-; echo 'delete table inet openme'"
+
+
+def test_the_page_shows_how_a_ruleset_is_saved() -> None:
+    assert SAVE.replace("|", "\\|") in (Path(__file__).parents[2] / "docs/operating.md").read_text()
+
+
 def test_a_ruleset_saved_without_our_table_hides_nothing_where_it_is_loaded(world: ServerWorld) -> None:
     """As docs/operating.md shows it, while the server runs."""
     world.server.nft("table inet host { chain input { type filter hook input priority 0; tcp dport 80 accept; }; }")
     world.serve(tcp=[22])
     world.start()
-    saved = world.server.run("sh", "-c", "echo 'flush ruleset'; nft list ruleset; echo 'delete table inet openme'")
+    saved = world.server.run("sh", "-c", SAVE)
     assert world.stop() == 0
     world.server.run("nft", "-f", "-", stdin=saved)
-    assert "table inet openme" not in tables(world)
+    assert "openme" not in world.server.ruleset()
     assert "tcp dport 80 accept" in tables(world)
     assert world.tcp(world.stranger, 22) == "open"
 

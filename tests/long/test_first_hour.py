@@ -24,7 +24,7 @@ SUITES = {"bookworm": "3.11", "trixie": "3.13"}
 """Debian 12 and 13, and the Python of each."""
 SECTION = re.compile(r"^## A first server\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(sh|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-UNDO = re.compile(r"^To take it all back: `([^`]+)`", re.MULTILINE)
+UNDO = re.compile(r"^To undo everything: `([^`]+)`", re.MULTILINE)
 ROOT_SHELL = ((r"root@server:~# ", "exit\n"),)
 # What differs from one run to the next, and what stands for it. The first address of each family is the client's.
 VARIES = (

@@ -16,9 +16,8 @@ def all_or_nothing(do: Callable[[], None], undo: Callable[[], str]) -> None:
             with heard():
                 do()
         except Interrupted as interrupted:
-            outcome = undo()
             ignore()  # a second one has nothing to end any more, and the outcome is still to be said
-            raise Interrupted(interrupted.number, outcome) from None
+            raise Interrupted(interrupted.number, undo()) from None
         except BaseException:
             undo()
             raise

@@ -18,6 +18,7 @@ from openme.server.interfaces import require_interface
 from openme.server.leftovers import leftover_warnings
 from openme.server.privileges import named_user, refuse_writable
 from openme.server.redirected import redirect_warnings
+from openme.server.saved_rules import saved_rule_warnings
 
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
@@ -43,8 +44,9 @@ def run(_name: str, args: argparse.Namespace) -> int:
             + config.warnings
             + redirect_warnings(config)
             + leftover_warnings(config.firewall)
+            + saved_rule_warnings(config.firewall)
         )
-        summary = f"{args.config}: {len(config.clients)} clients, {len(config.managed_ports)} managed port ranges"
+        summary = f"clients: {len(config.clients)}, managed port ranges: {len(config.managed_ports)}"
         if config.has_built_in_default:
             built_in = ", ".join(map(str, config.groups[DEFAULT_GROUP]))
         hidden, notes = _hidden_though_unnamed(config)
@@ -75,14 +77,14 @@ def run(_name: str, args: argparse.Namespace) -> int:
     for warning in warnings:
         warn(warning)
     if hidden:
-        note(f"hidden though nobody names them (openme unhide PORT): {', '.join(hidden)}")
+        note(f"hidden, but no longer in the config (openme unhide PORT): {', '.join(hidden)}")
     if built_in:
-        note(f"the group 'default' is built in, {built_in}, since ports: has none")
+        note(f"there is no group 'default' under ports:, so it is {built_in}")
     for text, cure in faults[:-1]:
         complain(OpenmeError(text, cure))
     if faults:
         raise OpenmeError(*faults[-1])
-    answer(f"{summary}: fine")
+    answer(f"{args.config}: fine ({summary})")
     return 0
 
 

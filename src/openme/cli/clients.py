@@ -92,7 +92,7 @@ def _add(args: argparse.Namespace) -> int:
     if args.ports is not None:
         fields["allowed_ports"] = [item.strip() for item in args.ports.split(",") if item.strip()]
         if not fields["allowed_ports"]:
-            raise OpenmeError("--ports: expected a port or group, such as 22/tcp", "leave it away for 'default'")
+            raise OpenmeError("--ports: expected a port or group, such as 22/tcp", "leave it out for 'default'")
     if args.expires is not None:
         try:
             moment = parse_expiry(args.expires)
@@ -107,7 +107,7 @@ def _add(args: argparse.Namespace) -> int:
     if epoch_keys is not None:
         fields["protocols"] = ["v2"]
     elif "v1" not in config.protocols:
-        raise OpenmeError(f"{args.config}: server.protocols does not accept v1", "leave --v1 and --qr away")
+        raise OpenmeError(f"{args.config}: server.protocols does not accept v1", "leave out --v1 and --qr")
     text = _profile_text(config, profile_name, public, private, epoch_keys)
     qr, image = _qr(args, config, profile_name, private)
     if private is not None:
@@ -141,7 +141,7 @@ def _add(args: argparse.Namespace) -> int:
     # A profile that nobody holds must not stay registered; whose key is revoked no more holds it already.
     all_or_nothing(show, (lambda: f"{args.name} is let in again") if stood_there else undo)
     _note_file(config, public, epoch_keys)
-    note(f"{'let in again' if stood_there else 'added'} {args.name} ({public.fingerprint})")
+    note(f"{'admitted again:' if stood_there else 'added'} {args.name} ({public.fingerprint})")
     handover.tell(secret=private is not None)
     entry = load_server_config(args.config).clients.get(args.name)
     if entry is not None and not entry.ports:
@@ -215,7 +215,7 @@ def _renew(args: argparse.Namespace) -> int:
     handover.print(text)
     handover.tell(secret=False)
     _note_file(config, client.public_key, epoch_keys)
-    hint("the client keeps its private_key: these lines take the place of the others in its profile")
+    hint("the client keeps its private_key: these lines replace the others in its profile")
     return 0
 
 
@@ -313,7 +313,7 @@ def _is_revoked_entry(
     if args.ports is not None or args.expires is not None:
         raise OpenmeError(
             f"{args.name} stands in {args.config} already, with its ports and expiry",
-            "change those in the file; to let it in again leave --ports and --expires away",
+            "change those in the file; to admit it again, leave out --ports and --expires",
         )
     return True
 
@@ -325,7 +325,7 @@ def _tell_of_client(server: RunningServer) -> None:
     except OpenmeError as error:
         raise OpenmeError(f"{error.message}: {NOTHING_ADDED}", error.hint) from None
     if reply is not None and reply["reading"]:
-        note("the running server is reading its clients; the new one is known in a few seconds")
+        note("the running server is reading its clients; it will accept the new one in a few seconds")
 
 
 def _lift(args: argparse.Namespace, config: ServerConfig, server: RunningServer, public: ClientPublicKey) -> None:
@@ -340,7 +340,7 @@ def _lift(args: argparse.Namespace, config: ServerConfig, server: RunningServer,
     request = {"command": "reload", "lifted": key_texts([public.raw])}
     reply = server.tell(request, FOUND_BY_ITSELF)
     if was_revoked or (reply or {}).get("lifted"):
-        note(f"the key of {args.name} is revoked no more")
+        note(f"the key of {args.name} is no longer revoked")
 
 
 def _revoked(config: ServerConfig) -> dict[bytes, Revocation]:
@@ -451,7 +451,7 @@ def _reset(args: argparse.Namespace) -> int:
     if reply["was_ahead"]:
         note(f"{args.name}: knocks made from now on are accepted, none from before")
         for first, last in reply["shut"]:
-            note(f"what it signed for {first} to {last} stays refused when that time comes")
+            note(f"what it signed for {first} to {last} stays refused, also when that time comes")
     else:
         note(f"{args.name}: its last knock was not ahead of this machine's clock; nothing was changed")
     return 0
@@ -468,5 +468,5 @@ def _reset_all(args: argparse.Namespace) -> int:
             f" {reply['lost_until']}, could use it once when its time comes; to end that: openme rotate ratchet, and"
             " new client files"
         )
-    note(f"clients whose time was ahead and begins anew: {reply['clients']}")
+    note(f"clients whose time was ahead and has been reset: {reply['clients']}")
     return 0

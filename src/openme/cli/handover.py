@@ -52,7 +52,7 @@ class Handover:
     def tell(self, *, secret: bool) -> None:
         """Say where they are."""
         if self._out is not None:
-            note(f"wrote {self._out.path}{' (it holds the private key, which is nowhere else)' if secret else ''}")
+            note(f"wrote {self._out.path}{' (it holds the private key; there is no other copy)' if secret else ''}")
         if self._qr_out is not None:
             note(f"wrote {self._qr_out.path} (it holds the private key)")
 

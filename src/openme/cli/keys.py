@@ -121,7 +121,7 @@ def _until(epoch: int | None, length: int) -> str | None:
 
 def _rotate(args: argparse.Namespace) -> int:
     if args.what == "ratchet" and (args.now or args.finish):
-        raise OpenmeError("--now and --finish belong to v1-key: a new ratchet holds at once", exit_code=2)
+        raise OpenmeError("--now and --finish belong to v1-key: a new ratchet takes effect at once", exit_code=2)
     if args.now and args.finish:
         raise OpenmeError("--now and --finish exclude each other", exit_code=2)
     config = load_server_config(args.config)
@@ -137,7 +137,7 @@ def _rotate(args: argparse.Namespace) -> int:
             raise OpenmeError(f"{config.path}: there is no previous_private_key", "nothing was changed")
         previous = config.previous_private_key.to_base64()
         server.set({"previous_private_key": None}, {"previous_private_key": previous})
-        note("the former version 1 key is accepted no more")
+        note("the former version 1 key is no longer accepted")
         return 0
     return _new_v1_key(config, server, keep=not args.now)
 
@@ -167,5 +167,6 @@ def _new_v1_key(config: ServerConfig, server: RunningServer, *, keep: bool) -> i
         note("both version 1 keys are accepted; files made from now on carry the new one (openme renew NAME --v1)")
         hint("when all clients have it: openme rotate v1-key --finish")
     else:
-        note("the former version 1 key is accepted no more; version 1 clients need new files (openme renew NAME --v1)")
+        note("the former version 1 key is no longer accepted")
+        hint("every version 1 client needs a new file: openme renew NAME --v1")
     return 0

@@ -40,7 +40,7 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ip",
         metavar="A",
-        help="open for this address; auto: our own where it is global; source: where we come from; "
+        help="open for this address; auto: this machine's own if that is global; source: where the packet comes from; "
         "https://…: the one that this page says",
     )
     parser.add_argument(
@@ -156,7 +156,7 @@ class _Client:
                 where = str(sent.target)
             note(f"knocked at {profile.server_host} ({sent.endpoint}, port {profile.server_udp_port}) for {where}")
         if attempt.left_out:
-            note(f"{profile.server_host} has {attempt.left_out} addresses more, which were not knocked at")
+            note(f"{profile.server_host} has {attempt.left_out} more addresses; no knock was sent to them")
         for endpoint, reason in attempt.failed:
             note(f"no knock to {endpoint}: {reason}")
         for family, reason in attempt.unnamed:
@@ -250,14 +250,16 @@ class _Client:
                     f"the knock named the address that the page saw, {target}; the server may see us come from another"
                 )
             elif is_own:
-                hint(f"the knock named {target}, this machine's own address; if it is changed on the way: {change}")
+                hint(
+                    f"the knock named {target}, this machine's own address; if a router on the way changes it: {change}"
+                )
             else:
                 hint(
                     f"the knock named {target}: from here the door is shut, unless the server sees this machine as that"
                 )
         hint(
-            f"nothing answered on {profile.server_host} port {profile.server_health_port}/tcp; if the knock was"
-            " refused, the server's log says why (journalctl -u openme); 'openme list' there has the last accepted one"
+            f"nothing answered on {profile.server_host} port {profile.server_health_port}/tcp; on the"
+            " server, the log says why (journalctl -u openme), and 'openme list' shows the client's last accepted knock"
         )
 
     # -- status
@@ -335,16 +337,19 @@ def _say_proofs(proofs: Sequence[Proof]) -> int:
     for proof in proofs:
         receipt = proof.receipt
         if receipt is None:
-            hint(f"not confirmed over {proof.endpoint}: {proof.problem}; the knock may be lost, or this not the server")
+            hint(
+                f"not confirmed over {proof.endpoint}: {proof.problem}; the knock may have been lost, or this may"
+                " not be the server"
+            )
             continue
         ports = ", ".join(receipt.ports) or "the health port alone"
         until = rfc3339(receipt.expires_at)
         network = "" if receipt.network is None else f" and its network {receipt.network}"
         answer(f"{ports} for {receipt.ip}{network} until {until}, proven by the server")
         if not proof.opened_as_asked:
-            warn(f"the knock named {proof.knock.target}, the server opened {receipt.ip}: do not trust this door")
+            warn(f"the knock named {proof.knock.target}, but the server opened {receipt.ip}: do not trust this door")
         if proof.knock.target is None:
-            note(f"the server saw the knock come from {receipt.ip}: not checked, since the knock named no address")
+            note(f"your address, as the server saw it: {receipt.ip} (the knock named none, so only you can check this)")
         if (difference := proof.clock_difference) is not None:
             side = "ahead of" if difference > 0 else "behind"
             warn(f"the server's clock is {abs(difference):.0f} s {side} this machine's")

@@ -83,7 +83,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def render(value: dict[str, Any], now: datetime) -> str:
-    """Who is in, the last knock of everybody else, and the ports that are hidden though nobody names them."""
+    """Who is in, the last knock of everybody else, and the ports that are hidden, but no longer in the config."""
     rows = []
     inside = set()
     for session in value["active_sessions"]:
@@ -105,7 +105,7 @@ def render(value: dict[str, Any], now: datetime) -> str:
     if others:
         parts.append(table(["CLIENT", "LAST KNOCK"], others))
     if hidden := value.get("hidden_though_unnamed"):
-        parts.append(f"hidden though nobody names them (openme unhide PORT): {', '.join(hidden)}")
+        parts.append(f"hidden, but no longer in the config (openme unhide PORT): {', '.join(hidden)}")
     return "\n\n".join(parts)
 
 

@@ -38,7 +38,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
     if not common(ports, (*kept, *config.hide)):
         if fault is not None:
             raise OpenmeError(fault)
-        listed = f"hidden though nobody names them: {', '.join(known)}" if known else "every hidden port is named"
+        listed = f"hidden, but no longer in the config: {', '.join(known)}" if known else "every hidden port is named"
         raise OpenmeError(f"{args.port} is not hidden", _nearest(args.port, known) or listed)
     if common(ports, config.hide):
         unhide_ports(args.config, ports)

@@ -100,7 +100,7 @@ def _v1_packet(profile: Profile, private_key: ClientPrivateKey, knock: Knock) ->
             aead_nonce=secrets.token_bytes(v1.AEAD_NONCE_SIZE),
         )
     except ValueError as error:
-        raise OpenmeError(f"profile {profile.name}: server_pubkey: {error}", "get the server's key anew") from None
+        raise OpenmeError(f"profile {profile.name}: server_pubkey: {error}", "get the server's key again") from None
 
 
 def _epoch_key(profile: Profile, now_ns: int, known: Mapping[int, bytes] | None) -> tuple[int, bytes]:

@@ -206,13 +206,13 @@ def _value(knock: PastKnock) -> dict[str, Any]:
 
 
 def _knock(value: dict[str, Any]) -> PastKnock:
-    identity, key, nonce = map(bytes.fromhex, value["receipt"])
-    if (len(identity), len(key), len(nonce)) != (RECEIPT_ID_SIZE, RECEIPT_KEY_SIZE, RECEIPT_NONCE_SIZE):
+    receipt_id, key, nonce = map(bytes.fromhex, value["receipt"])
+    if (len(receipt_id), len(key), len(nonce)) != (RECEIPT_ID_SIZE, RECEIPT_KEY_SIZE, RECEIPT_NONCE_SIZE):
         raise ValueError("receipt")
     return PastKnock(
         host=str(value["host"]),
         target=None if value["target"] is None else ip_address(value["target"]),
         sent_ns=int(value["sent_ns"]),
         epoch=int(value["epoch"]),
-        receipt=ReceiptKeys(identity, key, nonce),
+        receipt=ReceiptKeys(receipt_id, key, nonce),
     )

@@ -69,7 +69,7 @@ def prove(
         pause(_PAUSE)
 
 
-def _ask(endpoint: Endpoint, port: int, identity: bytes, limit: float) -> bytes:
+def _ask(endpoint: Endpoint, port: int, receipt_id: bytes, limit: float) -> bytes:
     """All that is said on the health port to this receipt id, one byte more than allowed at most; empty for nothing.
 
     `limit`: the monotonic time at which to give up.
@@ -81,7 +81,7 @@ def _ask(endpoint: Endpoint, port: int, identity: bytes, limit: float) -> bytes:
             asking.connect((endpoint.host, port))
             # A reset unless all was read: the server takes an orderly end for the word that it was.
             asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            asking.sendall(identity)
+            asking.sendall(receipt_id)
             end = min(limit, time.monotonic() + _READ_SECONDS)
             while len(answer) <= MAX_SIZE and (left := end - time.monotonic()) > 0:
                 asking.settimeout(left)

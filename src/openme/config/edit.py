@@ -266,7 +266,7 @@ def _root(text: str, path: Path, *, ours: bool = False) -> Mapping:
     if not isinstance(root, Mapping):
         raise _fault(path, 1, "", "expected a map with 'server:', 'ports:' and 'clients:'")
     if any(key.text == "clients" for key in root.repeated):
-        raise _fault(path, root.entries["clients"][0].line, "clients", "stands here a second time")
+        raise _fault(path, root.entries["clients"][0].line, "clients", "is given a second time")
     return root
 
 

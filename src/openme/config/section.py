@@ -64,7 +64,7 @@ class Section:
         self.faults = faults
         self.entries = node.entries
         for repeated in node.repeated:
-            self.fault_at(repeated.text, repeated.line, "stands here a second time")
+            self.fault_at(repeated.text, repeated.line, "is given a second time")
         for name, (key_node, value) in self.entries.items():
             if known is not None and name not in known:
                 self.fault_at(name, key_node.line, "unknown key", nearest(name, known) or _A_NOTE)

@@ -375,7 +375,7 @@ class NftFirewall:
             lost = (*redirects(self._netlink, managed), *untracked(self._netlink, managed))
         except FirewallError as error:
             # The rules are in force; this is only about what they cannot do.
-            _log.warning("whether ports are sent elsewhere or not tracked cannot be told: %s", error.message)
+            _log.warning("it is not known whether ports are sent elsewhere or not tracked: %s", error.message)
             return
         found = {str(item) for item in lost}
         for item in sorted(found - self._redirects):

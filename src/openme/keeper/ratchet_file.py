@@ -12,7 +12,7 @@ Integers are big-endian. Bytes and not text, since every conversion would leave 
 make it one block: what is smaller ext4 may keep in the inode (`inline_data`), and so write into its journal.
 
 An old copy of this file opens everything from its epoch on. Therefore the old content is overwritten, not just
-unlinked, when the ratchet advances, and the file stays out of backups (docs/key-rotation.md). The old file keeps a
+unlinked, when the ratchet advances, and the file stays out of backups (docs/key-management.md). The old file keeps a
 second name until that is done, so that a crash in between loses no key's place: `finish_erasing`. A file system that
 keeps old blocks (copy on write: btrfs, ZFS, bcachefs; ext4's `data=journal`; snapshots) defeats this, and nothing that
 a program can do helps.
@@ -88,7 +88,7 @@ def _parse(content: bytearray, size: int, path: Path) -> Ratchet:
         or content[_CHECK_AT:_CONTENT_SIZE] != check
         or any(memoryview(content)[_CONTENT_SIZE:])
     ):
-        raise DamagedRatchetError(f"{path}: not a ratchet file, or half of one", "docs/key-rotation.md: a lost ratchet")
+        raise DamagedRatchetError(f"{path}: not a ratchet file, or half of one", "see docs/key-management.md")
     length = int.from_bytes(content[_LENGTH_AT:_INDEX_AT], "big")
     index = int.from_bytes(content[_INDEX_AT:_KEY_AT], "big")
     try:

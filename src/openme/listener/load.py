@@ -9,13 +9,13 @@ from collections import Counter, OrderedDict, deque
 
 from openme.wire.knock import IPAddress
 
-MAX_STRANGERS = 1024  # datagrams from unknown addresses that wait
-MAX_PER_SOURCE = 1024  # datagrams that wait from one known address
-MAX_KNOWN = 16384  # datagrams that wait from all known addresses together
+MAX_OTHERS = 1024  # datagrams from other addresses that wait
+MAX_PER_SOURCE = 1024  # datagrams that wait from one familiar address
+MAX_FAMILIAR = 16384  # datagrams that wait from all familiar addresses together
 MAX_SOURCES = 4096
 MAX_COPIES = 64  # of one packet that the keeper is given, which reports a copy from another address
 MAX_COPIES_PER_SOURCE = 8
-V2_MAX_COPIES = 8  # fewer, as a version 2 copy is known by a hash and the keeper needs no more to report it
+V2_MAX_COPIES = 8  # fewer, as a version 2 copy is recognised by a hash and the keeper needs no more to report it
 V2_MAX_COPIES_PER_SOURCE = 2
 V2_PACKETS = 16384  # spec wire-v2.md "What the server does with a datagram", step 3
 
@@ -27,51 +27,51 @@ class Waiting:
     """Datagrams that wait: by address where a client has knocked from it, in one bag for all others."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, None] = OrderedDict()
-        self._of_known: OrderedDict[str, deque[Datagram]] = OrderedDict()
-        self._known_waiting = 0
-        self._strangers: deque[Datagram] = deque()
+        self._familiar: OrderedDict[str, None] = OrderedDict()
+        self._of_familiar: OrderedDict[str, deque[Datagram]] = OrderedDict()
+        self._familiar_waiting = 0
+        self._others: deque[Datagram] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self._of_known or self._strangers)
+        return bool(self._of_familiar or self._others)
 
-    def know(self, source: IPAddress) -> None:
+    def make_familiar(self, source: IPAddress) -> None:
         """A client has knocked from this address: what comes from there waits apart from now on."""
         # As the kernel writes it, also where IPv4 comes in over an IPv6 socket.
         for host in (str(source), f"::ffff:{source}") if source.version == 4 else (str(source),):
-            self._known[host] = None
-            self._known.move_to_end(host)
-            if len(self._known) > 2 * MAX_SOURCES:
-                self._known.popitem(last=False)
+            self._familiar[host] = None
+            self._familiar.move_to_end(host)
+            if len(self._familiar) > 2 * MAX_SOURCES:
+                self._familiar.popitem(last=False)
 
     def add(self, datagram: bytes, sockaddr: tuple[str, ...]) -> bool:
         """Let a datagram wait; False if that has cost the place of one drawn by lot."""
         host = sockaddr[0]
-        if host not in self._known:
-            return _add_by_lot(self._strangers, (datagram, sockaddr), MAX_STRANGERS)
-        queue = self._of_known.get(host, deque())
-        most = MAX_PER_SOURCE if self._known_waiting < MAX_KNOWN else len(queue)
+        if host not in self._familiar:
+            return _add_by_lot(self._others, (datagram, sockaddr), MAX_OTHERS)
+        queue = self._of_familiar.get(host, deque())
+        most = MAX_PER_SOURCE if self._familiar_waiting < MAX_FAMILIAR else len(queue)
         if not most:
             return False
-        self._of_known[host] = queue
+        self._of_familiar[host] = queue
         added = _add_by_lot(queue, (datagram, sockaddr), most)
-        self._known_waiting += added
+        self._familiar_waiting += added
         return added
 
-    def take_known(self) -> Datagram | None:
-        """The next datagram from a known address, each address in its turn."""
-        if not self._of_known:
+    def take_familiar(self) -> Datagram | None:
+        """The next datagram from a familiar address, each address in its turn."""
+        if not self._of_familiar:
             return None
-        host, queue = self._of_known.popitem(last=False)
+        host, queue = self._of_familiar.popitem(last=False)
         taken = queue.popleft()
-        self._known_waiting -= 1
+        self._familiar_waiting -= 1
         if queue:
-            self._of_known[host] = queue
+            self._of_familiar[host] = queue
         return taken
 
-    def take_stranger(self) -> Datagram | None:
+    def take_other(self) -> Datagram | None:
         """One of the others."""
-        return self._strangers.popleft() if self._strangers else None
+        return self._others.popleft() if self._others else None
 
 
 def _add_by_lot(queue: deque[Datagram], item: Datagram, most: int) -> bool:
@@ -90,10 +90,10 @@ class Copies:
     """
 
     def __init__(
-        self, identity_size: int, most: int = MAX_COPIES, per_source: int = MAX_COPIES_PER_SOURCE, packets: int = 8192
+        self, prefix_size: int, most: int = MAX_COPIES, per_source: int = MAX_COPIES_PER_SOURCE, packets: int = 8192
     ) -> None:
-        """A packet is known by its first `identity_size` bytes; see `too_many` for `most` and `per_source`."""
-        self._identity_size = identity_size
+        """A packet is recognised by its first `prefix_size` bytes; see `too_many` for `most` and `per_source`."""
+        self._prefix_size = prefix_size
         self._most = most
         self._per_source = per_source
         self._packets = packets
@@ -101,11 +101,11 @@ class Copies:
 
     def too_many(self, packet: bytes, host: str) -> bool:
         """Whether enough copies of this one have been worked on: in all, or from this address."""
-        given = self._given.get(packet[: self._identity_size])
+        given = self._given.get(packet[: self._prefix_size])
         return given is not None and (given.total() >= self._most or given[host] >= self._per_source)
 
     def note(self, packet: bytes, host: str) -> None:
         """It has been worked on."""
-        self._given.setdefault(packet[: self._identity_size], Counter())[host] += 1
+        self._given.setdefault(packet[: self._prefix_size], Counter())[host] += 1
         if len(self._given) > self._packets:
             self._given.popitem(last=False)

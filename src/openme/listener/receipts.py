@@ -31,7 +31,7 @@ class _Pending:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    tag: bytes
+    knock: bytes
     answer: bytes
     deadline: float
 
@@ -44,15 +44,15 @@ class Receipts:
         self._made: OrderedDict[bytes, _Made] = OrderedDict()
         self._ids: dict[bytes, bytes] = {}
 
-    def expect(self, tag: bytes, keys: ReceiptKeys, now: float) -> None:
+    def expect(self, knock: bytes, keys: ReceiptKeys, now: float) -> None:
         """A knock is on its way to the keeper. A copy of it changes nothing that was heard since."""
-        if tag in self._pending:
+        if knock in self._pending:
             keys.wipe()
             return
         self.forget_overdue(now)
         if len(self._pending) >= MAX_PENDING:
             self._give_up(next(iter(self._pending)))
-        self._pending[tag] = _Pending(keys, now + PENDING_SECONDS)
+        self._pending[knock] = _Pending(keys, now + PENDING_SECONDS)
 
     def obey(self, order: Order, now: float) -> bytes | None:
         """Take a verdict, a part of a receipt, or the end of an opening. The id of a receipt that is there now."""
@@ -65,9 +65,9 @@ class Receipts:
         else:
             pending.parts.append(order.text)
             if order.kind is OrderKind.ACCEPTED:
-                identity = self._make(order, pending, now) if order.text else None
+                receipt_id = self._make(order, pending, now) if order.text else None
                 self._give_up(order.key)
-                return identity
+                return receipt_id
         return None
 
     def forget_overdue(self, now: float) -> None:
@@ -78,8 +78,8 @@ class Receipts:
                 break
             self._give_up(first)
 
-    def _give_up(self, tag: bytes) -> None:
-        if (pending := self._pending.pop(tag, None)) is not None:
+    def _give_up(self, knock: bytes) -> None:
+        if (pending := self._pending.pop(knock, None)) is not None:
             pending.wipe()
 
     def _make(self, order: Order, pending: _Pending, now: float) -> bytes | None:
@@ -101,26 +101,26 @@ class Receipts:
         self._ids[order.key] = pending.keys.id
         return pending.keys.id
 
-    def answer(self, identity: bytes, now: float) -> bytes | None:
+    def answer(self, receipt_id: bytes, now: float) -> bytes | None:
         """What to say to whoever asks with this receipt id; None if there is no such receipt, or none any more."""
-        made = self._made.get(identity)
+        made = self._made.get(receipt_id)
         if made is None:
             return None
         if made.deadline <= now:
-            self._drop(identity)
+            self._drop(receipt_id)
             return None
         return made.answer
 
-    def knock_of(self, identity: bytes) -> bytes | None:
+    def knock_of(self, receipt_id: bytes) -> bytes | None:
         """The R of the knock whose receipt has this id; None if that is not there any more."""
-        made = self._made.get(identity)
-        return None if made is None else made.tag
+        made = self._made.get(receipt_id)
+        return None if made is None else made.knock
 
-    def _forget(self, tag: bytes) -> None:
-        self._give_up(tag)
-        if (identity := self._ids.get(tag)) is not None:
-            self._drop(identity)
+    def _forget(self, knock: bytes) -> None:
+        self._give_up(knock)
+        if (receipt_id := self._ids.get(knock)) is not None:
+            self._drop(receipt_id)
 
-    def _drop(self, identity: bytes) -> None:
-        made = self._made.pop(identity)
-        del self._ids[made.tag]
+    def _drop(self, receipt_id: bytes) -> None:
+        made = self._made.pop(receipt_id)
+        del self._ids[made.knock]

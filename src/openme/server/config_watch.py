@@ -269,7 +269,7 @@ class _Reader:
                 return None
             if status:  # killed, or short of memory: what it has left may be half of the config
                 os.close(self._result)
-                return OpenmeError("the process that read the config has died")
+                return OpenmeError("the process that was reading the config has died")
             self._parts = self._taken_over()
         try:
             next(self._parts)

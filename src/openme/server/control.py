@@ -115,7 +115,7 @@ def ask(state_dir: Path, request: Mapping[str, Any], timeout: float = 30.0) -> d
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
-        raise NoAnswerError("the server did not answer: " + ("what it sent is no answer" if raw else "it hung up"))
+        raise NoAnswerError("the server did not answer: " + ("what it sent made no sense" if raw else "it hung up"))
     if "error" in answer:
         raise OpenmeError(str(answer["error"]))
     return answer

@@ -79,7 +79,7 @@ class Cutting:
                 try:
                     cut.targets += yield from cut.find
                 except OpenmeError as unread:
-                    _log.error("connections may live on that should have ended: %s", unread.message)
+                    _log.error("some connections that should have ended may go on: %s", unread.message)
                     cut.error = unread
             while self._must_wait():
                 yield
@@ -92,7 +92,7 @@ class Cutting:
                 try:
                     ended = yield from self._firewall.cut(targets, self._is_open)
                 except FirewallError as refused:
-                    _log.error("connections may live on that should have ended: %s", refused.message)
+                    _log.error("some connections that should have ended may go on: %s", refused.message)
                     error = refused
             for cut in cuts:
                 # Behind one address connections have no owner: they count for everybody who asked for their end.

@@ -92,6 +92,6 @@ class DoorSteps:
                     # Whether one for a single use is used up only the kernel knows.
                     self._firewall.open([d for d in doors.values() if d is not None and not d.port_list.single_use])
                 except FirewallError as error:
-                    _log.error("some doors are not as they should be: %s", error.message)  # one line for the operator
+                    _log.error("some doors could not be opened or closed: %s", error.message)
         finally:
             self._waiting -= 1

@@ -43,7 +43,7 @@ def track_earlier_sessions(ports: Iterable[PortRange]) -> None:
         sessions = {ends for family in (socket.AF_INET, socket.AF_INET6) for ends in _established(family, wanted)}
         _enter(list(sessions)[:_MOST])
     except (FirewallError, OSError) as error:
-        _log.warning("sessions from before this start may stall, the kernel does not tell of them: %s", error)
+        _log.warning("sessions from before this start may stall, because the kernel does not list them: %s", error)
 
 
 def _established(family: int, ports: tuple[PortRange, ...]) -> list[Ends]:

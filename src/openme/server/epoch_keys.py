@@ -111,7 +111,7 @@ def _say_without_keys(config: ServerConfig, store: Store) -> None:
     if without:
         more = f" and {len(without) - _NAMED} more" if len(without) > _NAMED else ""
         _log.warning(
-            "no file with the present epoch keys is known of for %s%s: openme renew NAME",
+            "no client file with the current epoch keys has been made for %s%s: openme renew NAME",
             ", ".join(without[:_NAMED]),
             more,
         )
@@ -221,7 +221,7 @@ def _compare(ratchet: Ratchet, seen: tuple[RatchetNote | None, RatchetNote | Non
     if _leads_to(ratchet, last):
         _log.error(
             "the ratchet file is an old copy: it opens knocks recorded since %s, which had been erased. It is erased"
-            " again when knocks come; erase every other copy, and see docs/key-rotation.md",
+            " again when knocks come; erase every other copy, and see docs/key-management.md",
             start_of(ratchet.index, ratchet.length),
         )
         return

@@ -246,7 +246,8 @@ class HiddenPorts:
     def _say(self, config: ServerConfig) -> None:
         now = unnamed(config, self.ports)
         if now and now != self._said:
-            _log.warning("hidden though nobody names them: %s (openme unhide PORT shows one)", ", ".join(map(str, now)))
+            listed = ", ".join(map(str, now))
+            _log.warning("hidden, but no longer in the config: %s (openme unhide PORT shows one)", listed)
         self._said = now
 
     def _keep(self, ports: tuple[PortRange, ...]) -> None:
@@ -259,7 +260,7 @@ class HiddenPorts:
         except OpenmeError as error:
             if not self._failing:
                 _log.error(
-                    "the set of hidden ports cannot be kept (%s): a restart shows what nobody names by then",
+                    "the set of hidden ports cannot be kept (%s): a restart shows what the config no longer names",
                     error.message,
                 )
             self._failing = True

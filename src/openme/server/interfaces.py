@@ -133,7 +133,7 @@ class InterfaceWatch:
         self.indexes = frozenset((earlier & there) | of_this_name)
         fault = interface_fault(name, links)
         if any(link.loopback and link.name == name for link in links):
-            fault = f"interface {name} is the loopback device, by which nothing comes from outside", "name another one"
+            fault = f"interface {name} is the loopback device, which receives nothing from outside", "name another one"
         renamed = sorted(link.name for link in links if link.index in self.indexes - of_this_name)
         warning = None
         if fault is not None and fault[0] == _missing(name):

@@ -415,7 +415,7 @@ class KeeperProcess:
         try:
             self._apply(change)
         except FirewallError as error:
-            _log.error("a good knock opened nothing: %s", error.message)  # one line for the operator
+            _log.error("a valid knock opened nothing: %s", error.message)  # one line for the operator
             for grant, before in zip(reversed(grants), reversed(earlier), strict=True):
                 self._keeper.grants.take_back(grant, before)
             return set()
@@ -931,7 +931,7 @@ class KeeperProcess:
             self._store.reset([done], None)
         except OpenmeError as error:
             return {"error": f"{name} is let in until the next start, then say it again: {error.message}"}
-        _log.info("%s: its time begins anew, on the operator's word", name)
+        _log.info("%s: its time was reset by the operator", name)
         return {"known": True, "was_ahead": True, "shut": [[moment(first), moment(last)] for first, last in done.shut]}
 
     def _reset_all(self, now: Now) -> dict[str, Any]:
@@ -943,7 +943,7 @@ class KeeperProcess:
             self._store.reset(done, floor_ns)
         except OpenmeError as error:
             return {"error": f"this holds until the next start, then say it again: {error.message}"}
-        _log.warning("everybody's time begins anew, on the operator's word")
+        _log.warning("everybody's time was reset by the operator")
         moved = floor_ns is not None and floor_ns != before_ns
         return {
             "clients": len(done),
@@ -1004,7 +1004,7 @@ class KeeperProcess:
             return {"error": error.message}
         if not self._use(self._watch.unlist(ports), now):
             return {"error": f"not shown yet: {self._watch.fault}"}
-        _log.info("shown on the operator's word: %s", ", ".join(map(str, shown)) or "nothing that was hidden")
+        _log.info("no longer hidden, on request: %s", ", ".join(map(str, shown)) or "nothing that was hidden")
         return {"shown": [str(item) for item in shown]}
 
     # -- what others see

@@ -32,7 +32,7 @@ RECEIPT_PATIENCE = 0.5  # seconds for a receipt to be made whose knock came just
 _BACKLOG = 128
 _BATCH = 64  # orders or connections taken before the other sockets get their turn
 _DRAIN = 256  # datagrams taken from the kernel before some are worked on
-_SHARE = 0.001  # seconds of work, for known addresses and for strangers each, before more is taken
+_SHARE = 0.001  # seconds of work, for familiar addresses and for others each, before more is taken
 
 _BUSY = "busy"
 _ABOUT_KEYS = frozenset(
@@ -109,7 +109,7 @@ class ListenerProcess:
             order = unpack_order(message)
             if order.kind is OrderKind.KNOWN_SOURCE:
                 for waiting in self._waiting.values():
-                    waiting.know(source_of(order))
+                    waiting.make_familiar(source_of(order))
                 continue
             if order.kind is OrderKind.SERVE:
                 self._serve()
@@ -117,8 +117,8 @@ class ListenerProcess:
                 self._listener.obey(order)
                 if order.kind is OrderKind.USE_EPOCH_KEY:
                     wipe(message)
-            elif (identity := self._receipts.obey(order, time.monotonic())) is not None:
-                self._tell_who_waits(identity)
+            elif (receipt_id := self._receipts.obey(order, time.monotonic())) is not None:
+                self._tell_who_waits(receipt_id)
             if order.text:
                 wipe(message)
 
@@ -159,7 +159,7 @@ class ListenerProcess:
         # Version 1 waits until no version 2 packet does (spec wire-v2.md "Both versions on one port").
         for version in (v2.VERSION, v1.VERSION):
             waiting = self._waiting[version]
-            for take in (waiting.take_known, waiting.take_stranger):
+            for take in (waiting.take_familiar, waiting.take_other):
                 until = time.monotonic() + _SHARE
                 while (item := take()) is not None:
                     self._on_datagram_untrusted(item, version)
@@ -243,9 +243,9 @@ class ListenerProcess:
             # Its knock may still be on its way to the keeper.
             entry.deadline = min(entry.deadline, now + RECEIPT_PATIENCE)
 
-    def _tell_who_waits(self, identity: bytes) -> None:
+    def _tell_who_waits(self, receipt_id: bytes) -> None:
         for number, entry in list(self._connections.items()):
-            if entry.said == identity:
+            if entry.said == receipt_id:
                 self._answer(number, entry, time.monotonic())
 
     def _answer(self, number: int, entry: _HealthConnection, now: float) -> bool:

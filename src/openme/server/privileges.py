@@ -77,13 +77,13 @@ def named_user(name: str) -> User:
             f"make it: useradd --system --shell /usr/sbin/nologin {shown(name)}",
         ) from None
     if account.pw_uid == 0:
-        raise OpenmeError(f"run_as: {name} is root", "name a user without rights, or leave run_as away")
+        raise OpenmeError(f"run_as: {name} is root", "name a user without rights, or leave out run_as")
     if account.pw_gid == 0:
-        raise OpenmeError(f"run_as: the group of {name} is root", "name a user without rights, or leave run_as away")
+        raise OpenmeError(f"run_as: the group of {name} is root", "name a user without rights, or leave out run_as")
     if account.pw_uid in _SHARED_IDS:
         raise OpenmeError(
             f"run_as: {name} is shared with other programs, which could stop the server",
-            "leave run_as away, then a user id that nobody else has is taken",
+            "leave out run_as, then a user id that nobody else has is taken",
         )
     return User(name, account.pw_uid, account.pw_gid)
 

@@ -117,7 +117,7 @@ class RevokedWatch:
         now = time.monotonic()
         if self.fault is not None and now - self._last_said >= _REMIND:
             self._last_said = now
-            _log.error("the list of revoked keys is damaged, all that it named stay revoked: %s", self.fault)
+            _log.error("the list of revoked keys is damaged, all keys that it named stay revoked: %s", self.fault)
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

@@ -65,6 +65,7 @@ from openme.server.privileges import (
 )
 from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
 from openme.server.sandbox import confine_keeper, confine_listener, find_landlock
+from openme.server.saved_rules import saved_rule_warnings
 from openme.server.sockets import bind_health, bind_knock
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
@@ -234,6 +235,8 @@ def serve(
         leftovers = LeftoverRules(config.firewall)
         stack.callback(leftovers.close)
         leftovers.say()
+        for line in saved_rule_warnings(config.firewall):
+            _log.warning("%s", line)
         sessions = _state_path(state_file, config)
         check()
         prepared = _prepare(stack, config_path, config, sessions)
@@ -537,7 +540,7 @@ def _take_over(firewall: Firewall, keeper: Keeper, store: Store) -> None:
         _log.info("%s: still open for %s from before this start", grant.client_name, grant.place)
     if strays:
         firewall.close((door.port_list, door.address) for door in strays)
-        _log.info("closed %d doors from before this start that nobody may hold any more", len(strays))
+        _log.info("closed %d doors from before this start to which nobody has a right any more", len(strays))
 
 
 def clean_up() -> tuple[list[str], list[str]]:

@@ -48,14 +48,14 @@ def say_memory(store: Store, memory: ReplayMemory, now: Now) -> None:
         return
     if store.loss is not None:
         _log.error(
-            "the replay memory may lack knocks (%s): none that was signed before %s is accepted any more",
+            "the replay memory may be incomplete (%s): no knock signed before %s is accepted any more",
             store.loss,
             moment(floor_ns),
         )
     if floor_ns > now.unix_ns:
         _log.error(
-            "nobody gets in before %s, as far as knocks may have been dated ahead before the replay memory was lost;"
-            " to begin everybody's time anew: openme reset --all",
+            "nobody gets in before %s: the replay memory was lost, and knocks dated up to then may have been used"
+            " already; if this machine's clock is right: openme reset --all",
             moment(floor_ns),
         )
 

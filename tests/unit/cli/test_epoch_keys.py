@@ -451,10 +451,11 @@ def test_a_lost_state_dir_is_an_error_where_the_config_knows_version_2_clients(h
         path.unlink()
     log = lines_of_a_start(here)
     assert "error: the ratchet file is gone: made a new one, and every version 2 client needs a new file" in log
-    assert "error: the replay memory may lack knocks" in log
-    assert "no file with the present epoch keys is known of for alice: openme renew NAME" in lines_of_a_start(here)
+    assert "error: the replay memory may be incomplete" in log
+    without = "no client file with the current epoch keys has been made for alice: openme renew NAME"
+    assert without in lines_of_a_start(here)
     here.ok("renew", "alice")
-    assert "is known of for" not in lines_of_a_start(here)
+    assert "has been made for" not in lines_of_a_start(here)
 
 
 def test_what_init_and_add_have_made_is_no_loss(tmp_path: Path) -> None:
@@ -465,7 +466,7 @@ def test_what_init_and_add_have_made_is_no_loss(tmp_path: Path) -> None:
     here.client("alice")
     log = lines_of_a_start(here)
     assert "error" not in log
-    assert "may lack" not in log
+    assert "may be incomplete" not in log
 
 
 def test_nothing_of_a_memory_stays_of_an_init_that_failed(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_the_file_is_whole_private_and_registered(here: Place, tmp_path: Path) -
     out = tmp_path / "alice.yaml"
     done = here.ok("add", "alice", "--out", str(out))
     assert (done.out, stat.S_IMODE(out.stat().st_mode)) == ("", 0o600)
-    assert f"wrote {out} (it holds the private key, which is nowhere else)" in done.err
+    assert f"wrote {out} (it holds the private key; there is no other copy)" in done.err
     profile = yaml.safe_load(out.read_text())["profiles"]["default"]
     assert str(load_server_config(here.config).clients["alice"].public_key) == profile["public_key"]
     assert profile["private_key"] not in done.err

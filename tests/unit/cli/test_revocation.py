@@ -269,7 +269,7 @@ def test_a_full_disk_leaves_the_client_out_of_the_server_and_says_for_how_long(h
         assert not in_force(here, "alice", alice)
         # `add` lifts by word what was revoked by word.
         done = here.ok("add", "alice", "--pubkey", key_texts([alice])[0], "--v1")
-        assert "revoked no more" in done.err
+        assert "no longer revoked" in done.err
         assert in_force(here, "alice", alice)
     assert not (here.state / FILE_NAME).exists() or alice not in read_revoked(here.state).keys
 

@@ -316,7 +316,7 @@ def test_revoke_hints_at_the_nearest_name(here: Place) -> None:
 def test_check_config_of_a_fresh_file_is_fine(here: Place) -> None:
     assert "NOBODY CAN OPEN WHAT IS HIDDEN: no client is registered" in here.ok("check-config").err
     here.ok("add", "alice")
-    assert here.ok("check-config").out.endswith("fine\n")
+    assert here.ok("check-config").out.endswith(": fine (clients: 1, managed port ranges: 2)\n")
     assert here.ok("check-config", "--json").json() == {"ok": True, "faults": [], "warnings": []}
 
 

@@ -122,7 +122,7 @@ def test_a_list_that_cannot_be_edited_is_refused_and_the_set_stays(here: Place) 
 
 
 def test_check_config_lists_what_is_hidden_though_nobody_names_it(here: Place) -> None:
-    assert "hidden though nobody names them (openme unhide PORT): 8080-8090/tcp" in here.ok("check-config").err
+    assert "hidden, but no longer in the config (openme unhide PORT): 8080-8090/tcp" in here.ok("check-config").err
     assert here.ok("check-config", "--json").json()["hidden_though_unnamed"] == ["8080-8090/tcp"]
 
 

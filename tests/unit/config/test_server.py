@@ -151,7 +151,7 @@ def test_json_is_yaml_too() -> None:
             "config.yaml:3: server.public_key: expected a key of 32 bytes in base64, got 3 bytes",
             None,
         ),
-        (f"host: a\n  host: {'b' * 9}", "config.yaml:4: server.host: stands here a second time", None),
+        (f"host: a\n  host: {'b' * 9}", "config.yaml:4: server.host: is given a second time", None),
     ],
 )
 def test_a_fault_names_file_line_key_and_what_was_expected(lines: str, expected: str, cure: str | None) -> None:
@@ -273,7 +273,7 @@ def test_fractions_of_a_second_count() -> None:
         ("require_target_ip: ''", "config.yaml:6: clients.alice.require_target_ip: expected a value"),
         ("protocols: ~", "config.yaml:6: clients.alice.protocols: expected a value"),
         ("max_timeout: 0s", "config.yaml:6: clients.alice.max_timeout: expected a duration"),
-        (f"ed25519_pubkey: {public(2)}", "config.yaml:6: clients.alice.ed25519_pubkey: stands here a second time"),
+        (f"ed25519_pubkey: {public(2)}", "config.yaml:6: clients.alice.ed25519_pubkey: is given a second time"),
     ],
 )
 def test_a_fault_in_one_entry_shuts_out_that_client_alone(lines: str, expected: str) -> None:
@@ -351,9 +351,7 @@ def test_an_ssh_line_is_a_public_key() -> None:
 
 def test_a_name_given_twice_is_an_error_of_the_file() -> None:
     entry = f"    ed25519_pubkey: {public(1)}\n"
-    assert faults(f"{HEAD}clients:\n  a:\n{entry}  a:\n{entry}") == [
-        "config.yaml:6: clients.a: stands here a second time"
-    ]
+    assert faults(f"{HEAD}clients:\n  a:\n{entry}  a:\n{entry}") == ["config.yaml:6: clients.a: is given a second time"]
 
 
 def test_names_with_control_characters_are_refused() -> None:

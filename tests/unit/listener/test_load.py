@@ -5,9 +5,9 @@ from ipaddress import ip_address
 from openme.listener.load import (
     MAX_COPIES,
     MAX_COPIES_PER_SOURCE,
-    MAX_KNOWN,
+    MAX_FAMILIAR,
+    MAX_OTHERS,
     MAX_PER_SOURCE,
-    MAX_STRANGERS,
     Copies,
     Waiting,
 )
@@ -18,25 +18,25 @@ ELSEWHERE = ("198.51.100.1", "1")
 
 def test_a_known_address_has_a_queue_of_its_own_in_both_spellings() -> None:
     waiting = Waiting()
-    waiting.know(HOME)
-    for number in range(MAX_STRANGERS * 2):
-        assert waiting.add(b"noise", ELSEWHERE) == (number < MAX_STRANGERS)
+    waiting.make_familiar(HOME)
+    for number in range(MAX_OTHERS * 2):
+        assert waiting.add(b"noise", ELSEWHERE) == (number < MAX_OTHERS)
     assert waiting.add(b"four", ("192.0.2.2", "1"))
     assert waiting.add(b"mapped", ("::ffff:192.0.2.2", "1"))
-    taken = [waiting.take_known() for _ in range(3)]
+    taken = [waiting.take_familiar() for _ in range(3)]
     assert [item and item[0] for item in taken] == [b"four", b"mapped", None]
-    assert sum(1 for _ in iter(waiting.take_stranger, None)) == MAX_STRANGERS
+    assert sum(1 for _ in iter(waiting.take_other, None)) == MAX_OTHERS
     assert not waiting
 
 
 def test_known_addresses_take_turns_and_none_fills_memory() -> None:
     waiting = Waiting()
-    waiting.know(HOME)
-    waiting.know(ip_address("2001:db8::2"))
+    waiting.make_familiar(HOME)
+    waiting.make_familiar(ip_address("2001:db8::2"))
     for _ in range(2 * MAX_PER_SOURCE):
         waiting.add(b"forged", ("192.0.2.2", "1"))
     waiting.add(b"honest", ("2001:db8::2", "1"))
-    taken = [item[0] for item in iter(waiting.take_known, None)]
+    taken = [item[0] for item in iter(waiting.take_familiar, None)]
     assert b"honest" in taken[:2]
     assert len(taken) == MAX_PER_SOURCE + 1
 
@@ -45,10 +45,10 @@ def test_all_known_addresses_together_fill_no_memory() -> None:
     waiting = Waiting()
     addresses = [ip_address(f"192.0.2.{number}") for number in range(1, 33)]
     for address in addresses:
-        waiting.know(address)
+        waiting.make_familiar(address)
         for _ in range(MAX_PER_SOURCE):
             waiting.add(b"forged", (str(address), "1"))
-    assert sum(1 for _ in iter(waiting.take_known, None)) == MAX_KNOWN
+    assert sum(1 for _ in iter(waiting.take_familiar, None)) == MAX_FAMILIAR
     assert waiting.add(b"later", ("192.0.2.32", "1"))
 
 

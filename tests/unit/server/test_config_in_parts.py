@@ -97,7 +97,7 @@ def test_of_a_reader_that_died_between_two_parts_none_counts(
         patched.setattr(pickle, "dump", some)
         edit(world, BOTH, 44)
         arrive(world)
-    assert fault(world) == "the process that read the config has died"
+    assert fault(world) == "the process that was reading the config has died"
     assert world.parts.keeper.config.knock_timeout == 30
     assert world.parts.keeper.config.clients.keys() == {"alice", "bob"}
     edit(world, ONLY_BOB)
@@ -120,7 +120,7 @@ def test_a_reader_that_died_after_its_last_part_is_not_believed(
     monkeypatch.setattr(config_watch, "write_parts", then_die)
     edit(world, BOTH, 44)
     arrive(world)
-    assert fault(world) == "the process that read the config has died"
+    assert fault(world) == "the process that was reading the config has died"
     assert world.parts.keeper.config.knock_timeout == 30
 
 
@@ -136,7 +136,7 @@ def test_readers_leave_no_descriptor_behind(world: KeeperWorld, monkeypatch: pyt
     monkeypatch.setattr(config_watch, "write_parts", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     edit(world, BOTH, 45)
     arrive(world)
-    assert fault(world) == "the process that read the config has died"
+    assert fault(world) == "the process that was reading the config has died"
     assert descriptors() == before
 
 
@@ -307,7 +307,7 @@ def test_a_disk_that_does_not_answer_ends_no_server_whose_rules_were_taken_away(
         world.work_off()
         assert not world.firewall.lost
         assert world.open_for() == {str(HOME)}
-        assert "connections may live on that should have ended" in caplog.text
+        assert "some connections that should have ended may go on" in caplog.text
         assert not world.process._is_ending, "the next time it looks again"
 
 

@@ -249,7 +249,7 @@ def test_a_reader_that_dies_is_a_fault_and_no_end(file: File, monkeypatch: pytes
     file.write(BOB)
     watch.refresh()
     assert settled(watch) is None
-    assert watch.fault == "the process that read the config has died"
+    assert watch.fault == "the process that was reading the config has died"
     assert watch.config.clients.keys() == {"alice", "bob"}
 
 
@@ -289,7 +289,7 @@ def test_half_of_a_config_is_none(file: File, monkeypatch: pytest.MonkeyPatch, *
     file.write(ALICE)
     assert settled(watch) is None
     assert watch.config is good
-    assert watch.fault == "the process that read the config has died"
+    assert watch.fault == "the process that was reading the config has died"
 
 
 def test_a_large_file_is_read_beside_however_few_clients_were_known_before(file: File) -> None:

@@ -123,7 +123,7 @@ def test_a_refusal_is_for_those_who_asked_and_for_the_log(caplog: pytest.LogCapt
     with pytest.raises(FirewallError, match="refused"):
         next(cut.outcome())
     assert ended(nothing) == 0
-    assert "connections may live on that should have ended: refused" in caplog.text
+    assert "some connections that should have ended may go on: refused" in caplog.text
     subject.firewall.refusing = False
     again = subject.cut(ALICE)
     subject.turns()
@@ -156,7 +156,7 @@ def test_what_cannot_be_found_is_said_and_what_is_known_is_cut(caplog: pytest.Lo
     with pytest.raises(StoreError, match="the disk does not give it"):
         next(cut.outcome())
     assert ended(other) == 2
-    assert "connections may live on that should have ended: the disk does not give it" in caplog.text
+    assert "some connections that should have ended may go on: the disk does not give it" in caplog.text
     later = subject.cut(ALICE)
     subject.turns()
     assert ended(later) == 2, "nothing is stuck"

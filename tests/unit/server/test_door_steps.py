@@ -140,7 +140,7 @@ def test_a_refusal_is_said_and_the_rest_goes_on(subject: Subject, caplog: pytest
     subject.doors.apply(RULES, doors_of(grants))
     subject.firewall.refusing = True
     subject.all_turns()
-    assert "some doors are not as they should be: refused" in caplog.text
+    assert "some doors could not be opened or closed: refused" in caplog.text
     assert not subject.doors
     with pytest.raises(FirewallError):
         subject.doors.open(doors_of(grants))

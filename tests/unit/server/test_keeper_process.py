@@ -124,7 +124,7 @@ def test_a_grant_that_the_firewall_refused_is_undone(world: KeeperWorld) -> None
     assert world.ask("sessions")["active_sessions"] == []
     assert [order.kind for order in world.orders(OrderKind.ACCEPTED, OrderKind.REFUSED)] == [OrderKind.REFUSED]
     assert said(journal) == []
-    assert "a good knock opened nothing: this firewall refuses to apply" in said(records)
+    assert "a valid knock opened nothing: this firewall refuses to apply" in said(records)
     # Nothing of it comes back with the rules.
     world.firewall.refusing = set()
     world.firewall.flush()
