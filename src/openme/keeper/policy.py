@@ -66,7 +66,9 @@ def client_lists(client: ClientEntry | Openable, health_port: int) -> tuple[Port
     lists: list[PortList] = []
     if client.ports:
         lists.append(PortList(merged(client.ports), single_use=client.single_use))
-    if not client.disable_health_port:
+    # Named among the client's own ports it is a service's: a second list would open it anew after a single use.
+    is_own = any(item.proto == "tcp" and item.first <= health_port <= item.last for item in client.ports)
+    if not client.disable_health_port and not is_own:
         lists.append(health_list(health_port))
     return tuple(dict.fromkeys(lists))
 

@@ -47,6 +47,8 @@ from openme.server.config_watch import ConfigWatch, say_warnings
 from openme.server.earlier_sessions import track_earlier_sessions
 from openme.server.epoch_keys import open_epochs
 from openme.server.first_start import FirstStart
+from openme.server.health_port import own_health_port
+from openme.server.health_port import worded as health_words
 from openme.server.hidden_ports import HiddenPorts
 from openme.server.interfaces import watch_interfaces
 from openme.server.keeper_process import HEARD, Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
@@ -67,7 +69,7 @@ from openme.server.privileges import (
 )
 from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
 from openme.server.sandbox import confine_keeper, confine_listener, find_landlock
-from openme.server.sockets import bind_health, bind_knock
+from openme.server.sockets import bind_knock
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
 from openme.wire.frame import REPORT_SIZE, Report, ReportKind
@@ -267,6 +269,7 @@ class _Prepared:
     firewall: Firewall
     own_addresses: OwnAddresses
     epochs: Epochs | None
+    listens: bool
     systemd: socket.socket | None
     readable: tuple[Path, ...]
     writable: tuple[Path, ...]
@@ -297,14 +300,19 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     if warning is not None:
         _log.warning("%s", warning)
     knock = stack.enter_context(bind_knock(config.udp_port))
-    health = stack.enter_context(bind_health(config.health_port))
+    health, why_not = own_health_port(config)
+    if health is not None:
+        stack.enter_context(health)
+    if why_not is not None:
+        _log.warning("%s", health_words(config, why_not))
     lock = stack.enter_context(firewall_lock(config.firewall))
     keep_secrets_in_memory()
     no_landlock = find_landlock()
     children, keeper_end = _start_processes(stack, user, knock, health)
     # From here on this process holds no descriptor that a stranger's bytes come through.
     knock.close()
-    health.close()
+    if health is not None:
+        health.close()
 
     store = Store(config.state_dir, RUN_DIR)
     stack.callback(store.close)
@@ -325,6 +333,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         firewall=firewall,
         own_addresses=OwnAddresses(),
         epochs=open_epochs(config, store, read_clocks()) if "v2" in config.protocols else None,
+        listens=health is not None,
         systemd=_systemd(stack),
         # An edit replaces the file, so it is the directory that must stay readable; of a link both ends.
         readable=tuple({config_path.absolute().parent, config_path.resolve().parent}),
@@ -334,7 +343,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
 
 
 def _start_processes(
-    stack: ExitStack, user: User | None, knock: socket.socket, health: socket.socket
+    stack: ExitStack, user: User | None, knock: socket.socket, health: socket.socket | None
 ) -> tuple[ListenerAndGuardian, socket.socket]:
     """The listener and its guardian, and the keeper's end of the channel."""
     listener_end, keeper_end = channel()
@@ -350,7 +359,9 @@ def _start_processes(
     return children, keeper_end
 
 
-def _start_listener(user: User | None, keeper: socket.socket, knock: socket.socket, health: socket.socket) -> int:
+def _start_listener(
+    user: User | None, keeper: socket.socket, knock: socket.socket, health: socket.socket | None
+) -> int:
     sys.stderr.flush()
     with endings_held_back():
         child = os.fork()
@@ -359,7 +370,7 @@ def _start_listener(user: User | None, keeper: socket.socket, knock: socket.sock
         status = 1
         try:
             ignore_endings()
-            detach({keeper.fileno(), knock.fileno(), health.fileno()})
+            detach({kept.fileno() for kept in (keeper, knock, health) if kept is not None})
             become(user)
             keep_secrets_in_memory()  # once more: a change of user makes a process dumpable again
             die_with_parent()
@@ -413,7 +424,7 @@ def _start_trial_guard(stack: ExitStack, epochs: Epochs | None) -> Callable[[], 
 def _keep(
     prepared: _Prepared, watch: ConfigWatch, hidden: HiddenPorts, state_file: Path | None, trial: Trial | None
 ) -> int:
-    config = watch.config
+    config = watch.config.with_health_port(listens=prepared.listens)
     store = prepared.store
     replay = store.load(round(config.replay_window * 10**9), read_clocks().unix_ns)
     say_memory(store, replay, read_clocks())
