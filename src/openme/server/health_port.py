@@ -26,19 +26,27 @@ _LAST_SYSTEM_USER = 999  # Debian's and others' bound between services' users an
 _log = logging.getLogger("openme.server")
 
 
-def why_not_ours(config: ServerConfig) -> str | None:
-    """Why openme does not listen on the health port, in a few words; None where it may."""
+def why_not_ours(config: ServerConfig, held: int | None = None) -> str | None:
+    """Why openme does not listen on the health port, in a few words; None where it may.
+
+    `held`: the port on which our own server listens already.
+    """
     number = config.health_port
-    if config.health_port_is_named:
-        own = [port("tcp", number)]
-        return f"named by {namers(config, own) if common(own, config.named_ports) else 'hide:'}"
-    if number == SSH:
-        return "it is SSH's"
+    if (why := why_by_file(config)) is not None:
+        return why
+    if number != held and listening_users(number):
+        return f"it is in use by {holders_of('tcp', number) or 'another program'}"
     if is_remembered(config.state_dir, number):
         return f"a service had it at an earlier start; if it shall be openme's: rm {config.state_dir / FILE_NAME}"
-    if listening_users(number):
-        return f"it is in use by {holders_of('tcp', number) or 'another program'}"
     return None
+
+
+def why_by_file(config: ServerConfig) -> str | None:
+    """The same as far as the config alone tells."""
+    if config.health_port_is_named:
+        own = [port("tcp", config.health_port)]
+        return f"named by {namers(config, own) if common(own, config.named_ports) else 'hide:'}"
+    return "it is SSH's" if config.health_port == SSH else None
 
 
 def worded(config: ServerConfig, why: str) -> str:

@@ -891,7 +891,9 @@ class KeeperProcess:
         config = self._watch.lift(request.lifted)
         if config is not None:
             self._use(config, now)
-        return {"lifted": config is not None}
+        serving = self._keeper.config
+        ports = {"udp": serving.udp_port, "tcp": serving.health_port if serving.listens else None}
+        return {"lifted": config is not None, "ports": ports}
 
     def _client(self, request: Request, _now: Now) -> dict[str, Any]:
         keys = self._watch.keys_of(request.name)

@@ -3,10 +3,13 @@
 import contextlib
 import errno
 import socket
+from pathlib import Path
 from typing import Literal
 
 from openme.errors import OpenmeError
 from openme.server.port_holder import holders_of
+from openme.server.privileges import has
+from openme.server.roles import CAP_NET_BIND_SERVICE
 
 RECEIVE_BUFFER = 4 << 20  # bytes; doubles what survives a flood (docs/decisions/0001-shape.md)
 HEALTH_RECEIVE_BUFFER = 4096  # bytes; whoever asks for a receipt sends its id alone
@@ -56,8 +59,23 @@ def _bind_error(error: OSError, what: str, port: int, proto: str) -> OpenmeError
     if error.errno == errno.EADDRINUSE:
         return PortTakenError(what, port, "udp" if proto == "UDP" else "tcp")
     if error.errno == errno.EACCES:
-        return OpenmeError(f"{where}: ports below 1024 need root", "run it as root: sudo openme serve")
+        return _unprivileged(where)
     return OpenmeError(f"{where}: {error.strerror}")
+
+
+def _unprivileged(where: str) -> OpenmeError:
+    return OpenmeError(
+        f"{where}: ports below 1024 need root (CAP_NET_BIND_SERVICE)", "run it as root: sudo openme serve"
+    )
+
+
+def refuse_unprivileged(port: int, what: str, proto: Literal["udp", "tcp"]) -> None:
+    """OpenmeError, as it will be when the port is bound, if this process may not have one of this number (ip(7))."""
+    first = 1024
+    with contextlib.suppress(OSError, ValueError):
+        first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text(encoding="ascii"))
+    if port < first and not has(CAP_NET_BIND_SERVICE):
+        raise _unprivileged(f"{what} {port}/{proto}")
 
 
 def bind_knock(port: int) -> socket.socket:
