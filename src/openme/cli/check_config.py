@@ -3,6 +3,7 @@
 import argparse
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 
 from openme.cli.output import answer, answer_json, complain, note, warn
 from openme.config.model import ConfigError, ServerConfig
@@ -13,16 +14,19 @@ from openme.keeper.ratchet_file import DamagedRatchetError, read_ratchet
 from openme.keeper.revoked_keys import read_revoked, without_revoked
 from openme.server import control
 from openme.server.epoch_keys import check_length
+from openme.server.health_port import why_by_file, worded
 from openme.server.hidden_ports import kept_ports, unnamed
 from openme.server.interfaces import require_interface
-from openme.server.leftovers import leftover_warnings
-from openme.server.privileges import named_user, refuse_writable
-from openme.server.redirected import redirect_warnings
-from openme.server.saved_rules import saved_rule_warnings
+from openme.server.preflight import Findings, Held, before_start, may_look, once_it_serves
+
+_NOT_SEEN = "what only root sees: whose ports they are, state_dir, the run directory, capabilities, the firewall"
 
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     """The arguments of `check-config`."""
+    parser.add_argument(
+        "--file-only", action="store_true", help="the file alone, as for another host; look at nothing of this one"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -33,45 +37,46 @@ def run(_name: str, args: argparse.Namespace) -> int:
     summary = ""
     hidden: list[str] = []
     built_in = ""
+    not_seen: str | None = None
+    config: ServerConfig | None = None
     try:
         config = load_server_config(args.config)
-        if os.access(config.state_dir, os.R_OK | os.X_OK):
+        is_readable = not args.file_only and os.access(config.state_dir, os.R_OK | os.X_OK)
+        if is_readable:
             config = without_revoked(config, read_revoked(config.state_dir).keys)
         faults += [(str(fault), fault.hint) for fault in config.client_faults]
         nobody = hides_without_clients(config, datetime.now(UTC))
-        warnings = (
-            (() if nobody is None else (nobody,))
-            + config.warnings
-            + redirect_warnings(config)
-            + leftover_warnings(config.firewall)
-            + saved_rule_warnings(config.firewall)
-        )
+        warnings = (() if nobody is None else (nobody,)) + config.warnings
         summary = f"clients: {len(config.clients)}, managed port ranges: {len(config.managed_ports)}"
         if config.has_built_in_default:
             built_in = ", ".join(map(str, config.groups[DEFAULT_GROUP]))
-        hidden, notes = _hidden_though_unnamed(config)
-        warnings += (*notes, *_refused_by_the_running_server(config))
-        if config.interface is not None:
-            require_interface(config.interface, config.firewall)
-        if config.run_as is not None and os.geteuid() == 0:
-            refuse_writable(
-                named_user(config.run_as), (args.config.resolve(), *(p for p in [config.state_dir] if p.is_dir()))
-            )
-        if "v2" in config.protocols and os.access(config.state_dir, os.R_OK | os.X_OK):
-            ratchet = read_ratchet(config.state_dir)
-            if ratchet is not None:
-                check_length(ratchet, config)
+        hidden, notes = _hidden_though_unnamed(config, is_readable=is_readable)
+        warnings += tuple(notes)
+        if is_readable and "v2" in config.protocols and (ratchet := read_ratchet(config.state_dir)) is not None:
+            check_length(ratchet, config)
     except DamagedRatchetError as error:
         warnings = (*warnings, f"{error.message}: serve will make a new one")
     except ConfigError as error:
         faults += [(str(fault), fault.hint) for fault in error.faults]
     except OpenmeError as error:
         faults.append((f"{args.config}: {error.message}", error.hint))
+    if config is not None and (args.file_only or not may_look(config)) and (why := why_by_file(config)) is not None:
+        warnings += (worded(config, why),)
+    if config is not None and not args.file_only:
+        try:
+            host = _look_at_host(config, args.config)
+            faults += [(f"{args.config}: {refusal.message}", refusal.hint) for refusal in host.refusals]
+            warnings += tuple(host.warnings)
+        except OpenmeError as error:
+            faults.append((f"{args.config}: {error.message}", error.hint))
+        not_seen = None if may_look(config) else _NOT_SEEN
     if args.json:
         value = {"ok": not faults, "faults": [text for text, _ in faults], "warnings": list(warnings)}
         more = ({"hidden_though_unnamed": hidden} if hidden else {}) | (
             {"built_in_default": built_in} if built_in else {}
         )
+        if not_seen is not None:
+            more["not_looked_at"] = not_seen
         answer_json(value | more)
         return 1 if faults else 0
     for warning in warnings:
@@ -80,6 +85,8 @@ def run(_name: str, args: argparse.Namespace) -> int:
         note(f"hidden, but no longer in the config (openme unhide PORT): {', '.join(hidden)}")
     if built_in:
         note(f"there is no group 'default' under ports:, so it is {built_in}")
+    if not_seen is not None:
+        note(f"not looked at: {not_seen} (sudo openme check-config)")
     for text, cure in faults[:-1]:
         complain(OpenmeError(text, cure))
     if faults:
@@ -88,20 +95,40 @@ def run(_name: str, args: argparse.Namespace) -> int:
     return 0
 
 
-def _hidden_though_unnamed(config: ServerConfig) -> tuple[list[str], list[str]]:
+def _hidden_though_unnamed(config: ServerConfig, *, is_readable: bool) -> tuple[list[str], list[str]]:
     """What is hidden under this config though no group or client names it, and a warning if that cannot be told."""
-    if not os.access(config.state_dir, os.R_OK | os.X_OK):
+    if not is_readable:
         return [str(item) for item in unnamed(config, ())], []
     kept, fault = kept_ports(config)
     return [str(item) for item in unnamed(config, kept)], [] if fault is None else [fault]
 
 
-def _refused_by_the_running_server(config: ServerConfig) -> list[str]:
-    """A config that loads may still be one that the firewall does not take: the server that tried knows."""
+def _look_at_host(config: ServerConfig, path: Path) -> Findings:
+    """What a server with this config would meet on this host, as far as this user may see."""
+    held, warnings = _the_running_server(config)
+    found = Findings(warnings=warnings)
+    for look in (before_start(config, path, held), once_it_serves(config, held)) if may_look(config) else ():
+        found.refusals.extend(look.refusals)
+        found.warnings.extend(look.warnings)
+    if config.interface is not None:
+        try:
+            require_interface(config.interface, config.firewall)
+        except OpenmeError as error:
+            found.refusals.append(error)
+    return found
+
+
+def _the_running_server(config: ServerConfig) -> tuple[Held | None, list[str]]:
+    """The ports that it has, and what it has against the config.
+
+    A config that loads may still be one that the firewall does not take: the server that tried knows.
+    """
     try:
-        fault = control.ask(config.state_dir, {"command": "reload"}, timeout=5).get("fault")
+        reply = control.ask(config.state_dir, {"command": "reload"}, timeout=5)
     except control.NoAnswerError as error:
-        return [f"{error.message}: whether the running server takes this config is not known"]
+        return None, [f"{error.message}: whether the running server takes this config is not known"]
     except (OpenmeError, OSError, ValueError):
-        return []
-    return [] if fault is None else [f"the running server keeps its last good config: {fault}"]
+        return None, []
+    ports, fault = reply.get("ports"), reply.get("fault")
+    held = Held(ports["udp"], ports["tcp"]) if ports else None
+    return held, [] if fault is None else [f"the running server keeps its last good config: {fault}"]

@@ -12,6 +12,7 @@ from openme.config.edit import set_server, state_dir_of
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.server import control
+from openme.server.firewall_lock import firewall_holder
 
 FOUND_BY_ITSELF = "the running server finds the change by itself, or at its restart"
 Fields = Mapping[str, str | Sequence[str] | None]
@@ -105,8 +106,6 @@ def ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def another_serves(state_dir: Path) -> OpenmeError | None:
     """What to say, where no server runs on `state_dir`, if one serves on this machine's firewall all the same."""
-    from openme.server.start import firewall_holder  # noqa: PLC0415  # only without a server on our state_dir
-
     if firewall_holder() not in {0, os.geteuid()}:
         return None
     return OpenmeError(

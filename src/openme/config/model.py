@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
@@ -99,8 +99,9 @@ class ServerConfig:
 
     A client whose entry has a fault is missing from `clients` and named in `client_faults`, so that one slip shuts out
     one person; the ports it names stay managed, as `orphan_ports`. `has_built_in_default`: the group `default` is
-    openme's own, as the file has none. `disabled`: those of them whose key is known, the first `MOST_DISABLED`, so that
-    the log can name them when they knock. `warnings` are lines for the log or stderr about
+    openme's own, as the file has none. `listens`: whether openme listens on the health port, where a running server has
+    decided that; None where nobody has. `disabled`: those of them whose key is known, the first `MOST_DISABLED`, so
+    that the log can name them when they knock. `warnings` are lines for the log or stderr about
     things that work, but not as their writer may think.
     """
 
@@ -130,6 +131,7 @@ class ServerConfig:
     run_as: str | None = None
     groups: Mapping[str, tuple[PortRange, ...]] = field(default_factory=dict)
     has_built_in_default: bool = False
+    listens: bool | None = None
     hide: tuple[PortRange, ...] = ()
     clients: Mapping[str, ClientEntry] = field(default_factory=dict)
     client_faults: tuple[ConfigFault, ...] = ()
@@ -151,6 +153,21 @@ class ServerConfig:
         ranges = {r for group in self.groups.values() for r in group}
         ranges.update(r for item in self.index.openable for r in item.ports)
         return merged((*ranges, *self.orphan_ports))
+
+    @property
+    def health_port_is_named(self) -> bool:
+        """Whether a group, a client or `hide:` names the health port: it is a service's then."""
+        named = (*self.named_ports, *self.hide)
+        return any(item.proto == "tcp" and item.first <= self.health_port <= item.last for item in named)
+
+    @property
+    def health_port_is_ours(self) -> bool:
+        """Whether openme listens on the health port, as far as is known: as decided, else by what the file names."""
+        return not self.health_port_is_named if self.listens is None else self.listens
+
+    def with_health_port(self, *, listens: bool) -> "ServerConfig":
+        """The same config, of which it is decided whether openme listens on the health port."""
+        return replace(self, listens=listens).with_index(self.index, self.named_ports)
 
     @cached_property
     def index(self) -> ClientIndex:

@@ -4,7 +4,7 @@ import logging
 import subprocess
 from pathlib import Path
 
-from openme.firewall.base import Firewall, FirewallError
+from openme.firewall.base import Firewall, FirewallError, Rules
 from openme.firewall.memory import MemoryFirewall
 
 _log = logging.getLogger(__name__)
@@ -46,13 +46,8 @@ def _with_rules(program: str, listed: list[str]) -> set[str]:
     return found
 
 
-def open_firewall(name: str) -> Firewall:
-    """Get hold of the firewall called `name`; nothing in it is changed yet.
-
-    FirewallError, with the cure, if it is missing.
-    """
-    if name == "memory":
-        return MemoryFirewall()
+def legacy_warning(name: str) -> str | None:
+    """The line for a host with rules that nftables cannot open past. FirewallError for a firewall that will not do."""
     if name not in {"nft", "iptables"}:
         raise FirewallError(f"firewall {name} is not there yet", "use 'firewall: nft'")
     if tables := legacy_tables():
@@ -63,12 +58,36 @@ def open_firewall(name: str) -> Firewall:
                 " them",
                 f"move them to nftables: {cure}",
             )
-        _log.warning(
-            "iptables-legacy is in use here (%s): what it drops, openme cannot let in (move its rules to nftables: %s)",
-            ", ".join(tables),
-            cure,
+        return (
+            f"iptables-legacy is in use here ({', '.join(tables)}): what it drops, openme cannot let in (move its rules"
+            f" to nftables: {cure})"
         )
+    return None
+
+
+def open_firewall(name: str) -> Firewall:
+    """Get hold of the firewall called `name`; nothing in it is changed yet.
+
+    FirewallError, with the cure, if it is missing.
+    """
+    if name == "memory":
+        return MemoryFirewall()
+    if (warning := legacy_warning(name)) is not None:
+        _log.warning("%s", warning)
     # Imported here, since only Linux has it and only this choice needs it.
     from openme.firewall.nft import NftFirewall  # noqa: PLC0415
 
     return NftFirewall()
+
+
+def look_at_firewall(name: str, rules: Rules) -> list[str]:
+    """What of the host these rules would not get past, a line each; nothing is changed, and nobody notices.
+
+    FirewallError, as `open_firewall` and `start` would raise it, if the firewall is missing or does not take them.
+    """
+    if name == "memory":
+        return []
+    warning = legacy_warning(name)
+    from openme.firewall.nft import NftFirewall  # noqa: PLC0415  # as above
+
+    return [*([] if warning is None else [warning]), *NftFirewall().look(rules)]

@@ -90,6 +90,8 @@ delete table inet openme-probe
 """
 """One transaction that leaves nothing: whether this kernel can tell if a socket waits for a packet."""
 _UNUSED_SHOW = "unused ports stay as the host has them, and a scanner that looks closely can tell hidden ones from them"
+_NO_SOCKETS = f"the kernel cannot look for sockets (CONFIG_NFT_SOCKET): {_UNUSED_SHOW}"
+_VIRTUAL_SERVICES = f"this host has virtual services (IPVS), which have no socket: {_UNUSED_SHOW}"
 
 _log = logging.getLogger(__name__)
 _COMMENT_PREFIX = "openme-mark-"
@@ -138,6 +140,23 @@ class NftFirewall:
         self._marked: set[HostChain] = set()  # chains that have had our rule
         self.damage = ""
         """See `Firewall.damage`."""
+
+    def look(self, rules: Rules) -> list[str]:
+        """What the kernel and the host's tables keep these rules from doing, a line each, without a change to anything.
+
+        FirewallError if the kernel does not take them. Who writes the log may have said these lines already.
+        """
+        finds_sockets = not _why_refused(_SOCKET_PROBE)
+        balances = self._virtual_services.exist()
+        marks = self._marks()
+        script = table_script(rules, (), (), one_path=finds_sockets and not balances)
+        if errors := _why_refused(script + marks_script(marks.missing, marks.stale)):
+            raise _refusal(errors)
+        return [
+            *([] if finds_sockets else [_NO_SOCKETS]),
+            *([_VIRTUAL_SERVICES] if balances else []),
+            *map(_out_of_reach, marks.locked),
+        ]
 
     def is_there(self) -> bool:
         """See `Firewall.is_there`."""
@@ -351,12 +370,12 @@ class NftFirewall:
         if self._finds_sockets is None:
             self._finds_sockets = self._accepts(_SOCKET_PROBE)
             if not self._finds_sockets:
-                _log.warning("the kernel cannot look for sockets (CONFIG_NFT_SOCKET): %s", _UNUSED_SHOW)
+                _log.warning("%s", _NO_SOCKETS)
         balances = self._virtual_services.exist()
         if balances != self._balances:
             self._balances = balances
             if balances:
-                _log.warning("this host has virtual services (IPVS), which have no socket: %s", _UNUSED_SHOW)
+                _log.warning("%s", _VIRTUAL_SERVICES)
             else:
                 _log.info("the virtual services (IPVS) are gone: unused ports are as silent as hidden ones again")
         return self._finds_sockets and not balances
@@ -386,11 +405,7 @@ class NftFirewall:
         """Name each chain that is out of reach, once for as long as it is there."""
         for chain in marks.locked:
             if chain not in self._locked:
-                _log.warning(
-                    "chain %s %s %s is out of reach: what it drops, openme cannot let in (firewalld: set "
-                    "NftablesTableOwner=no)",
-                    *chain,
-                )
+                _log.warning("%s", _out_of_reach(chain))
         self._locked = set(marks.locked)
 
     def _marks(self) -> _Marks:
@@ -448,6 +463,34 @@ def run_script(script: str) -> None:
     code, _, errors = _libnftables().cmd(script)
     if code != 0:
         raise _refusal(errors)
+
+
+def _why_refused(script: str) -> str:
+    """What libnftables and the kernel have against a script, in their words, or nothing; it is not carried out.
+
+    The kernel resolves all that is in it and then throws it away, without an event for those who watch the ruleset. The
+    binding does not offer it.
+    """
+    lib = ctypes.CDLL(LIBRARY)
+    lib.nft_ctx_new.restype = ctypes.c_void_p
+    lib.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+    context = ctypes.c_void_p(lib.nft_ctx_new(0))
+    try:
+        lib.nft_ctx_set_dry_run(context, ctypes.c_bool(True))  # noqa: FBT003  # the library's signature
+        lib.nft_ctx_buffer_error(context)
+        lib.nft_ctx_buffer_output(context)
+        if lib.nft_run_cmd_from_buffer(context, script.encode()) == 0:
+            return ""
+        return (lib.nft_ctx_get_error_buffer(context) or b"").decode(errors="replace") or "refused"
+    finally:
+        lib.nft_ctx_free(context)
+
+
+def _out_of_reach(chain: HostChain) -> str:
+    return (
+        f"chain {' '.join(chain)} is out of reach: what it drops, openme cannot let in (firewalld: set"
+        " NftablesTableOwner=no)"
+    )
 
 
 def _kernel_refresh(release: str) -> Refresh:

@@ -87,7 +87,9 @@ def client_lists(client: ClientEntry | Openable, health_port: int) -> tuple[Port
     if client.ports:
         ports = merged(client.ports)
         lists.append(PortList(ports, client.single_use, prefix_v4=client.prefix_v4, prefix_v6=client.prefix_v6))
-    if not client.disable_health_port:
+    # Named among the client's own ports it is a service's: a second list would open it anew after a single use.
+    is_own = any(item.proto == "tcp" and item.first <= health_port <= item.last for item in client.ports)
+    if not client.disable_health_port and not is_own:
         lists.append(health_list(health_port, client.prefix_v4, client.prefix_v6))
     return tuple(dict.fromkeys(lists))
 

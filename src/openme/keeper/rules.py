@@ -13,26 +13,22 @@ def rules_for(config: ServerConfig, kept: Iterable[PortRange] = (), interface_in
 
     `kept`: ports that stay hidden although the config may not name them any more. `interface_indexes`: see `Rules`.
 
-    The health port is hidden whatever `drop_ports` says: a port that shows itself would tell that openme runs here.
+    Where openme itself listens on the health port, that is hidden whatever `drop_ports` says, and from everybody: a
+    port that shows itself would tell that openme runs here. Another program's is a managed port like others.
     """
-    health = health_list(config.health_port)
-    # Where openme's own port is, nobody is to see without a knock, a monitoring host neither. A port that a group or a
-    # client names is a service's.
-    is_ours = not any(
-        item.proto == "tcp" and item.first <= config.health_port <= item.last for item in config.named_ports
-    )
-    lists = {health}
+    own = (port("tcp", config.health_port),) if config.health_port_is_ours else ()
+    lists = {health_list(config.health_port)}
     for item in config.index.openable:
         lists.update(client_lists(item, config.health_port))
     return Rules(
         knock_port=config.udp_port,
         open_knock_port=config.open_knock_port,
-        hidden=merged((*config.managed_ports, *kept)) if config.drop_ports else (port("tcp", config.health_port),),
+        hidden=merged((*config.managed_ports, *kept)) if config.drop_ports else own,
         hidden_as=config.hidden_as,
         hide_udp_errors=config.hide_udp_errors,
         interface=config.interface,
         port_lists=frozenset(lists),
         always_open_from=config.always_open_from,
-        always_hidden=(port("tcp", config.health_port),) if is_ours else (),
+        always_hidden=own,
         interface_indexes=() if config.interface is None else tuple(sorted(interface_indexes)),
     )

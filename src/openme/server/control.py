@@ -132,7 +132,7 @@ def _exchange(state_dir: Path, request: bytes, timeout: float) -> bytes:
             except PermissionError:
                 raise OpenmeError(f"{state_dir}: permission denied", "run it as root: sudo openme …") from None
             except (ConnectionRefusedError, FileNotFoundError, NotADirectoryError):
-                if not _is_locked(state_dir):
+                if not is_locked(state_dir):
                     raise NoServerError(f"no server is running on {state_dir}", "start it with: openme serve") from None
                 if time.monotonic() >= starting:
                     raise NoAnswerError(
@@ -163,7 +163,7 @@ def _no_answer(error: OSError, timeout: float) -> NoAnswerError:
     return NoAnswerError(f"the server did not answer: {(error.strerror or 'the connection failed').lower()}")
 
 
-def _is_locked(state_dir: Path) -> bool:
+def is_locked(state_dir: Path) -> bool:
     """Whether a server holds the lock of `state_dir`: one that is starting, or whose socket somebody has removed."""
     try:
         descriptor = os.open(state_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)

@@ -12,7 +12,7 @@ digits of SHA-256 over the lines before:
     check f34529521616b31d
 
 Of a damaged file whatever lines can be read still count. openme's own health port is not in the set: it is hidden
-because openme listens there, and when it moves, the old number is of no meaning.
+because openme listens there, and when it moves, the old number is of no meaning. Another program's is.
 """
 
 import hashlib
@@ -122,15 +122,21 @@ def refuse_named(config: ServerConfig, ports: Iterable[PortRange]) -> None:
     """OpenmeError, with who names it, if one of these ports is hidden because it is named."""
     ports = tuple(ports)
     if common(ports, [port("tcp", config.health_port)]):
-        raise OpenmeError(f"{config.health_port}/tcp is the health port, which is always hidden")
+        raise OpenmeError(f"{config.health_port}/tcp is the health port, which is hidden as long as it is that")
     named = common(ports, config.named_ports)
     if not named:
         return
+    what = ", ".join(map(str, named))
+    who = namers(config, ports)
+    raise OpenmeError(f"{what} is still named by {who}", "take it out there first: nothing was changed")
+
+
+def namers(config: ServerConfig, ports: Iterable[PortRange]) -> str:
+    """Which groups and clients name one of these ports, which somebody names: the first few."""
+    ports = tuple(ports)
     groups = [f"group {name}" for name, ranges in config.groups.items() if common(ports, ranges)]
     clients = [f"client {name}" for name, client in config.clients.items() if common(ports, client.ports)]
-    who = ", ".join([*groups, *clients][:_MOST_NAMES]) or "a client that is disabled"
-    what = ", ".join(map(str, named))
-    raise OpenmeError(f"{what} is still named by {who}", "take it out there first: nothing was changed")
+    return ", ".join([*groups, *clients][:_MOST_NAMES]) or "a client that is disabled"
 
 
 def kept_ports(config: ServerConfig) -> tuple[tuple[PortRange, ...], str | None]:
@@ -202,7 +208,8 @@ class HiddenPorts:
     def note(self, config: ServerConfig) -> None:
         """Keep what this config names, before it is hidden: from then on no edit shows it."""
         if config.drop_ports:
-            self._keep(merged((*self.ports, *config.named_ports, *config.hide)))
+            others = () if config.health_port_is_ours else (port("tcp", config.health_port),)
+            self._keep(merged((*self.ports, *config.named_ports, *config.hide, *others)))
 
     def took(self, config: ServerConfig) -> None:
         """The firewall has taken the rules of this config. One that hides nothing empties the set."""

@@ -42,6 +42,8 @@ from openme.server.cutting import Cutting
 from openme.server.door_steps import AT_ONCE, DoorSteps
 from openme.server.epoch_keys import erase_before, open_epochs, write_new
 from openme.server.garbage import set_aside
+from openme.server.health_port import why_not_ours
+from openme.server.health_port import worded as health_words
 from openme.server.hidden_ports import HiddenPorts, refuse_named, unnamed
 from openme.server.interfaces import InterfaceWatch
 from openme.server.listener_reports import Reports
@@ -144,6 +146,8 @@ class KeeperProcess:
         self._replies = Replies(self._selector)
         self._doors = DoorSteps(parts.firewall, self._keeper.grants, self._slices, lambda: self._clocks().monotonic)
         self._following = 0
+        self._leaves_health_port = False
+        self._next_leaving = float("-inf")
         self._cutting = Cutting(
             parts.firewall, self._slices, self._keeper.grants.is_open, lambda: self._doors or self._following
         )
@@ -242,6 +246,7 @@ class KeeperProcess:
         self._firewall.adapt()
         self._follow_config(now)
         self._follow_interface(now)
+        self._leave_health_port(now)
         self._hidden.tick(now.monotonic)
         self._follow_epochs(now)
         self._tell_sources()
@@ -466,7 +471,23 @@ class KeeperProcess:
         self._follow(plan, Change(close=plan.change.close) if has_new_rules else plan.change, now, rest)
         self._follow_interface(now)
         self._give_v1_keys()
+        if config.listens and config.health_port_is_named and not self._leaves_health_port:
+            self._leaves_health_port = True
+            self._reports.has_left_health_port = False  # what it says unasked counts for nothing
+            self._outbox.put([Order(OrderKind.LEAVE_HEALTH_PORT)])
         return True
+
+    def _leave_health_port(self, now: Now) -> None:
+        """Once openme listens on the health port no more, since a service has it now, that is hidden as others are."""
+        config = self._keeper.config
+        if not (config.listens and self._leaves_health_port and self._reports.has_left_health_port):
+            return
+        if now.monotonic < self._next_leaving:
+            return
+        self._next_leaving = now.monotonic + _LAST_RETRY
+        config = config.with_health_port(listens=False)
+        if self._use(config, now):
+            _log.warning("%s", health_words(config, why_not_ours(config) or "it was named by a group or client"))
 
     def _stay(self, refused: ServerConfig, error: FirewallError, now: Now) -> None:
         """The firewall has refused the rules of a config: the one before stays in force, but for clients that went.
@@ -589,7 +610,9 @@ class KeeperProcess:
         for name in fixed:
             if getattr(config, name) != getattr(current, name):
                 _log.warning("%s has changed: this takes effect when the server is restarted", name)
-        kept = replace(config, **{name: getattr(current, name) for name in fixed})
+        # A port that was left is not taken back; a file says nothing of it.
+        listens = False if config.listens is False else current.listens
+        kept = replace(config, **{name: getattr(current, name) for name in fixed}, listens=listens)
         return kept.with_index(config.index, config.named_ports)
 
     # -- keys
@@ -879,7 +902,9 @@ class KeeperProcess:
         config = self._watch.lift(request.lifted)
         if config is not None:
             self._use(config, now)
-        return {"lifted": config is not None}
+        serving = self._keeper.config
+        ports = {"udp": serving.udp_port, "tcp": serving.health_port if serving.listens else None}
+        return {"lifted": config is not None, "ports": ports}
 
     def _client(self, request: Request, _now: Now) -> dict[str, Any]:
         keys = self._watch.keys_of(request.name)

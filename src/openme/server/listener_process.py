@@ -66,7 +66,10 @@ class _HealthConnection:
 class ListenerProcess:
     """Reads datagrams, sends frames, and lets whoever reached the health port see that it is open."""
 
-    def __init__(self, listener: Listener, knock: socket.socket, health: socket.socket, keeper: socket.socket) -> None:
+    def __init__(
+        self, listener: Listener, knock: socket.socket, health: socket.socket | None, keeper: socket.socket
+    ) -> None:
+        """`health`: the health port, bound; None where it is another program's."""
         self._listener = listener
         self._knock = knock
         self._health = health
@@ -113,6 +116,8 @@ class ListenerProcess:
                 continue
             if order.kind is OrderKind.SERVE:
                 self._serve()
+            elif order.kind is OrderKind.LEAVE_HEALTH_PORT:
+                self._leave_health_port()
             elif order.kind in _ABOUT_KEYS:
                 self._listener.obey(order)
                 if order.kind is OrderKind.USE_EPOCH_KEY:
@@ -124,15 +129,28 @@ class ListenerProcess:
 
     def _serve(self) -> None:
         """Let strangers in. Until now knocks waited in the socket, and the health port was not there to be seen."""
+        if self._health is not None:
+            self._listen(self._health)
+        self._selector.register(self._knock, selectors.EVENT_READ, self._on_datagrams)
+        tell(self._keeper, [Report(ReportKind.SERVING)])
+
+    def _listen(self, health: socket.socket) -> None:
         try:
-            self._health.listen(_BACKLOG)
+            health.listen(_BACKLOG)
         except OSError as error:
             # A user of this host can hold the same address as long as nobody listens. That costs receipts, no knock.
             self._reporter.no_health_port(error)
         else:
-            self._selector.register(self._health, selectors.EVENT_READ, self._on_health)
-        self._selector.register(self._knock, selectors.EVENT_READ, self._on_datagrams)
-        tell(self._keeper, [Report(ReportKind.SERVING)])
+            self._selector.register(health, selectors.EVENT_READ, lambda: self._on_health(health))
+
+    def _leave_health_port(self) -> None:
+        """Leave it to the service that it belongs to now. Whoever has connected already is served to the end."""
+        if self._health is not None:
+            if self._health in self._selector.get_map():
+                self._selector.unregister(self._health)
+            self._health.close()
+            self._health = None
+        tell(self._keeper, [Report(ReportKind.LEFT_HEALTH_PORT)])
 
     # -- knocks
 
@@ -200,10 +218,10 @@ class ListenerProcess:
 
     # -- the health port
 
-    def _on_health(self) -> None:
+    def _on_health(self, health: socket.socket) -> None:
         for _ in range(_BATCH):
             try:
-                connection, sockaddr = self._health.accept()
+                connection, sockaddr = health.accept()
             except OSError:  # nothing waits, or the peer has gone again
                 return
             address = address_of(sockaddr)

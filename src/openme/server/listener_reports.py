@@ -159,6 +159,8 @@ class Reports:
         """Whether the listener waits for its keys."""
         self.is_serving = False
         """Whether it lets strangers in."""
+        self.has_left_health_port = False
+        """Whether it says that it listens there no more."""
         self.delivered: deque[bytes] = deque(maxlen=MOST_DELIVERED)
         """Knocks whose receipt was fetched, by the first 16 bytes of R, for whoever counts them."""
 
@@ -177,6 +179,8 @@ class Reports:
             self.is_ready = True
         elif report.kind is ReportKind.SERVING:
             self.is_serving = True
+        elif report.kind is ReportKind.LEFT_HEALTH_PORT:
+            self.has_left_health_port = True
         elif report.kind is ReportKind.RECEIVING_FAILED:
             self._failure = os.strerror(min(report.number, _MAX_ERRNO))
         elif report.kind not in self._said:

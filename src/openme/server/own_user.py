@@ -53,17 +53,28 @@ def user_for(
     `ours`: files and directories that it must not be able to write. OpenmeError for a `run_as` that will not do, and if
     no user id is free.
     """
+    given, warning = user_at_hand(run_as, places.proc)
+    if warning is not None:
+        return None, warning
+    user = _taken(stack, ours, places) if given is None else given
+    refuse_writable(user, ours)
+    return user, None
+
+
+def user_at_hand(run_as: str | None, proc: Path = Path("/proc")) -> tuple[User | None, str | None]:
+    """The same without taking anything: a user that is there, None where a user id is to be taken.
+
+    None and a warning where all keep ours. OpenmeError for a `run_as` that will not do.
+    """
     given = None if run_as is None else named_user(run_as)
-    why_not = _why_all_keep_ours(places.proc)
+    why_not = _why_all_keep_ours(proc)
     if why_not is not None:
         return None, f"run_as: {why_not}, so all processes of openme are the same user: {LOST}"
     if given is None:
         with suppress(KeyError):
             pwd.getpwnam(DEFAULT_NAME)
             given = named_user(DEFAULT_NAME)
-    user = _taken(stack, ours, places) if given is None else given
-    refuse_writable(user, ours)
-    return user, None
+    return given, None
 
 
 def _why_all_keep_ours(proc: Path) -> str | None:

@@ -42,8 +42,22 @@ def holders_of(proto: Literal["udp", "tcp"], port: int, proc: Path = _PROC) -> s
     return " and ".join([*found[:_MOST], *([f"{more} more"] if more > 0 else [])])
 
 
+def listening_users(port: int, proc: Path = _PROC) -> set[int]:
+    """The user ids that own the sockets which listen on this TCP port, on whatever address; none if nobody is seen."""
+    return {uid for state, _, uid in _rows("tcp", port, proc) if state == _TCP_LISTEN}
+
+
 def _sockets(proto: str, port: int, proc: Path) -> Iterator[tuple[str, int]]:
     """Inode and user id of the sockets on this local port; those that listen, where there are such."""
+    on_port = _rows(proto, port, proc)
+    listening = [row for row in on_port if row[0] == _TCP_LISTEN and proto == "tcp"]
+    for state, inode, uid in listening or on_port:
+        if proto == "udp" or state != _TCP_TIME_WAIT:
+            yield inode, uid
+
+
+def _rows(proto: str, port: int, proc: Path) -> list[tuple[str, str, int]]:
+    """State, inode and user id of the sockets on this local port."""
     rows = []
     for family in (proto, f"{proto}6"):
         with suppress(OSError):
@@ -53,10 +67,7 @@ def _sockets(proto: str, port: int, proc: Path) -> Iterator[tuple[str, int]]:
         with suppress(IndexError, ValueError):
             if int(fields[1].rpartition(":")[2], 16) == port:
                 on_port.append((fields[3], fields[9], int(fields[7])))
-    listening = [row for row in on_port if row[0] == _TCP_LISTEN and proto == "tcp"]
-    for state, inode, uid in listening or on_port:
-        if proto == "udp" or state != _TCP_TIME_WAIT:
-            yield inode, uid
+    return on_port
 
 
 def _programs(inodes: set[str], proc: Path) -> dict[str, tuple[int, str]]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 CAP_KILL = 5
 CAP_SETGID = 6
 CAP_SETUID = 7
+CAP_NET_BIND_SERVICE = 10
 CAP_NET_ADMIN = 12
 
 _FIONBIO = 0x5421  # ioctl_tty(2): what setblocking does

@@ -1,12 +1,10 @@
 """Start-up and end of the server: what needs privileges comes first, then the two processes part."""
 
-import errno
 import fcntl
 import logging
 import os
 import select
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from openme.config.model import ServerConfig
-from openme.config.trusted_path import changeable_by_others
 from openme.config.who_can_knock import CURE, hides_without_clients, nobody_can_knock
 from openme.durations import format_duration
 from openme.errors import OpenmeError
@@ -44,7 +41,10 @@ from openme.server.children import (
 from openme.server.config_watch import ConfigWatch, say_warnings
 from openme.server.earlier_sessions import track_earlier_sessions
 from openme.server.epoch_keys import open_epochs
+from openme.server.firewall_lock import firewall_lock
 from openme.server.first_start import FirstStart
+from openme.server.health_port import own_health_port
+from openme.server.health_port import worded as health_words
 from openme.server.hidden_ports import HiddenPorts
 from openme.server.interfaces import watch_interfaces
 from openme.server.keeper_process import Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
@@ -52,6 +52,7 @@ from openme.server.leftovers import LeftoverRules, refuse_beside_existing_server
 from openme.server.listener_process import ListenerProcess
 from openme.server.listener_reports import Reports, how_it_ended, last_words, tell, worded
 from openme.server.own_user import user_for
+from openme.server.preflight import NEEDS_NET_ADMIN, before_start
 from openme.server.privileges import (
     User,
     become,
@@ -61,17 +62,16 @@ from openme.server.privileges import (
     keep_alone,
     keep_secrets_in_memory,
     limit,
-    named_user,
 )
 from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
 from openme.server.sandbox import confine_keeper, confine_listener, find_landlock
 from openme.server.saved_rules import saved_rule_warnings
-from openme.server.sockets import bind_health, bind_knock
+from openme.server.sockets import bind_knock
+from openme.server.state_dir import is_open_to_others, unusable
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
 from openme.wire.frame import REPORT_SIZE, Report, ReportKind
 
-FIREWALL_LOCK = b"\0openme-firewall"
 _LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
 _GLANCE = 0.2  # seconds
 _STARTING = 30.0  # seconds that the listener has to confine itself, which takes some hundredths of one
@@ -88,13 +88,11 @@ def state_lock(state_dir: Path) -> Iterator[bool]:
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Before the first file of ours is made there: a start that is refused must not look like a server's life.
-        _check_state_dir(state_dir)
+        _close_to_others(state_dir)
         is_new = not has_lived(state_dir)
         descriptor = _open_lock(state_dir)
     except OSError as error:
-        raise OpenmeError(
-            f"state_dir {state_dir}: {error.strerror}", "run it as root, or name another state_dir in the config"
-        ) from None
+        raise unusable(state_dir, error.strerror or "it cannot be used") from None
     try:
         try:
             _lock(descriptor)
@@ -105,6 +103,14 @@ def state_lock(state_dir: Path) -> Iterator[bool]:
         yield is_new
     finally:
         os.close(descriptor)
+
+
+def _close_to_others(state_dir: Path) -> None:
+    if is_open_to_others(state_dir):
+        try:
+            state_dir.chmod(0o700)
+        except OSError:
+            raise OpenmeError(f"state_dir {state_dir} is open to others", f"chmod 700 {state_dir}") from None
 
 
 def _lock(descriptor: int) -> None:
@@ -135,80 +141,6 @@ def _open_lock(state_dir: Path) -> int:
         return os.open(beside(RUN_DIR, control.LOCK_NAME, state_dir), os.O_RDWR | flags, 0o600)
 
 
-@contextmanager
-def firewall_lock(firewall: str) -> Iterator[socket.socket | None]:
-    """One server per network namespace: two would take the one table from each other for ever.
-
-    The lock is an abstract socket, which belongs to the namespace, leaves no file and is gone however its holder ends.
-    Anybody may take the name, so a holder of less right than ours is passed over. Anybody may ask, too, and whoever has
-    asked stays in the queue, which when full tells nobody of us any more: a server takes them off it.
-    """
-    if firewall == "memory":
-        yield None
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as held:
-        try:
-            held.bind(FIREWALL_LOCK)
-            held.listen(socket.SOMAXCONN)
-            held.setblocking(False)  # noqa: FBT003  # the standard library's signature
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE and firewall_holder() in {0, os.geteuid()}:
-                raise OpenmeError(
-                    "another server is running on this machine's firewall",
-                    "stop it first; one server can hide all ports and serve all clients",
-                ) from None
-        yield held
-
-
-def firewall_holder() -> int | None:
-    """The user who serves on this network namespace's firewall, as the kernel saw it; None: nobody who answers."""
-    deadline = time.monotonic() + _GLANCE
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as asking:
-        while True:
-            try:
-                asking.connect(FIREWALL_LOCK)
-            except BlockingIOError:  # its queue is full; a server that lives empties it much sooner
-                if time.monotonic() >= deadline:
-                    return None
-                time.sleep(0.01)
-            except OSError:
-                return None
-            else:
-                break
-        credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", credentials)[1])
-
-
-def _check_state_dir(state_dir: Path) -> None:
-    """Close `state_dir` to others. OpenmeError if it is somebody else's, or open and not ours to close.
-
-    What another user's link or directory leads to may be any directory of the host's, which must stay as it is.
-    """
-    status = state_dir.stat()
-    if status.st_uid not in {0, os.geteuid()}:
-        raise OpenmeError(f"state_dir {state_dir} belongs to another user", f"sudo chown -R root: {state_dir}")
-    if status.st_mode & 0o077:
-        place = changeable_by_others(state_dir, os.geteuid())
-        if place is not None and place != state_dir.resolve():
-            raise OpenmeError(
-                f"state_dir {state_dir} is open to others, and others can change {place}, so it may lead anywhere",
-                "name a state_dir in a directory of root's",
-            )
-        try:
-            state_dir.chmod(0o700)
-        except OSError:
-            raise OpenmeError(f"state_dir {state_dir} is open to others", f"chmod 700 {state_dir}") from None
-
-
-def need_privilege(config: ServerConfig) -> None:
-    """OpenmeError unless this process may change the firewall that the config names."""
-    if config.firewall != "memory" and not has_net_admin():
-        raise OpenmeError(
-            "changing the firewall needs root (CAP_NET_ADMIN)",
-            "run it as root: sudo openme serve; or set 'firewall: memory' for a dry run",
-        )
-
-
 def serve(
     config_path: Path, *, interface: str | None, state_file: str | None, trial: float | None = None, alone: bool = False
 ) -> int:
@@ -229,8 +161,12 @@ def serve(
     config = watch.config
     if trial is not None and not alone and (why := nobody_can_knock(config, datetime.now(UTC))) is not None:
         raise OpenmeError(f"nobody could end this trial: {why}", f"{CURE}; or say --yes to see it time out")
-    need_privilege(config)
+    found = before_start(config, config_path)
+    if found.refusals:
+        raise found.refusals[0]
     say_warnings(config)
+    for warning in found.warnings:
+        _log.warning("%s", warning)
     with held_back(), ExitStack() as stack:
         leftovers = LeftoverRules(config.firewall)
         stack.callback(leftovers.close)
@@ -270,6 +206,7 @@ class _Prepared:
     firewall: Firewall
     own_addresses: OwnAddresses
     epochs: Epochs | None
+    listens: bool
     systemd: socket.socket | None
     readable: tuple[Path, ...]
     writable: tuple[Path, ...]
@@ -290,24 +227,25 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     What a later process or kernel filter needs is made here too. All modules are imported by now: afterwards neither
     process can read the installation.
     """
-    if config.run_as is not None:
-        named_user(config.run_as)  # an unknown one must leave no files behind
     firewall = open_firewall(config.firewall)  # whose absence must leave no files behind
     make_run_dir()
     is_new = stack.enter_context(state_lock(config.state_dir))
     prepare_memory(config, is_new=is_new)  # first of all: whatever fails later, the next start is not the first one
-    user, warning = user_for(stack, config.run_as, (config_path.resolve(), config.state_dir))
-    if warning is not None:
-        _log.warning("%s", warning)
+    user, _ = user_for(stack, config.run_as, (config_path.resolve(), config.state_dir))
     knock = stack.enter_context(bind_knock(config.udp_port))
-    health = stack.enter_context(bind_health(config.health_port))
+    health, why_not = own_health_port(config)
+    if health is not None:
+        stack.enter_context(health)
+    if why_not is not None:
+        _log.warning("%s", health_words(config, why_not))
     lock = stack.enter_context(firewall_lock(config.firewall))
     keep_secrets_in_memory()
     no_landlock = find_landlock()
     children, keeper_end = _start_processes(stack, user, knock, health)
     # From here on this process holds no descriptor that a stranger's bytes come through.
     knock.close()
-    health.close()
+    if health is not None:
+        health.close()
 
     store = Store(config.state_dir, RUN_DIR)
     stack.callback(store.close)
@@ -328,6 +266,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         firewall=firewall,
         own_addresses=OwnAddresses(),
         epochs=open_epochs(config, store, read_clocks()) if "v2" in config.protocols else None,
+        listens=health is not None,
         systemd=_systemd(stack),
         # An edit replaces the file, so it is the directory that must stay readable; of a link both ends.
         readable=tuple({config_path.absolute().parent, config_path.resolve().parent}),
@@ -337,7 +276,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
 
 
 def _start_processes(
-    stack: ExitStack, user: User | None, knock: socket.socket, health: socket.socket
+    stack: ExitStack, user: User | None, knock: socket.socket, health: socket.socket | None
 ) -> tuple[ListenerAndGuardian, socket.socket]:
     """The listener and its guardian, and the keeper's end of the channel."""
     listener_end, keeper_end = channel()
@@ -347,13 +286,13 @@ def _start_processes(
     children = ListenerAndGuardian(child, keeper_end.close)
     stack.callback(_end_processes, children)
     above_listener = user is not None and has(CAP_KILL)
-    if user is not None and not above_listener:
-        _log.warning("without CAP_KILL the guardian is the listener's user: whoever took that over could end it first")
     children.start_guardian(None if above_listener else user)
     return children, keeper_end
 
 
-def _start_listener(user: User | None, keeper: socket.socket, knock: socket.socket, health: socket.socket) -> int:
+def _start_listener(
+    user: User | None, keeper: socket.socket, knock: socket.socket, health: socket.socket | None
+) -> int:
     sys.stderr.flush()
     with held_back():
         child = os.fork()
@@ -362,7 +301,7 @@ def _start_listener(user: User | None, keeper: socket.socket, knock: socket.sock
         status = 1
         try:
             ignore()
-            detach({keeper.fileno(), knock.fileno(), health.fileno()})
+            detach({kept.fileno() for kept in (keeper, knock, health) if kept is not None})
             become(user)
             keep_secrets_in_memory()  # once more: a change of user makes a process dumpable again
             die_with_parent()
@@ -416,7 +355,7 @@ def _start_trial_guard(stack: ExitStack, epochs: Epochs | None) -> Callable[[], 
 def _keep(
     prepared: _Prepared, watch: ConfigWatch, hidden: HiddenPorts, state_file: Path | None, trial: Trial | None
 ) -> int:
-    config = watch.config
+    config = watch.config.with_health_port(listens=prepared.listens)
     store = prepared.store
     replay = store.load(round(config.replay_window * 10**9), read_clocks().unix_ns)
     say_memory(store, replay, read_clocks())
@@ -550,7 +489,7 @@ def clean_up() -> tuple[list[str], list[str]]:
     OpenmeError, and nothing is removed, if a server is running on this firewall.
     """
     if not has_net_admin():
-        raise OpenmeError("changing the firewall needs root (CAP_NET_ADMIN)", "sudo openme serve --clean-up")
+        raise OpenmeError(NEEDS_NET_ADMIN, "sudo openme serve --clean-up")
     refuse_beside_existing_server()
     with firewall_lock("nft"):
         open_firewall("nft").stop()

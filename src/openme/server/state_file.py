@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from heapq import merge
@@ -23,6 +24,29 @@ def make_run_dir() -> None:
     """Make the run directory, before anything looks into it; a user who may not goes without."""
     with suppress(OSError):
         RUN_DIR.mkdir(mode=0o700, exist_ok=True)
+
+
+def run_dir_fault(run_dir: Path = RUN_DIR) -> str | None:
+    """What is wrong with the run directory as root finds it, with the cure; None where all is well."""
+    try:
+        status = run_dir.lstat()
+    except FileNotFoundError:
+        above = run_dir.parent
+        if above.is_dir() and os.access(above, os.W_OK | os.X_OK, effective_ids=True):
+            return None
+        fault, cure = f"cannot be made in {above}", f"make {above} writable"
+    except OSError as error:
+        fault, cure = (error.strerror or "cannot be looked at").lower(), "see what is there"
+    else:
+        if not stat.S_ISDIR(status.st_mode):
+            fault, cure = "is not a directory", f"rm {run_dir}"
+        elif status.st_uid != os.geteuid():
+            fault, cure = "belongs to another user", f"chown root: {run_dir}"
+        elif status.st_mode & 0o022:
+            fault, cure = "can be changed by others", f"chmod 700 {run_dir}"
+        else:
+            return None
+    return f"{run_dir} {fault}: what is kept there, a copy of the mark and who is in, cannot be relied on ({cure})"
 
 
 def sessions_value(grants: Iterable[Grant], last_seen: Mapping[str, float], now: float) -> Steps[dict[str, Any]]:

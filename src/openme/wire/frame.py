@@ -72,6 +72,7 @@ class OrderKind(IntEnum):
     RECEIPT_PART = 8  # key: R; text: a part of the receipt, before the one that comes with ACCEPTED
     FORGET_RECEIPT = 9  # key: R; its opening has ended early
     SERVE = 10  # the firewall's rules are in force and the keys are told: let strangers in
+    LEAVE_HEALTH_PORT = 11  # it is a service's from now on: listen there no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,7 @@ class ReportKind(IntEnum):
     READY = 8  # it is confined, and waits for its keys
     NO_HEALTH_PORT = 9  # somebody listens there since we have bound it; number: the errno
     SERVING = 10  # it has heard SERVE, and lets strangers in
+    LEFT_HEALTH_PORT = 11  # it has heard LEAVE_HEALTH_PORT, and listens there no more
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,16 +149,19 @@ def test_a_second_server_on_the_same_port_is_refused(here: Place, tmp_path: Path
         assert not other.sessions.exists()
 
 
-@pytest.mark.parametrize(("kind", "name"), [(socket.SOCK_DGRAM, "udp"), (socket.SOCK_STREAM, "tcp")])
-def test_a_port_that_another_program_has_is_named(here: Place, kind: socket.SocketKind, name: str) -> None:
-    with socket.socket(socket.AF_INET, kind) as taken:
+def test_a_knock_port_that_another_program_has_is_named(here: Place) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("0.0.0.0", here.port))
-        if name == "tcp":
-            taken.listen()
         done = here.run("serve", "--state-file", "")
     assert done.code == 1
-    assert f"{here.port}/{name} is in use" in done.error
+    assert f"{here.port}/udp is in use" in done.error
     assert f"(process {os.getpid()} of user " in done.err
+
+
+def test_a_health_port_that_another_program_has_is_named_and_left_to_it(here: Place) -> None:
+    with socket.create_server(("0.0.0.0", here.port)), here.serving() as server:
+        assert f"openme does not listen on health_port {here.port}/tcp (it is in use by " in server.log
+        assert f"(process {os.getpid()} of user " in server.log
 
 
 def test_a_loose_config_is_refused(here: Place) -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from openme.cli import unhide
+from openme.cli import running_server, unhide
 from openme.cli.main import main
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.ports import parse_port_spec
-from openme.server import start
 from openme.server.hidden_ports import read_hidden_ports, write_hidden_ports
 from openme.server.start import state_lock
 from support.command import Place, place
@@ -50,7 +49,7 @@ def test_a_server_with_another_state_dir_is_not_taken_for_none(
     here: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
     """As after an edit of `state_dir`, which needs a restart."""
-    monkeypatch.setattr(start, "firewall_holder", os.geteuid)
+    monkeypatch.setattr(running_server, "firewall_holder", os.geteuid)
     words = "a server is running on this machine, but not on"
     if command[0] == "add":
         monkeypatch.setattr("sys.stdout", sys.__stdout__)

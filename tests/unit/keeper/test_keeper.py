@@ -9,7 +9,7 @@ import pytest
 from openme.config.model import ServerConfig
 from openme.firewall.base import Door, PortList
 from openme.keeper.keeper import Keeper, Now
-from openme.keeper.policy import health_list
+from openme.keeper.policy import client_lists, health_list
 from openme.keeper.replay import MAX_NONCES
 from openme.keeper.rules import rules_for
 from openme.keys.ed25519 import ClientPrivateKey
@@ -373,6 +373,29 @@ def test_rules_hide_the_health_port_whatever_drop_ports_says() -> None:
     assert [str(r) for r in rules.hidden] == ["4000/tcp"]
     rules = rules_for(config(server="drop_ports: true; health_port: 4000"))
     assert [str(r) for r in rules.hidden] == ["22/tcp", "4000/tcp"]
+
+
+def test_another_programs_health_port_is_hidden_as_drop_ports_says_and_opened_by_a_knock() -> None:
+    for drop_ports, hidden in (("false", []), ("true", ["22/tcp", "4000/tcp"])):
+        known = config(server=f"drop_ports: {drop_ports}; health_port: 4000").with_health_port(listens=False)
+        rules = rules_for(known)
+        assert [str(r) for r in rules.hidden] == hidden
+        assert rules.always_hidden == ()
+        assert health_list(4000) in rules.port_lists
+
+
+@pytest.mark.parametrize("drop_ports", ["true", "false"])
+def test_a_named_health_port_is_hidden_from_everybody_while_openme_still_listens_there(drop_ports: str) -> None:
+    known = config(server=f"drop_ports: {drop_ports}; health_port: 22").with_health_port(listens=True)
+    rules = rules_for(known)
+    assert [str(r) for r in rules.hidden] == [str(r) for r in rules.always_hidden] == ["22/tcp"]
+
+
+def test_a_single_use_of_a_client_is_not_renewed_by_a_health_port_among_its_own_ports() -> None:
+    text = "{alice: {ed25519_pubkey: KEY_A, single_use: true}, bob: {ed25519_pubkey: KEY_B, allowed_ports: [80/tcp]}}"
+    clients = config(text, server="health_port: 22").clients
+    assert [item.single_use for item in client_lists(clients["alice"], 22)] == [True]
+    assert len(client_lists(clients["bob"], 22)) == 2
 
 
 def test_rules_have_every_list_that_a_client_may_open() -> None:

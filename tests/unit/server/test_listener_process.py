@@ -576,6 +576,28 @@ def test_whoever_never_ends_is_closed_in_time(running: Running, clock: HeldClock
     assert nothing_told(running)
 
 
+def test_it_serves_without_a_health_port() -> None:
+    ours, theirs = channel()
+    with ours, theirs, bind_knock(free_port()) as knock:
+        process = ListenerProcess(Listener(), knock, None, ours)
+        process._serve()
+        process._leave_health_port()
+        kinds = [unpack_report_untrusted(theirs.recv(1000)).kind for _ in range(2)]
+        assert kinds == [ReportKind.SERVING, ReportKind.LEFT_HEALTH_PORT]
+        assert {key.fileobj for key in process._selector.get_map().values()} == {knock}
+
+
+def test_a_service_can_have_the_health_port_once_it_is_left_and_who_is_connected_stays(running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), 5):
+        until(lambda: running.process._connections, "it is accepted")
+        send(running.keeper, Order(OrderKind.LEAVE_HEALTH_PORT).pack())
+        assert unpack_report_untrusted(running.keeper.recv(1000)) == Report(ReportKind.LEFT_HEALTH_PORT)
+        with socket.create_server(("127.0.0.1", running.port)):
+            assert running.process._connections
+    running.knock(packet()).close()
+    assert len(running.frame()) == FRAME_SIZE
+
+
 def test_a_health_port_that_somebody_listens_on_first_costs_receipts_and_no_knock() -> None:
     """Any user can bind it beside us as long as nobody listens; the one who listens first has it."""
     port = free_port()
