@@ -95,9 +95,9 @@ NOT_OURS, OURS = "203.0.113.9", "127.0.0.1"
         (
             ("knock", "--check", "--ip", OURS),
             NOT_OURS,
-            "this machine's own address; if it is changed on the way: --ip source",
+            "this machine's own address; if a router on the way changes it: --ip source",
         ),
-        (("status", "--knock"), OURS, "changed on the way: ip: source in profile default"),
+        (("status", "--knock"), OURS, "a router on the way changes it: ip: source in profile default"),
     ],
 )
 def test_what_is_said_under_closed_is_of_the_knock_that_was_sent(
@@ -110,8 +110,8 @@ def test_what_is_said_under_closed_is_of_the_knock_that_was_sent(
     *of_address, of_server = hints(done)
     assert len(of_address) == (says is not None)
     assert says is None or says in of_address[0]
-    assert of_server.startswith(f"nothing answered on 127.0.0.1 port {here.port}/tcp; if the knock was refused")
-    assert ("own address" in done.err) == (says is not None and "changed on" in says)
+    assert of_server.startswith(f"nothing answered on 127.0.0.1 port {here.port}/tcp; on the server, the log says")
+    assert ("own address" in done.err) == (says is not None and "router" in says)
 
 
 def test_closed_before_a_knock_names_the_knock_and_no_reason_for_a_refusal(here: Place, alice: Path) -> None:
