@@ -61,6 +61,7 @@ _STRANGERS_SHARE = 0.01  # seconds for them before the people we know get their 
 _REPAIR_INTERVAL = 0.4  # seconds between two repairs of the firewall
 _FIRST_RETRY = 0.5  # seconds until a config that the firewall refused is tried again; twice as long each time
 _LAST_RETRY = 64.0
+_ASKING_INTERVAL = 1.0  # seconds between two orders to leave the health port
 _STATE_INTERVAL = 0.2  # seconds; a thousand people who knock at once must not mean a thousand files
 _BUSY_LISTENER = 0.01  # seconds until orders are offered again to a listener that would not take them
 _ERASING_INTERVAL = 60.0  # seconds between two tries to erase an epoch's key from a disk that refuses
@@ -147,6 +148,7 @@ class KeeperProcess:
         self._doors = DoorSteps(parts.firewall, self._keeper.grants, self._slices, lambda: self._clocks().monotonic)
         self._following = 0
         self._leaves_health_port = False
+        self._next_asking = float("-inf")
         self._next_leaving = float("-inf")
         self._cutting = Cutting(
             parts.firewall, self._slices, self._keeper.grants.is_open, lambda: self._doors or self._following
@@ -474,15 +476,17 @@ class KeeperProcess:
         if config.listens and config.health_port_is_named and not self._leaves_health_port:
             self._leaves_health_port = True
             self._reports.has_left_health_port = False  # what it says unasked counts for nothing
-            self._outbox.put([Order(OrderKind.LEAVE_HEALTH_PORT)])
         return True
 
     def _leave_health_port(self, now: Now) -> None:
         """Once openme listens on the health port no more, since a service has it now, that is hidden as others are."""
         config = self._keeper.config
-        if not (config.listens and self._leaves_health_port and self._reports.has_left_health_port):
+        if not (config.listens and self._leaves_health_port) or now.monotonic < self._next_leaving:
             return
-        if now.monotonic < self._next_leaving:
+        if not self._reports.has_left_health_port:
+            if now.monotonic >= self._next_asking:  # again, as its answer may be lost in a flood of frames
+                self._next_asking = now.monotonic + _ASKING_INTERVAL
+                self._outbox.put([Order(OrderKind.LEAVE_HEALTH_PORT)])
             return
         self._next_leaving = now.monotonic + _LAST_RETRY
         config = config.with_health_port(listens=False)

@@ -57,7 +57,7 @@ def before_start(config: ServerConfig, config_path: Path, held: Held | None = No
     `held`: what our own server has that runs on this `state_dir`; None where none runs or has answered.
     """
     found = Findings()
-    ours = [config_path.resolve(), *([config.state_dir] if config.state_dir.is_dir() else [])]
+    ours = [config_path.resolve(), *([config.state_dir] if os.access(config.state_dir, os.F_OK) else [])]
     is_starting = held is None and control.is_locked(config.state_dir)
 
     def privilege() -> None:
@@ -96,7 +96,7 @@ def before_start(config: ServerConfig, config_path: Path, held: Held | None = No
         if not is_starting and held is None:
             refuse_second_server(config.firewall)
 
-    for look in (privilege, user, state_dir, knock_port, health_port, firewall):
+    for look in (privilege, state_dir, user, knock_port, health_port, firewall):
         try:
             look()
         except OpenmeError as refusal:

@@ -15,6 +15,7 @@ MUST_ARRIVE = [
     OrderKind.FORGET_EPOCH_KEY,
     OrderKind.FORGET_RECEIPT,
     OrderKind.SERVE,
+    OrderKind.LEAVE_HEALTH_PORT,
 ]
 MAY_BE_LOST = [kind for kind in OrderKind if kind not in MUST_ARRIVE]
 
