@@ -16,9 +16,10 @@ import pytest
 from openme import interrupts
 from openme.firewall.base import Door
 from openme.keeper.ratchet_file import read_ratchet
-from openme.keeper.store import Seen, read_seen
-from openme.server import keeper_process
+from openme.server import admission, verdicts
 from openme.server.keeper_process import Ending, Trial
+from openme.store.base import Seen
+from openme.store.reader import read_seen
 from openme.wire.frame import FRAME_SIZE, Order, OrderKind
 from support.keeper_process import KeeperWorld, keeper_world
 from support.knocks import (
@@ -431,7 +432,7 @@ def test_the_firewall_is_let_alone_by_a_change_that_is_not_its(world: KeeperWorl
 def test_receipts_of_an_opening_that_ends_early_are_forgotten_up_to_a_bound(
     world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_process, "_MAX_RECEIPTS", 5)
+    monkeypatch.setattr(verdicts, "_MAX_RECEIPTS", 5)
     tags = []
     for number in range(8):
         datagram = packet_v2(timestamp_ns=world.clock.now.unix_ns, label=number)
@@ -498,15 +499,15 @@ def test_a_disk_that_will_not_erase_is_asked_again_after_a_minute_and_not_before
 def test_a_crowd_of_strangers_is_bounded_and_the_last_is_served(
     world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_process, "_STRANGERS_SHARE", 0.0)  # nobody is served meanwhile
+    monkeypatch.setattr(admission, "_SHARE", 0.0)  # nobody is served meanwhile
     for number in range(300):
         world.send(frame(packet(STRANGER, label=number)))
         world.process._on_frames()
-    assert len(world.process._strangers) == 256
+    assert len(world.process._admission._waiting) == 256
     assert world.parts.journal.counts.total["busy"] == 44
     monkeypatch.undo()
     world.knock(packet())
-    while world.process._strangers or world.process._searched:
+    while world.process._admission:
         world.turn()
     assert world.grants() == {"alice"}
 
@@ -514,7 +515,7 @@ def test_a_crowd_of_strangers_is_bounded_and_the_last_is_served(
 def test_a_stranger_who_waits_too_long_is_not_served(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     world.send(frame(packet()))
     world.process._on_frames()
-    monkeypatch.setattr(keeper_process, "_STRANGERS_PATIENCE", -1.0)
+    monkeypatch.setattr(admission, "_PATIENCE", -1.0)
     world.turn()
     assert world.open_for() == set()
     assert world.parts.journal.counts.total["busy"] == 1
@@ -660,8 +661,8 @@ def test_a_disk_that_does_not_give_what_it_was_given_ends_nobody(tmp_path: Path)
     with keeper_world(tmp_path) as world:
         world.knock(packet_v2())
         assert world.grants() == {"alice"}
-        world.parts.store._connection.execute("DROP TABLE holder")
-        world.parts.store._connection.execute("DROP TABLE seen")
+        world.store._connection.execute("DROP TABLE holder")
+        world.store._connection.execute("DROP TABLE seen")
         assert "cannot be read" in world.ask("stored")["error"]
         assert "cannot be read" in world.ask("revoke", name="alice", cut=True)["error"]
         assert world.grants() == world.open_for() == set()
