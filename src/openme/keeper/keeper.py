@@ -305,9 +305,10 @@ class Keeper:
         """The last epoch whose key the receipt for this knock carries; None without a receipt."""
         return opened.decided.what.epoch + self.config.epoch_horizon - 1 if opened.decided.has_receipt else None
 
-    def overdue(self, now: Now) -> list[tuple[Grant, str]]:
-        """Grants whose client has lost its right while the door is open, with the reason."""
-        return [(grant, why) for grant in self.grants if (why := _over(grant, self._registry, now))]
+    def overdue(self, client_keys: Iterable[bytes], now: Now) -> list[tuple[Grant, str]]:
+        """Grants of those among these clients who have lost their right while the door is open, with the reason."""
+        grants = (grant for key in client_keys for grant in self.grants.of_client(key))
+        return [(grant, why) for grant in grants if (why := _over(grant, self._registry, now))]
 
     def client(self, key: bytes) -> ClientEntry | None:
         """The client with this 32-byte public key, as it is in force."""

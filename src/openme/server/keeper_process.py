@@ -46,7 +46,7 @@ from openme.server.interfaces import InterfaceWatch
 from openme.server.listener_reports import Reports
 from openme.server.replies import Replies
 from openme.server.slices import Slices
-from openme.server.state_file import json_text, sessions_value, write_state_file
+from openme.server.state_file import StateLines, json_text, sessions_value, write_state_file
 from openme.server.stored import moment, stored_value
 from openme.server.verdicts import Verdicts
 from openme.store.base import Holder, Store
@@ -56,11 +56,12 @@ _BATCH = 256  # frames that share one sync of the disk and one firewall transact
 _REPAIR_INTERVAL = 0.4  # seconds between two repairs of the firewall
 _FIRST_RETRY = 0.5  # seconds until a config that the firewall refused is tried again; twice as long each time
 _LAST_RETRY = 64.0
-_STATE_INTERVAL = 0.2  # seconds; a thousand people who knock at once must not mean a thousand files
+_STATE_INTERVAL = 1.0  # seconds; a thousand people who knock at once must not mean a thousand files
 _BUSY_LISTENER = 0.01  # seconds until orders are offered again to a listener that would not take them
 _ERASING_INTERVAL = 60.0  # seconds between two tries to erase an epoch's key from a disk that refuses
 _SAID_AT_ONCE = 100  # openings that end, each with a line in the log
 _NAMES_AT_ONCE = 1000
+_LINES_AT_ONCE = 50
 _COMPARED_AT_ONCE = 500  # names with one that is misspelt
 ADDRESSES_AT_ONCE = 100
 """Addresses whose doors follow a change in one step: some milliseconds."""
@@ -154,6 +155,9 @@ class KeeperProcess:
         self._trial_until = None if parts.trial is None else clocks().monotonic + parts.trial.seconds
         self._disk_fault: str | None = None
         self._state_file_fault = False
+        self._state_lines = StateLines()
+        self._state_config: ServerConfig | None = None
+        self._seen_anew: set[bytes] = set()
         self._state_changed = False
         self._state_being_written = False
         self._ruleset_changed = False
@@ -250,7 +254,7 @@ class KeeperProcess:
             self._journal.closed(grant, "its time is over")
         early: list[tuple[Grant, str]] = []
         if expired := self._expiries.passed(now.utc):  # a right ends by that alone, or by a config
-            early = self._keeper.overdue(now)
+            early = self._keeper.overdue(expired, now)
             self._end(early, now)
             lost = lost_by_keys(expired, self._keeper.client, self._store.holders_of, now.utc)
             self._end_exchanges(lost, [grant for grant, _ in early])
@@ -323,6 +327,7 @@ class KeeperProcess:
     def _came_in(self, grant: Grant, now: Now) -> None:
         """A knock has opened."""
         self._seen[grant.client_key] = (grant.client_name, now.unix)
+        self._seen_anew.add(grant.client_key)
         self._state_changed = True
         self._pass_trial(grant.client_name)
 
@@ -945,17 +950,43 @@ class KeeperProcess:
             if number % _NAMES_AT_ONCE == 0:
                 yield
         value = yield from sessions_value(self._keeper.grants.gradually(), last_seen, now.unix)
-        value["hidden_though_unnamed"] = [str(item) for item in unnamed(self._keeper.config, self._hidden.ports)]
+        return value | self._rest_of_sessions()
+
+    def _rest_of_sessions(self) -> dict[str, Any]:
         warning = None if self._interfaces is None else self._interfaces.warning
-        value["warnings"] = [] if warning is None else [warning]
-        return value
+        return {
+            "hidden_though_unnamed": [str(item) for item in unnamed(self._keeper.config, self._hidden.ports)],
+            "warnings": [] if warning is None else [warning],
+        }
+
+    def _change_lines(self) -> Steps[None]:
+        """Bring the state file's lines up to date: what has changed of grants, and who has knocked."""
+        if self._state_config is not self._keeper.config:
+            # Names may have changed, and who has gone is not listed any longer.
+            self._state_config = self._keeper.config
+            self._state_lines.forget_seen()
+            self._seen_anew.update(self._seen)
+        touched, self._keeper.grants.touched = self._keeper.grants.touched, set()
+        for number, (client_key, address) in enumerate(touched, 1):
+            self._state_lines.change((client_key, address), self._keeper.grants.at(address, client_key))
+            if number % _LINES_AT_ONCE == 0:
+                yield
+        seen, self._seen_anew = self._seen_anew, set()
+        for number, client_key in enumerate(seen, 1):
+            if (client := self._keeper.client(client_key)) is not None:
+                self._state_lines.saw(client.name, self._seen[client_key][1])
+            if number % _LINES_AT_ONCE == 0:
+                yield
 
     def _write_state(self) -> Steps[None]:
         if self._state_file is None:
+            self._keeper.grants.touched.clear()
+            self._seen_anew.clear()
             return
         self._state_being_written = True
         try:
-            text = yield from json_text((yield from self._sessions(self._clocks())))
+            yield from self._change_lines()
+            text = yield from self._state_lines.text(self._clocks().unix, self._rest_of_sessions())
             write_state_file(self._state_file, text)
             self._state_file_fault = False
         except OSError as error:

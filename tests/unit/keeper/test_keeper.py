@@ -354,8 +354,8 @@ def test_a_longer_window_after_a_change_forgets_no_knock_that_it_lets_in() -> No
 def test_a_client_that_expires_while_its_door_is_open_is_overdue() -> None:
     judge = keeper(config("{alice: {ed25519_pubkey: KEY_A, expires: 2026-11-23T12:00:10Z}}"))
     admitted(judge, packet())
-    assert judge.overdue(later(9.9)) == []
-    assert [why for _, why in judge.overdue(later(10))] == ["expired"]
+    assert judge.overdue([ALICE.public.raw], later(9.9)) == []
+    assert [why for _, why in judge.overdue([ALICE.public.raw, BOB.public.raw], later(10))] == ["expired"]
 
 
 def test_grants_of_an_earlier_run_are_adopted() -> None:
