@@ -160,8 +160,23 @@ class Grants:
         )
 
     def doors_of(self, grants: Iterable[Grant], now: float) -> dict[DoorKey, Door]:
-        """The doors to open for these new grants."""
-        return {(d.port_list, d.address): d for grant in grants for d in self.doors_for(grant, now)}
+        """The doors to open for these new grants, as `doors_for`; whoever is behind an address is looked at once."""
+        new: dict[IPAddress, dict[bytes, Grant]] = {}
+        for grant in grants:
+            new.setdefault(grant.address, {})[grant.client_key] = grant
+        doors: dict[DoorKey, Door] = {}
+        for address, of_address in new.items():
+            longest: dict[DoorKey, float] = {}
+            for grant in of_address.values():
+                for key in grant.doors:
+                    longest[key] = max(grant.deadline, longest.get(key, grant.deadline))
+            for client_key, grant in self._by_address.get(address, {}).items():
+                if client_key not in of_address:
+                    for key in grant.doors:
+                        if key in longest:
+                            longest[key] = max(longest[key], grant.deadline)
+            doors |= {key: Door(*key, deadline - now) for key, deadline in longest.items()}
+        return doors
 
     def lasting_doors_of(self, grants: Iterable[Grant], now: float) -> dict[DoorKey, Door]:
         """The doors to put back for grants that have been in force: not those for a single use, which may be used up.

@@ -446,9 +446,14 @@ class SqliteStore:
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('floor_ns', ?)", (floor_ns,))
         self._digest.add(("meta", "floor_ns", floor_ns))
 
-    def _put_mark(self, *row: object) -> None:
-        """(client, H, low, runs, shut) in the place of what stands there for this client."""
-        for before in self._connection.execute(f"{_MARKS} WHERE client = ?", row[:1]).fetchall():
+    def _mark_row(self, client: bytes) -> tuple[Any, ...] | None:
+        """(client, H, low, runs, shut) as it stands there for this client."""
+        row: tuple[Any, ...] | None = self._connection.execute(f"{_MARKS} WHERE client = ?", (client,)).fetchone()
+        return row
+
+    def _put_mark(self, before: tuple[Any, ...] | None, row: tuple[object, ...]) -> None:
+        """A row of this client's in the place of the one that stands there."""
+        if before is not None:
             self._digest.remove(("mark", *before))
         self._connection.execute("INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?, ?)", row)
         self._digest.add(("mark", *row))
@@ -463,7 +468,8 @@ class SqliteStore:
             self._connection.execute("DELETE FROM nonce WHERE client = ? AND timestamp_ns < ?", which)
 
     def _write_reset(self, done: Reset) -> None:
-        self._put_mark(done.client_key, done.low_ns, done.low_ns, _pack_runs(done.runs), _pack_runs(done.shut))
+        row = (done.client_key, done.low_ns, done.low_ns, _pack_runs(done.runs), _pack_runs(done.shut))
+        self._put_mark(self._mark_row(done.client_key), row)
         self._drop_nonces(done.client_key, MAX_NS)
 
     def _write_accepted(self, knocks: list["_Accepted"]) -> None:
@@ -494,9 +500,10 @@ class SqliteStore:
         """What follows for this client's mark; below which time everything is refused."""
         low_ns = max(within_64_bits(part.low_ns) for part in parts)
         high_ns, shut = max(part.timestamp_ns for part in parts), b""
-        for before in self._connection.execute("SELECT high_ns, low_ns, shut FROM mark WHERE client = ?", (key,)):
-            high_ns, low_ns, shut = max(high_ns, before[0]), max(low_ns, before[1]), before[2]
-        self._put_mark(key, high_ns, low_ns, _pack_runs(parts[-1].runs), shut)
+        before = self._mark_row(key)
+        if before is not None:
+            high_ns, low_ns, shut = max(high_ns, before[1]), max(low_ns, before[2]), before[4]
+        self._put_mark(before, (key, high_ns, low_ns, _pack_runs(parts[-1].runs), shut))
         return low_ns
 
     def _put_nonces(self, nonces: dict[tuple[bytes, bytes], tuple[object, ...]]) -> None:

@@ -254,3 +254,18 @@ def test_with_many_in_force_nobody_looks_at_all_of_them_for_one_that_ends(monkey
     assert len(grants.expire(1000.0)) == 1
     assert grants.expire(1000.5) == []
     assert len(grants.expire(1010.0)) == 10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_doors_of_many_grants_are_those_of_each(seed: int) -> None:
+    chance, grants = Random(seed), Grants()
+    lists = (SSH, WEB)
+    for _ in range(30):
+        held = grant(chance.choice("abcdef"), chance.randrange(40), *chance.sample(lists, 1), address=HOME)
+        grants.add(held)
+    new = [grant(chance.choice("abc"), chance.randrange(40), SSH, WEB, address=HOME + n % 2) for n in range(6)]
+    for one in new:
+        grants.add(one)
+    last = {(one.client_key, one.address): one for one in new}.values()
+    each = {(d.port_list, d.address): d for one in last for d in grants.doors_for(one, 0.0)}
+    assert grants.doors_of(new, 0.0) == each
