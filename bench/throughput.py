@@ -17,7 +17,7 @@ import tempfile
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -34,7 +34,8 @@ from support.server import KNOCK_PORT, SERVER, ServerWorld
 A_CLIENT = 200  # knocks of one client: the replay memory takes 256 within two windows
 FILLING = 600  # knocks a second while doors are opened that are not measured
 OPEN_FOR = "1h"
-MAX_CLIENTS = 300
+MAX_CLIENTS = 500
+HOMES, MANY = IPv4Address("172.16.0.1"), IPv4Address("10.0.0.1")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -80,11 +81,14 @@ class Bench:
         self.seen = 0
 
     def knocks(self, count: int, targets: int | None = None) -> list[bytes]:
-        """Knocks of clients that have not knocked yet; each for another address where `targets` says from which on."""
+        """Knocks of clients that have not knocked yet: each client for an address of its own, or, where `targets` says
+        from which on, each knock for another.
+        """
         made = []
         for number in range(count):
-            key = self.keys[self.fresh + number // A_CLIENT]
-            target = None if targets is None else ip_address(int(IPv4Address("10.0.0.1")) + targets + number)
+            client = self.fresh + number // A_CLIENT
+            key = self.keys[client]
+            target = HOMES + client if targets is None else MANY + targets + number
             knock = Knock(time.time_ns(), os.urandom(16), target)
             made.append(v2.seal(self.epoch_public, key, knock, ephemeral=v2.new_ephemeral())[0])
         self.fresh += -(-count // A_CLIENT)
@@ -111,7 +115,7 @@ class Bench:
         return count - before, last - began
 
     def open_doors(self, have: int, wanted: int) -> None:
-        """Have so many doors open beside those of the sender's own address."""
+        """Have so many doors open beside those of the clients that are measured."""
         while have < wanted:
             part = min(2_000, wanted - have)
             done, _ = self.send(self.knocks(part, have), FILLING)

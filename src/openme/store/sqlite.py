@@ -89,8 +89,8 @@ _UNREADABLE = (ValueError, TypeError, OverflowError)
 _READONLY = sqlite3.SQLITE_READONLY
 _KEEP_HOLDERS = 30 * 86400.0  # seconds
 MOST_HOLDERS = 1024
-"""Addresses of one client that are remembered, for 30 days after their doors have closed: those that closed last.
-What is open now is remembered however much it is.
+"""Addresses of one client that are remembered, for 30 days after their doors have closed: those that closed last, and a
+few more, since they are not counted at every knock. What is open now is remembered however much it is.
 """
 _OVER_MOST = 16  # of one client as many more as a sixteenth may be there
 _OLD_HOLDERS_INTERVAL = 3600.0  # seconds between two looks for what is older than 30 days

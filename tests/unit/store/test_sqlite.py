@@ -283,6 +283,52 @@ def test_old_nonces_leave_the_disk_as_they_leave_the_memory(tmp_path: Path) -> N
     ]
 
 
+def test_what_is_let_go_within_a_batch_leaves_no_row(tmp_path: Path) -> None:
+    store, _ = opened(tmp_path)
+    knocks = [Knock(START + number * W, nonce(number), None) for number in range(50)]
+    store.claim([Claim(KEY, knock, HOME, "alice", START / NS, None) for knock in knocks], expected)
+    assert store._connection.execute("SELECT count(*) FROM nonce").fetchone() == (3,)
+    assert store._connection.execute("SELECT count(*) FROM mark").fetchone() == (1,)
+    store.close()
+    later = reopened(tmp_path)
+    assert [refusal(later, n, START + n * W) for n in (46, 47, 49)] == ["stale", "replay", "replay"]
+
+
+def test_a_reset_that_the_disk_refused_stops_no_later_knock(tmp_path: Path) -> None:
+    """Its rows are there still, and a client may use a nonce again."""
+    store, _ = opened(tmp_path)
+    accept(store, "a", START + W)
+    full = FailingConnection(store._connection)
+    store._connection = full  # type: ignore[assignment]  # the methods that are used
+    with pytest.raises(StoreError):
+        store.reset(KEY, START)
+    full.full = False
+    accept(store, "a", START + 1)
+    assert store.failing is None
+    store.close()
+    assert refusal(reopened(tmp_path), "a", START + 1) == "replay"
+
+
+def test_whose_doors_ended_long_ago_is_looked_for_once_an_hour(tmp_path: Path) -> None:
+    store, _ = opened(tmp_path)
+    day = 86400
+    given(store, ELSEWHERE, 30)
+    given(store, HOME, -40 * day)
+    for label, seconds, left in (("a", 0, 2), ("b", 3599, 2), ("c", 3600, 1)):
+        at = START + seconds * NS
+        claim = Claim(
+            KEY,
+            Knock(at, nonce(label), None),
+            HOME,
+            "alice",
+            at / NS,
+            Holder(KEY, ELSEWHERE, "alice", PORTS, at / NS, at / NS + 30),
+        )
+        store.claim([claim], expected)
+        assert len(store.holders()) == left
+    store.close()
+
+
 def test_a_window_that_grows_over_a_restart_reopens_nothing(tmp_path: Path) -> None:
     store, _memory = opened(tmp_path)
     for number in range(5):
