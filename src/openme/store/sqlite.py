@@ -21,18 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openme.store.base import (
-    FIRST,
-    Answer,
-    Claim,
-    Holder,
-    RatchetNote,
-    Reset,
-    Run,
-    Seen,
-    StoreError,
-    Unavailable,
-)
+from openme.store.base import FIRST, Answer, Claim, Holder, RatchetNote, Reset, Run, Seen, StoreError, Unavailable
 from openme.store.completeness import Chain, Found, Loss, loss_in
 from openme.store.digest import Row, SetDigest
 from openme.store.mark import (
@@ -63,9 +52,7 @@ from openme.store.rows import (
 from openme.wire.knock import pack_address, unpack_address
 
 if TYPE_CHECKING:
-    from openme.store.base import (
-        Outcome,
-    )
+    from openme.store.base import Outcome
 
 _FORMAT = 2
 _BEFORE_THE_MARK = 1
