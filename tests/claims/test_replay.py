@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from openme.keeper.mark import MARK
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET
-from openme.keeper.store import DATABASE, make_memory
 from openme.server import control
+from openme.store.mark import MARK
+from openme.store.places import DATABASE
+from openme.store.sqlite import make_memory
 from support.claims import SSH, ClaimsWorld, noted
 from support.disk import Disk, Ext4Disk, TinyDisk
 from support.netns import until

@@ -41,9 +41,9 @@ from openme.config.model import Profile
 from openme.config.profile import load_client_config
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
-from openme.keeper.store import beside
 from openme.server import control
 from openme.server.state_file import RUN_DIR
+from openme.store.places import beside
 from openme.wire.knock import IPAddress
 from support.netns import Namespace, add_addresses, namespace, until, v4, v6
 

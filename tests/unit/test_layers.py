@@ -47,12 +47,13 @@ ALLOWED = {
     "netlink": {"errors", "steps"},
     "firewall": {"errors", "netlink", "networks", "ports", "steps"},
     "listener": {"wire", "keys"},
-    "keeper": {*BASE, "config", "firewall.base", "refusals"},
+    "store": {"errors", "files", "networks", "ports", "wire"},
+    "keeper": {*BASE, "config", "firewall.base", "refusals", "store.base"},
     "client": {*BASE, "config.model"},
-    "server": {*BASE, "config", "firewall", "keeper", "listener", "netlink", "refusals"},
+    "server": {*BASE, "config", "firewall", "keeper", "listener", "netlink", "refusals", "store"},
     "cli": {
         *(*BASE, "config", "client", "server"),
-        *("keeper.store", "keeper.provided", "keeper.ratchet_file", "keeper.revoked_keys"),
+        *("keeper.provided", "keeper.ratchet_file", "keeper.revoked_keys", "store"),
     },
 }
 
@@ -258,6 +259,7 @@ WITHOUT = {
     "networks",
     "ports",
     "refusals",
+    "store",
     "visible",
     "wire",
 }

@@ -23,13 +23,13 @@ from openme.config.server import load_server_config, parse_expiry, validate_name
 from openme.errors import OpenmeError
 from openme.keeper.provided import note_file
 from openme.keeper.revoked_keys import Revocation, cure, lift_key, read_revoked, without_revoked
-from openme.keeper.store import Seen
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey, KeyTextError, parse_public_key
 from openme.keys.ratchet import epoch_at
 from openme.moments import rfc3339
 from openme.server.admin import key_texts
 from openme.server.epoch_keys import clock_trouble, ensure_ratchet
 from openme.server.stored import last_knocks
+from openme.store.base import Seen
 
 
 def configure(name: str, parser: argparse.ArgumentParser) -> None:

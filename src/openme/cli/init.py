@@ -18,11 +18,12 @@ from openme.errors import OpenmeError
 from openme.interrupts import check, held_back
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET_FILE
 from openme.keeper.ratchet_file import read_ratchet
-from openme.keeper.store import has_lived, make_memory, unmake_memory
 from openme.keys.ed25519 import encode_base64
 from openme.keys.x25519 import ServerPrivateKey
 from openme.server.epoch_keys import check_length, ensure_ratchet, replace_ratchet
 from openme.server.interfaces import require_interface
+from openme.store.places import has_lived
+from openme.store.sqlite import make_memory, unmake_memory
 
 _DEFAULT_STATE_DIR = Path("/var/lib/openme")
 

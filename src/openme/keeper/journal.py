@@ -1,7 +1,8 @@
 """What happened: one line per accepted knock, refusals as counts at a bounded rate.
 
 A refusal before the signature is checked is a stranger's doing and leaves a count alone (and a line on level debug);
-from the signature on the line names the client, but no more than a few of those a minute either.
+from the signature on the line names the client, but no more than a few of those a minute either. A line at a level that
+is off is not made.
 """
 
 import logging
@@ -26,6 +27,8 @@ class Journal:
 
     def accepted(self, grant: Grant, source: IPAddress, seconds: float) -> None:
         """A knock opened doors."""
+        if not _log.isEnabledFor(logging.INFO):
+            return
         ports = ", ".join(map(str, grant.ports)) or "the health port"
         elsewhere = "" if source == grant.named else f", knock came from {source}"
         self._line(
@@ -41,6 +44,8 @@ class Journal:
 
     def closed(self, grant: Grant, why: str) -> None:
         """Doors closed before or at their time."""
+        if not _log.isEnabledFor(logging.INFO):
+            return
         self._line(
             logging.INFO,
             f"{grant.client_name}: closed for {grant.place} ({why})",
@@ -53,6 +58,8 @@ class Journal:
     def refused_stranger(self, reason: str, source: IPAddress) -> None:
         """A knock that no registered client has signed."""
         self.counts.add(reason)
+        if not _log.isEnabledFor(logging.DEBUG):
+            return
         self._line(
             logging.DEBUG, f"refused: {reason} (from {source})", event="refused", reason=reason, source=str(source)
         )
@@ -62,6 +69,8 @@ class Journal:
         self.counts.add(reason)
         self._named += 1
         level = logging.WARNING if self._named <= _NAMED_PER_INTERVAL else logging.DEBUG
+        if not _log.isEnabledFor(level):
+            return
         self._line(
             level,
             f"{name}: refused: {reason}{detail} (from {source})",

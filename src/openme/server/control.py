@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from openme.errors import OpenmeError
 from openme.interrupts import heard
-from openme.keeper.store import beside
 from openme.server.state_file import RUN_DIR
+from openme.store.places import beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,19 +20,14 @@ from openme.keeper.ratchet_file import (
     set_aside,
     write_ratchet,
 )
-from openme.keeper.store import (
-    RatchetNote,
-    Store,
-    forget_renewals,
-    has_lived,
-    make_memory,
-    note_ratchet,
-    read_ratchet_seen,
-)
 from openme.keys.ratchet import MAX_STEPS, Ratchet, epoch_at
 from openme.moments import rfc3339
 from openme.server import control
 from openme.server.stored import moment
+from openme.store.base import RatchetNote, Store
+from openme.store.places import has_lived
+from openme.store.reader import forget_renewals, note_ratchet, read_ratchet_seen
+from openme.store.sqlite import make_memory
 
 _NEW_FILES = "every version 2 client needs a new file (openme renew NAME)"
 

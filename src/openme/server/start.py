@@ -25,7 +25,6 @@ from openme.keeper.epochs import Epochs
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
 from openme.keeper.rules import rules_for
-from openme.keeper.store import Store, beside, has_lived
 from openme.listener.listener import Listener
 from openme.ports import merged
 from openme.server import control
@@ -70,6 +69,9 @@ from openme.server.sockets import bind_knock
 from openme.server.state_dir import is_open_to_others, unusable
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
+from openme.store.base import Store
+from openme.store.places import beside, has_lived
+from openme.store.sqlite import SqliteStore
 from openme.wire.frame import REPORT_SIZE, Report, ReportKind
 
 _LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
@@ -202,7 +204,7 @@ class _Prepared:
     children: ListenerAndGuardian
     control: socket.socket
     firewall_lock: socket.socket | None
-    store: Store
+    store: SqliteStore
     firewall: Firewall
     own_addresses: OwnAddresses
     epochs: Epochs | None
@@ -247,7 +249,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     if health is not None:
         health.close()
 
-    store = Store(config.state_dir, RUN_DIR)
+    store = SqliteStore(config.state_dir, RUN_DIR)
     stack.callback(store.close)
     control_socket = stack.enter_context(control.listen(config.state_dir))
     stack.callback(control.remove, config.state_dir)
@@ -357,11 +359,11 @@ def _keep(
 ) -> int:
     config = watch.config.with_health_port(listens=prepared.listens)
     store = prepared.store
-    replay = store.load(round(config.replay_window * 10**9), read_clocks().unix_ns)
-    say_memory(store, replay, read_clocks())
+    store.load(round(config.replay_window * 10**9), read_clocks().unix_ns)
+    say_memory(store, read_clocks())
     journal = Journal()
     reports = Reports(prepared.children.guardian)
-    keeper = Keeper(config, replay, journal, prepared.own_addresses)
+    keeper = Keeper(config, prepared.own_addresses)
     keeper.epochs = prepared.epochs
     keeper.revoked_with = watch.revoked_with
     seen = sorted(store.seen().items(), key=lambda item: item[1].at)

@@ -2,6 +2,8 @@
 
 import logging
 
+import pytest
+
 from openme.keeper.journal import Journal
 from openme.refusals import REPORT_INTERVAL, RefusalCounts
 from support.knocks import ELSEWHERE, HOME, config, judged, keeper, lines, packet
@@ -70,3 +72,16 @@ def test_a_door_for_a_network_is_logged_with_the_address_and_the_network() -> No
     for record in records:
         facts = vars(record)["facts"]
         assert (facts["ip"], facts["network"]) == (str(HOME), "203.0.113.0/24")
+
+
+def test_a_line_at_a_level_that_is_off_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    grant = judged(keeper(config()), packet()).grant
+    assert grant is not None
+    made = Journal()
+    monkeypatch.setattr(Journal, "_line", staticmethod(lambda *_, **__: pytest.fail("made")))
+    with lines("openme.journal", logging.ERROR):
+        made.accepted(grant, HOME, 30.0)
+        made.closed(grant, "revoked")
+        made.refused_stranger("unknown_key", HOME)
+        made.refused_client("alice", "time", HOME)
+    assert made.counts.total == {"unknown_key": 1, "time": 1}
