@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from openme.config.model import ClientEntry, DisabledClient, ServerConfig
 from openme.firewall.base import PortList, Rules
@@ -20,6 +20,7 @@ from openme.keeper.registry import Registry
 from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal, Reset
 from openme.keeper.rules import rules_for
 from openme.keys.erasing import wipe
+from openme.reasons import End, Reason
 from openme.wire import v1, v2
 from openme.wire.frame import Frame, unpack_frame_untrusted
 from openme.wire.knock import BadPacket, IPAddress, Knock
@@ -61,7 +62,7 @@ class Judgement:
     R, by which the listener knows it, and the epoch whose key it was sealed with.
     """
 
-    reason: str
+    reason: Reason | Literal["accepted"]
     source: IPAddress | None = None
     client: ClientEntry | None = None
     remembered: Remembered | None = None
@@ -93,7 +94,7 @@ class Reconfiguration:
 
     rules: Rules
     change: Change
-    ended: tuple[tuple[Grant, str], ...]
+    ended: tuple[tuple[Grant, End], ...]
     config: ServerConfig
     registry: Registry
     grants: Grants
@@ -164,10 +165,10 @@ class Keeper:
         """Judge a version 2 frame: its key id names the client. BadPacket: `version`, `epoch`, `decrypt`."""
         try:
             if frame.version != v2.VERSION:
-                raise BadPacket("version")
+                raise BadPacket(Reason.VERSION)
             epoch_public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
             if epoch_public is None:
-                raise BadPacket("epoch")
+                raise BadPacket(Reason.EPOCH)
             signed = v2.open_untrusted(frame.packet, frame.aead_key, frame.aead_nonce)
         finally:
             # Nobody else holds this frame, and nothing needs its key any more.
@@ -186,7 +187,7 @@ class Keeper:
         elif disabled is not None:
             judgement = self._refuse_disabled(disabled, frame)
         else:
-            reason = "signature" if candidates else "unknown_key"
+            reason = Reason.SIGNATURE if candidates else Reason.UNKNOWN_KEY
             self._journal.refused_stranger(reason, frame.source)
             judgement = Judgement(reason, frame.source)
         return replace(judgement, tag=frame.packet[: v2.REPRESENTATIVE_SIZE], epoch=frame.epoch)
@@ -201,8 +202,8 @@ class Keeper:
             try:
                 client = next(stranger.tries)
             except StopIteration:
-                self._journal.refused_stranger("unknown_key", stranger.frame.source)
-                return Judgement("unknown_key", stranger.frame.source)
+                self._journal.refused_stranger(Reason.UNKNOWN_KEY, stranger.frame.source)
+                return Judgement(Reason.UNKNOWN_KEY, stranger.frame.source)
             if isinstance(client, DisabledClient):
                 return self._refuse_disabled(client, stranger.frame)
             if client is not None:
@@ -216,12 +217,12 @@ class Keeper:
         refusal can name the client whose clock is wrong; all mutation after the last check that a stranger can fail.
         """
         if f"v{frame.version}" not in client.protocols:
-            return self._refuse(client, frame, "protocol")
+            return self._refuse(client, frame, Reason.PROTOCOL)
         if client.expires is not None and client.expires <= now.utc:
-            return self._refuse(client, frame, "expired")
+            return self._refuse(client, frame, Reason.EXPIRED)
         skew_ns = knock.timestamp_ns - now.unix_ns
         if abs(skew_ns) > self.config.replay_window * _NS:
-            return self._refuse(client, frame, "time", f", its clock is {_skew(skew_ns)} ours")
+            return self._refuse(client, frame, Reason.TIME, f", its clock is {_skew(skew_ns)} ours")
         remembered = self._replay.accept(client.public_key.raw, knock, frame.source)
         if isinstance(remembered, ReplayRefusal):
             elsewhere = remembered.first_source not in {None, frame.source}
@@ -244,8 +245,8 @@ class Keeper:
         return Judgement("accepted", frame.source, client, remembered, _grant(client, opening, now))
 
     def _refuse_disabled(self, client: DisabledClient, frame: Frame) -> Judgement:
-        self._journal.refused_client(client.name, "disabled", frame.source, f", {client.why}")
-        return Judgement("disabled", frame.source)
+        self._journal.refused_client(client.name, Reason.DISABLED, frame.source, f", {client.why}")
+        return Judgement(Reason.DISABLED, frame.source)
 
     def _note_source(self, source: IPAddress, client_key: bytes) -> None:
         known = self._last_from.pop(source, ())
@@ -274,7 +275,7 @@ class Keeper:
             self._note_source(source, client_key)
 
     def _refuse(
-        self, client: ClientEntry, frame: Frame, reason: str, detail: str = "", remembered: Remembered | None = None
+        self, client: ClientEntry, frame: Frame, reason: Reason, detail: str = "", remembered: Remembered | None = None
     ) -> Judgement:
         self._journal.refused_client(client.name, reason, frame.source, detail)
         return Judgement(reason, frame.source, client, remembered)
@@ -301,7 +302,7 @@ class Keeper:
         grants = self.grants.part(places)
         looked_at = list(grants)
         also: set[tuple[IPAddress, bytes]] = set()
-        ended: list[tuple[Grant, str]] = []
+        ended: list[tuple[Grant, End]] = []
         moved: list[tuple[Grant, Grant]] = []
         for grant in looked_at:
             if why := _over(grant, registry, now):
@@ -360,7 +361,7 @@ class Keeper:
         """The last epoch whose key the receipt for this judgement carries; None without a receipt."""
         return judgement.epoch + self.config.epoch_horizon - 1 if judgement.has_receipt else None
 
-    def overdue(self, now: Now) -> list[tuple[Grant, str]]:
+    def overdue(self, now: Now) -> list[tuple[Grant, End]]:
         """Grants whose client has lost its right while the door is open, with the reason."""
         return [(grant, why) for grant in self.grants if (why := _over(grant, self._registry, now))]
 
@@ -382,15 +383,15 @@ class Keeper:
             self.grants.add(grant)
 
 
-def _over(grant: Grant, registry: Registry, now: Now) -> str | None:
+def _over(grant: Grant, registry: Registry, now: Now) -> End | None:
     """Why this grant's client has no right to it any more; None while it has."""
     client = registry.by_key(grant.client_key)
     if client is None:
-        return "revoked"
+        return End.REVOKED
     if client.expires is not None and client.expires <= now.utc:
-        return "expired"
+        return End.EXPIRED
     if not may_come_from(client, grant.named):
-        return "allowed_from"
+        return End.ALLOWED_FROM
     return None
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from openme.reasons import Reason
 from openme.wire.knock import IPAddress, Knock
 
 MAX_NONCES = 256  # per client; more knocks than that within 2·window are refused
 MAX_RUNS = 8
 
-ReplayReason = Literal["replay", "stale", "too_many"]
+ReplayReason = Literal[Reason.REPLAY, Reason.STALE, Reason.TOO_MANY]
 Run = tuple[int, int]
 """The first and last signed time, in nanoseconds, of knocks that were accepted without a gap of more than 2·window."""
 
@@ -133,18 +134,18 @@ class ReplayMemory:
         """
         timestamp_ns = knock.timestamp_ns
         if self.floor_ns is not None and timestamp_ns < self.floor_ns:
-            return ReplayRefusal("stale")
+            return ReplayRefusal(Reason.STALE)
         memory = self._clients.get(client_key) or _ClientMemory(timestamp_ns, timestamp_ns - 2 * self._window_ns)
         if first := memory.nonces.get(knock.random_nonce):
-            return ReplayRefusal("replay", first[1])
+            return ReplayRefusal(Reason.REPLAY, first[1])
         if timestamp_ns < memory.low_ns or any(first <= timestamp_ns <= last for first, last in memory.shut):
-            return ReplayRefusal("stale")
+            return ReplayRefusal(Reason.STALE)
         high_ns = max(memory.high_ns, timestamp_ns)
         # `low_ns` never falls, not even when the window grows: below it nonces have been let go.
         low_ns = max(memory.low_ns, high_ns - 2 * self._window_ns)
         kept = {nonce: seen for nonce, seen in memory.nonces.items() if seen[0] >= low_ns}
         if len(kept) >= MAX_NONCES:
-            return ReplayRefusal("too_many")
+            return ReplayRefusal(Reason.TOO_MANY)
         kept[knock.random_nonce] = (timestamp_ns, source)
         # What was shut and lies behind now stays known, since a reset lets `low_ns` fall.
         behind = [run for run in memory.shut if run[1] < low_ns]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from openme.keys.erasing import wipe
 from openme.keys.x25519 import public_key_of
+from openme.reasons import Reason
 from openme.wire import v1, v2
 from openme.wire.frame import PACKET_SIZE, Frame, Order, OrderKind
 from openme.wire.knock import BadPacket, IPAddress
@@ -54,13 +55,13 @@ class Listener:
     def _epoch_untrusted(self, datagram: bytes) -> _Epoch | None:
         """The epoch whose filter MAC a datagram has; None for what may be version 1. BadPacket: `length`, `filter`."""
         if len(datagram) != PACKET_SIZE:
-            raise BadPacket("length")
+            raise BadPacket(Reason.LENGTH)
         for epoch in self._epochs.values():
             if v2.passes_filter_untrusted(datagram, epoch.filter_key):
                 return epoch
         if datagram[0] == v1.VERSION and self._v1_keys:
             return None
-        raise BadPacket("filter")
+        raise BadPacket(Reason.FILTER)
 
     def frame_untrusted(self, datagram: bytes, source: IPAddress) -> tuple[Frame, v2.ReceiptKeys | None]:
         """The frame for a datagram that decrypts, and under version 2 the keys of the receipt that it may get.
@@ -90,7 +91,7 @@ class Listener:
         return frame, schedule.receipt
 
     def _v1_frame_untrusted(self, datagram: bytes, source: IPAddress) -> Frame:
-        failed = BadPacket("decrypt")
+        failed = BadPacket(Reason.DECRYPT)
         for private_key in self._v1_keys.values():
             try:
                 aead_key = v1.aead_key_untrusted(datagram, private_key)

@@ -34,6 +34,7 @@ from openme.keeper.rules import rules_for
 from openme.keeper.store import Accepted, Holder, Store
 from openme.keys.erasing import wipe
 from openme.ports import common
+from openme.reasons import End, Reason
 from openme.server import control, logs
 from openme.server.admin import Request, RequestError, about_file, key_texts, parse_request
 from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
@@ -253,8 +254,8 @@ class KeeperProcess:
         over = self._keeper.grants.expire(now.monotonic)
         for grant in over:
             self._receipts.pop((grant.client_key, grant.address), None)
-            self._journal.closed(grant, "its time is over")
-        early: list[tuple[Grant, str]] = []
+            self._journal.closed(grant, End.TIME_OVER)
+        early: list[tuple[Grant, End]] = []
         if expired := self._expiries.passed(now.utc):  # a right ends by that alone, or by a config
             early = self._keeper.overdue(now)
             self._end(early, now)
@@ -338,7 +339,7 @@ class KeeperProcess:
         """Let a stranger wait. When too many do, one drawn by lot goes, so that nobody can fill the queue for long."""
         if len(self._strangers) >= _MAX_STRANGERS:
             del self._strangers[secrets.randbelow(_MAX_STRANGERS)]
-            self._journal.counts.add("busy")
+            self._journal.counts.add(Reason.BUSY)
         self._strangers.append((time.monotonic(), stranger))
 
     def _serve_strangers(self) -> None:
@@ -360,7 +361,7 @@ class KeeperProcess:
         oldest_that_counts = time.monotonic() - _STRANGERS_PATIENCE
         while self._strangers and self._strangers[0][0] < oldest_that_counts:
             self._strangers.popleft()
-            self._journal.counts.add("busy")
+            self._journal.counts.add(Reason.BUSY)
         return self._strangers.pop()[1] if self._strangers else None
 
     def _finish(self, judgements: list[Judgement], now: Now) -> None:
@@ -724,14 +725,14 @@ class KeeperProcess:
 
     # -- ending grants
 
-    def _end(self, ended: Sequence[tuple[Grant, str]], now: Now) -> None:
+    def _end(self, ended: Sequence[tuple[Grant, End]], now: Now) -> None:
         """End these grants: of very many the last in steps, unless they have been given anew by then."""
         self._end_some(ended[:ADDRESSES_AT_ONCE], now)
         if len(ended) > ADDRESSES_AT_ONCE:
             self._following += 1
             self._slices.add(self._end_later(ended))
 
-    def _end_later(self, ended: Sequence[tuple[Grant, str]]) -> Steps[None]:
+    def _end_later(self, ended: Sequence[tuple[Grant, End]]) -> Steps[None]:
         try:
             for start in range(ADDRESSES_AT_ONCE, len(ended), ADDRESSES_AT_ONCE):
                 yield
@@ -742,7 +743,7 @@ class KeeperProcess:
         finally:
             self._following -= 1
 
-    def _end_some(self, ended: Sequence[tuple[Grant, str]], now: Now) -> None:
+    def _end_some(self, ended: Sequence[tuple[Grant, End]], now: Now) -> None:
         change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
         change = replace(change, open=tuple(d for d in change.open if d.port_list in self._rules.port_lists))
         self._slices.add(self._say_ended(ended))
@@ -760,7 +761,7 @@ class KeeperProcess:
         """Why a door that should be closed may be open, or None."""
         return self._left_open[1] if self._left_open is not None and now.monotonic < self._left_open[0] else None
 
-    def _say_ended(self, ended: Sequence[tuple[Grant, str]]) -> Steps[None]:
+    def _say_ended(self, ended: Sequence[tuple[Grant, End]]) -> Steps[None]:
         """A line in the log for each, and nothing more for the listener to answer with."""
         # Whoever is let in anew meanwhile keeps what that gives him.
         receipts = [self._receipts.pop((grant.client_key, grant.address), []) for grant, _ in ended]
@@ -923,7 +924,7 @@ class KeeperProcess:
         name = request.name
         targets = self._targets(name, self._watch.keys_of(name), established=request.cut)
         grants = self._keeper.grants_of(name)
-        self._end([(grant, "closed by the operator") for grant in grants], now)
+        self._end([(grant, End.CLOSED) for grant in grants], now)
         self._state_changed = True
         outcome: dict[str, Any] = {
             "not_closed": self._why_left_open(now),

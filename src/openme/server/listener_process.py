@@ -18,6 +18,7 @@ from openme.listener.load import (
     Waiting,
 )
 from openme.listener.receipts import Receipts
+from openme.reasons import Reason
 from openme.refusals import REPORT_INTERVAL
 from openme.server.channel import ORDER_SIZES, ChannelClosedError, received, send
 from openme.server.listener_reports import Reporter, tell
@@ -34,7 +35,6 @@ _BATCH = 64  # orders or connections taken before the other sockets get their tu
 _DRAIN = 256  # datagrams taken from the kernel before some are worked on
 _SHARE = 0.001  # seconds of work, for familiar addresses and for others each, before more is taken
 
-_BUSY = "busy"
 _ABOUT_KEYS = frozenset(
     {OrderKind.USE_V1_KEY, OrderKind.FORGET_V1_KEY, OrderKind.USE_EPOCH_KEY, OrderKind.FORGET_EPOCH_KEY}
 )
@@ -171,7 +171,7 @@ class ListenerProcess:
                 self._reporter.refused(bad.reason, address_of(sockaddr))
                 continue
             if not waiting.add(datagram, sockaddr):
-                self._reporter.refused(_BUSY)
+                self._reporter.refused(Reason.BUSY)
 
     def _work(self) -> None:
         # Version 1 waits until no version 2 packet does (spec wire-v2.md "Both versions on one port").
@@ -191,15 +191,15 @@ class ListenerProcess:
         source = address_of(sockaddr)
         copies = self._copies[version]
         if copies.too_many(datagram, str(source)):
-            reason: str | None = "copy"
+            reason: Reason | None = Reason.COPY
         else:
             reason = self._pass_on_untrusted(datagram, source)
-            if reason != _BUSY and (reason is None or version == v2.VERSION):
+            if reason != Reason.BUSY and (reason is None or version == v2.VERSION):
                 copies.note(datagram, str(source))
         if reason is not None:
             self._reporter.refused(reason, source)
 
-    def _pass_on_untrusted(self, datagram: bytes, source: IPAddress) -> str | None:
+    def _pass_on_untrusted(self, datagram: bytes, source: IPAddress) -> Reason | None:
         """Give the keeper the frame for this datagram; why not, in one word, if there is none or it is too busy."""
         try:
             frame, receipt = self._listener.frame_untrusted(datagram, source)
@@ -214,7 +214,7 @@ class ListenerProcess:
                 self._receipts.expect(datagram[: v2.REPRESENTATIVE_SIZE], receipt, time.monotonic())
             else:
                 receipt.wipe()
-        return None if sent else _BUSY
+        return None if sent else Reason.BUSY
 
     # -- the health port
 

@@ -28,6 +28,7 @@ from enum import IntEnum
 
 from openme.keys.erasing import wipe
 from openme.keys.sodium import Secret
+from openme.reasons import Reason, Speaker, reasons_of
 from openme.wire.knock import BadPacket, IPAddress, pack_address, unpack_address
 
 VERSION_SIZE = 1
@@ -137,7 +138,7 @@ REPORT_SOURCE_OFFSET = REPORT_NUMBER_OFFSET + NUMBER_SIZE  # 10
 REPORT_SIZE = REPORT_SOURCE_OFFSET + SOURCE_SIZE  # 26
 MAX_NUMBER = (1 << 8 * NUMBER_SIZE) - 1
 
-REFUSALS = ("length", "filter", "low_order", "decrypt", "version", "copy", "busy")
+REFUSALS = reasons_of(Speaker.LISTENER)
 """Why the listener drops a datagram, in the order of the numbers that stand for it in a report."""
 
 
@@ -160,17 +161,17 @@ class ReportKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the listener has to say. `reason` is one of REFUSALS, or empty; `knock` has 16 bytes, or none."""
+    """What the listener has to say. `reason` is one of REFUSALS, or None; `knock` has 16 bytes, or none."""
 
     kind: ReportKind
     number: int = 0
-    reason: str = ""
+    reason: Reason | None = None
     source: IPAddress | None = None
     knock: bytes = b""
 
     def pack(self) -> bytes:
         """The 26 bytes."""
-        reason = REFUSALS.index(self.reason) if self.reason else 0
+        reason = 0 if self.reason is None else REFUSALS.index(self.reason)
         source = self.knock or (bytes(SOURCE_SIZE) if self.source is None else pack_address(self.source))
         return bytes([self.kind, reason]) + min(self.number, MAX_NUMBER).to_bytes(NUMBER_SIZE, "big") + source
 
@@ -178,17 +179,17 @@ class Report:
 def unpack_report_untrusted(raw: bytes) -> Report:
     """The report in exactly 26 bytes. BadPacket: `report` for any other length, and for what no report says."""
     if len(raw) != REPORT_SIZE or raw[0] not in _REPORT_KINDS:
-        raise BadPacket("report")
+        raise BadPacket(Reason.REPORT)
     kind, reason = ReportKind(raw[0]), raw[REASON_OFFSET]
     source = raw[REPORT_SOURCE_OFFSET:]
     if reason >= (len(REFUSALS) if kind is ReportKind.REFUSED else 1):
-        raise BadPacket("report")
+        raise BadPacket(Reason.REPORT)
     if kind is ReportKind.DELIVERED:
         return Report(kind, knock=source)
     return Report(
         kind=kind,
         number=int.from_bytes(raw[REPORT_NUMBER_OFFSET:REPORT_SOURCE_OFFSET], "big"),
-        reason=REFUSALS[reason] if kind is ReportKind.REFUSED else "",
+        reason=REFUSALS[reason] if kind is ReportKind.REFUSED else None,
         source=unpack_address(source) if any(source) else None,
     )
 
@@ -235,7 +236,7 @@ def _joined(size: int, parts: Iterable[bytes]) -> bytes:
 def unpack_frame_untrusted(raw: bytes) -> Frame:
     """The frame in exactly 234 bytes. BadPacket: `frame` for any other length."""
     if len(raw) != FRAME_SIZE:
-        raise BadPacket("frame")
+        raise BadPacket(Reason.FRAME)
     return Frame(
         version=raw[0],
         source=unpack_address(raw[SOURCE_OFFSET:EPOCH_OFFSET]),

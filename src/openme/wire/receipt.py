@@ -16,6 +16,7 @@ from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt
 from nacl.exceptions import CryptoError
 
 from openme.keys import sodium
+from openme.reasons import Reason
 from openme.wire.knock import BadPacket, IPAddress
 from openme.wire.v2 import TAG_SIZE, ReceiptKeys
 
@@ -86,12 +87,12 @@ def open_receipt_untrusted(answer: bytes, keys: ReceiptKeys) -> Receipt:
     Anything else, from an empty answer to JSON of another shape, is no receipt.
     """
     if len(answer) > MAX_SIZE:
-        raise BadPacket("receipt")
+        raise BadPacket(Reason.RECEIPT)
     try:
         text = crypto_aead_chacha20poly1305_ietf_decrypt(answer, keys.id, keys.nonce, keys.key)
         return _receipt(json.loads(text.decode("utf-8")))
     except (CryptoError, ValueError, TypeError, KeyError, RecursionError):
-        raise BadPacket("receipt") from None
+        raise BadPacket(Reason.RECEIPT) from None
 
 
 def _receipt(value: dict[str, Any]) -> Receipt:

@@ -28,6 +28,7 @@ from nacl.exceptions import CryptoError
 
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
 from openme.keys.hkdf import hkdf
+from openme.reasons import Reason
 from openme.wire.knock import BadPacket, Knock, pack_target, unpack_target
 
 VERSION = 0x01
@@ -109,14 +110,14 @@ def seal(
 def aead_key_untrusted(packet: bytes, server_private: bytes) -> bytes:
     """The 32-byte AEAD key of a packet, by X25519 and HKDF. BadPacket: `length`, `version`, `low_order`."""
     if len(packet) != PACKET_SIZE:
-        raise BadPacket("length")
+        raise BadPacket(Reason.LENGTH)
     if packet[0] != VERSION:
-        raise BadPacket("version")
+        raise BadPacket(Reason.VERSION)
     try:
         # libsodium fails on an all-zero result, as the spec asks for (RFC 7748 section 6.1).
         shared_secret = crypto_scalarmult(server_private, packet[EPHEMERAL_OFFSET:AEAD_NONCE_OFFSET])
     except CryptoError:
-        raise BadPacket("low_order") from None
+        raise BadPacket(Reason.LOW_ORDER) from None
     return _hkdf_32(shared_secret)
 
 
@@ -126,15 +127,15 @@ def open_untrusted(packet: bytes, aead_key: bytes) -> Knock:
     The nonce and the ciphertext are read from the packet, never from elsewhere: the client's signature covers both.
     """
     if len(packet) != PACKET_SIZE:
-        raise BadPacket("length")
+        raise BadPacket(Reason.LENGTH)
     if packet[0] != VERSION:
-        raise BadPacket("version")
+        raise BadPacket(Reason.VERSION)
     nonce = packet[AEAD_NONCE_OFFSET:CIPHERTEXT_OFFSET]
     ciphertext = packet[CIPHERTEXT_OFFSET:SIGNATURE_OFFSET]
     try:
         plaintext = crypto_aead_chacha20poly1305_ietf_decrypt(ciphertext, _NO_AAD, nonce, aead_key)
     except CryptoError:
-        raise BadPacket("decrypt") from None
+        raise BadPacket(Reason.DECRYPT) from None
     return Knock(
         timestamp_ns=int.from_bytes(plaintext[:TIMESTAMP_SIZE], "big", signed=True),
         random_nonce=plaintext[TIMESTAMP_SIZE : TIMESTAMP_SIZE + RANDOM_NONCE_SIZE],

@@ -33,6 +33,7 @@ from nacl.bindings import (
 from openme.keys import sodium
 from openme.keys.ed25519 import KEY_ID_SIZE, ClientPrivateKey, ClientPublicKey
 from openme.keys.erasing import wipe
+from openme.reasons import Reason
 from openme.wire.knock import BadPacket, Knock, pack_target, unpack_target
 
 VERSION = 0x02
@@ -139,11 +140,11 @@ def passes_filter_untrusted(packet: bytes, key: bytes) -> bool:
 def schedule_untrusted(packet: bytes, epoch_private: bytes, epoch_public: bytes) -> Schedule:
     """The keys of a packet, by Elligator 2, X25519 and HKDF. BadPacket: `length`, `low_order`."""
     if len(packet) != PACKET_SIZE:
-        raise BadPacket("length")
+        raise BadPacket(Reason.LENGTH)
     representative = packet[:REPRESENTATIVE_SIZE]
     schedule = _agreed(epoch_private, monocypher.elligator_map(representative), epoch_public, representative)
     if schedule is None:
-        raise BadPacket("low_order")
+        raise BadPacket(Reason.LOW_ORDER)
     return schedule
 
 
@@ -196,11 +197,11 @@ def check_opens_untrusted(packet: bytes, aead_key: bytes, aead_nonce: bytes) -> 
 
 def _decrypt_untrusted(plaintext: sodium.Secret, packet: bytes, aead_key: bytes, aead_nonce: bytes) -> None:
     if len(packet) != PACKET_SIZE:
-        raise BadPacket("length")
+        raise BadPacket(Reason.LENGTH)
     if not sodium.open_aead(plaintext, packet[CIPHERTEXT_OFFSET:], packet[:REPRESENTATIVE_SIZE], aead_nonce, aead_key):
-        raise BadPacket("decrypt")
+        raise BadPacket(Reason.DECRYPT)
     if plaintext.data[0] != VERSION:
-        raise BadPacket("version")
+        raise BadPacket(Reason.VERSION)
 
 
 def overwrite_traces() -> None:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from openme.listener.listener import Listener
+from openme.reasons import Reason
 from openme.server import listener_process
 from openme.server.channel import channel, send
 from openme.server.listener_process import (
@@ -126,7 +127,7 @@ def test_without_a_key_nothing_is_a_version_1_knock(running: Running) -> None:
 
 def test_a_keeper_that_is_busy_costs_a_count_and_no_wait(running: Running) -> None:
     number = 0
-    while not running.process._counts.total["busy"]:
+    while not running.process._counts.total[Reason.BUSY]:
         running.knock(packet(label=number)).close()
         number += 1
         assert number < 1_000_000
@@ -143,8 +144,8 @@ def closed(connection: socket.socket) -> bool:
         return False
 
 
-def _counted(counts: Counter[str], before: int) -> None:
-    until(lambda: counts["length"] > before, "it is counted")
+def _counted(counts: Counter[Reason], before: int) -> None:
+    until(lambda: counts[Reason.LENGTH] > before, "it is counted")
 
 
 class HeldClock:
@@ -160,7 +161,7 @@ class HeldClock:
         self._now += seconds
         counts = self._running.process._counts.total
         for _ in range(2):  # when the second is counted, all that followed the first is done
-            before = counts["length"]
+            before = counts[Reason.LENGTH]
             self._running.knock(b"wake up").close()
             _counted(counts, before)
 
@@ -212,7 +213,7 @@ def test_a_refusal_is_reported_with_its_reason_and_its_source(
 ) -> None:
     monkeypatch.setattr(running.process._reporter, "_each", True)  # as on level debug
     running.knock(b"x").close()
-    report = Report(ReportKind.REFUSED, 1, "length", ip_address("127.0.0.1"))
+    report = Report(ReportKind.REFUSED, 1, Reason.LENGTH, ip_address("127.0.0.1"))
     assert unpack_report_untrusted(running.keeper.recv(1000)) == report
 
 
