@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from openme.config.model import ServerConfig
 from openme.errors import OpenmeError
-from openme.firewall.choose import look_at_firewall
+from openme.firewall.legacy_tables import look_at_firewall
 from openme.keeper.rules import rules_for
 from openme.server import control
 from openme.server.firewall_lock import refuse_second_server

@@ -19,7 +19,7 @@ from openme.config.who_can_knock import CURE, hides_without_clients, nobody_can_
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import Firewall, FirewallError
-from openme.firewall.choose import open_firewall
+from openme.firewall.legacy_tables import open_firewall
 from openme.interrupts import check, held_back, ignore
 from openme.keeper.epochs import Epochs
 from openme.keeper.journal import Journal
