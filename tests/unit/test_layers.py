@@ -46,7 +46,7 @@ ALLOWED = {
     "visible": set(),
     "keys": set(),
     "wire": {"keys", "reasons"},
-    "config": BASE - {"wire"},
+    "config": {*BASE, "firewall.registry"} - {"wire"},
     "netlink": {"errors", "steps"},
     "firewall": {"errors", "netlink", "networks", "ports", "steps"},
     "listener": {"wire", "keys", "reasons"},
@@ -54,7 +54,7 @@ ALLOWED = {
     "client": {*BASE, "config.model"},
     "server": {*BASE, "config", "firewall", "keeper", "listener", "netlink", "refusals"},
     "cli": {
-        *(*BASE, "config", "client", "server"),
+        *(*BASE, "config", "client", "server", "firewall.registry"),
         *("keeper.store", "keeper.provided", "keeper.ratchet_file", "keeper.revoked_keys"),
     },
 }

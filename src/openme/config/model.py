@@ -21,8 +21,8 @@ HiddenAs = Literal["drop", "reject"]
 DEFAULT_UDP_PORT = 54154
 DEFAULT_EPOCH_LENGTH = 7 * 86400.0  # seconds
 WIRE_VERSIONS = ("v1", "v2")
-FIREWALLS = ("nft", "iptables", "memory")
 
+HOST_PATTERN = r"[^\s\x00-\x1f\x7f]{1,253}"
 PAGE = re.compile(
     r"https://(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?(?P<path>[/?][!\"$-~]{0,2000})?"
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from openme.config.model import DEFAULT_UDP_PORT
 from openme.config.scalars import quote
+from openme.firewall import registry as firewalls
 from openme.keys.ed25519 import encode_base64
 from openme.keys.x25519 import ServerPrivateKey
 
@@ -20,7 +21,7 @@ server:
   # Accept the knock port in this host's firewall.
   open_knock_port: true
 
-  # nft: the kernel's firewall. memory: a dry run that decides and logs, and touches nothing.
+  # {firewalls}
   firewall: {firewall}
   # Hide every port under 'ports' and of every client from whoever has not knocked.
   drop_ports: true
@@ -74,7 +75,7 @@ def render_server_config(
     *,
     host: str | None = None,
     udp_port: int = DEFAULT_UDP_PORT,
-    firewall: str = "nft",
+    firewall: str = firewalls.DEFAULT,
     interface: str | None = None,
     state_dir: Path = Path("/var/lib/openme"),
 ) -> str:
@@ -82,6 +83,7 @@ def render_server_config(
     return _TEMPLATE.format(
         host="  # host: knock.example.org" if host is None else f"  host: {quote(host)}",
         udp_port=udp_port,
+        firewalls=" ".join(f"{kind.name}: {kind.summary}." for kind in firewalls.KINDS if kind.summary is not None),
         firewall=quote(firewall),
         interface="  # interface: eth0" if interface is None else f"  interface: {quote(interface)}",
         state_dir=quote(str(state_dir)),
