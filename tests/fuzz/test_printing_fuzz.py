@@ -30,8 +30,8 @@ from openme.keys.x25519 import ServerPrivateKey
 from openme.reasons import Reason
 from openme.server import control, logs
 from openme.visible import is_visible, visible
+from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import Receipt
-from openme.wire.v2 import ReceiptKeys
 from support.fuzzing import SEED, rounds
 from support.knocks import ALICE, HOME, SERVER
 

@@ -21,10 +21,11 @@ from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal, Reset
 from openme.keeper.rules import rules_for
 from openme.keys.erasing import wipe
 from openme.reasons import End, Reason
-from openme.wire import v1, v2
+from openme.wire.base import Keys, Signed, Version
 from openme.wire.frame import Frame, unpack_frame_untrusted
 from openme.wire.knock import BadPacket, IPAddress, Knock
 from openme.wire.receipt import Receipt, receipt_text
+from openme.wire.versions import by_number
 
 if TYPE_CHECKING:
     from openme.keeper.epochs import Epochs
@@ -83,7 +84,7 @@ class Stranger:
     """A knock from an address that no client is known to use: its signature is still to be matched with a client."""
 
     frame: Frame
-    knock: Knock
+    signed: Signed
     registry: Registry
     tries: Iterator[ClientEntry | DisabledClient | None]
 
@@ -148,56 +149,62 @@ class Keeper:
         """
         try:
             frame = unpack_frame_untrusted(raw)
-            if frame.version != v1.VERSION:
-                return self._judge_v2_untrusted(frame, now)
-            knock = v1.open_untrusted(frame.packet, frame.aead_key)
+            version, signed = self._open_untrusted(frame)
         except BadPacket as bad:
             # The listener lets nothing of the kind through: a count other than zero shows that it is not itself.
             self._journal.counts.add(bad.reason)
             return Judgement(bad.reason)
+        if signed.key_id is not None:
+            judgement = self._judge_named(frame, signed, signed.key_id, now)
+            tag = frame.packet[: version.tag_size] or None
+            return replace(judgement, tag=tag, epoch=frame.epoch if version.keys is Keys.EPOCH else 0)
         known = self._last_from.get(frame.source, ())
-        client = self._registry.signer_among(frame.packet, known)
+        client = self._registry.signer_among(signed.signed_by, known)
         if client is None:
-            return Stranger(frame, knock, self._registry, self._registry.search(frame.packet, known))
-        return self._judge_signed(client, frame, knock, now)
+            return Stranger(frame, signed, self._registry, self._registry.search(signed.signed_by, known))
+        return self._judge_signed(client, frame, signed.knock, now)
 
-    def _judge_v2_untrusted(self, frame: Frame, now: Now) -> Judgement:
-        """Judge a version 2 frame: its key id names the client. BadPacket: `version`, `epoch`, `decrypt`."""
+    def _open_untrusted(self, frame: Frame) -> tuple[Version, Signed]:
+        """What a frame's packet is and says. BadPacket: `version`, `epoch`, `decrypt`."""
         try:
-            if frame.version != v2.VERSION:
+            version = by_number(frame.version)
+            if version is None:
                 raise BadPacket(Reason.VERSION)
-            epoch_public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
-            if epoch_public is None:
+            public: bytes | None = b""
+            if version.keys is Keys.EPOCH:
+                public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
+            if public is None:
                 raise BadPacket(Reason.EPOCH)
-            signed = v2.open_untrusted(frame.packet, frame.aead_key, frame.aead_nonce)
+            return version, version.signed_untrusted(frame.packet, frame.aead_key, frame.aead_nonce, public)
         finally:
             # Nobody else holds this frame, and nothing needs its key any more.
             wipe(frame.aead_key, frame.aead_nonce)
-        candidates = self._registry.by_key_id(signed.key_id)
-        signer = next((c for c in candidates if v2.signed_by(frame.packet, signed, epoch_public, c.public_key)), None)
+
+    def _judge_named(self, frame: Frame, signed: Signed, key_id: bytes, now: Now) -> Judgement:
+        """Judge a knock that names its client by a key id."""
+        candidates = self._registry.by_key_id(key_id)
+        signer = next((c for c in candidates if signed.signed_by(c.public_key)), None)
         disabled = None
         if signer is None:
             # Each key once: whoever is revoked may still stand in the config.
-            also = (*self.revoked_with(signed.key_id), *self._registry.disabled_with(signed.key_id))
+            also = (*self.revoked_with(key_id), *self._registry.disabled_with(key_id))
             named = {c.public_key.raw: c for c in also}.values()
-            disabled = next((c for c in named if v2.signed_by(frame.packet, signed, epoch_public, c.public_key)), None)
+            disabled = next((c for c in named if signed.signed_by(c.public_key)), None)
         signed.wipe()
         if signer is not None:
-            judgement = self._judge_signed(signer, frame, signed.knock, now)
-        elif disabled is not None:
-            judgement = self._refuse_disabled(disabled, frame)
-        else:
-            reason = Reason.SIGNATURE if candidates else Reason.UNKNOWN_KEY
-            self._journal.refused_stranger(reason, frame.source)
-            judgement = Judgement(reason, frame.source)
-        return replace(judgement, tag=frame.packet[: v2.REPRESENTATIVE_SIZE], epoch=frame.epoch)
+            return self._judge_signed(signer, frame, signed.knock, now)
+        if disabled is not None:
+            return self._refuse_disabled(disabled, frame)
+        reason = Reason.SIGNATURE if candidates else Reason.UNKNOWN_KEY
+        self._journal.refused_stranger(reason, frame.source)
+        return Judgement(reason, frame.source)
 
     def search(self, stranger: "Stranger", now: Now, may_go_on: Callable[[], bool]) -> Judgement | None:
         """Try one public key after the other while `may_go_on`; None if the search is to be continued later."""
         if stranger.registry is not self._registry:
             # The config has changed meanwhile: who was removed must not be found, who was added must be.
             stranger.registry = self._registry
-            stranger.tries = self._registry.search(stranger.frame.packet)
+            stranger.tries = self._registry.search(stranger.signed.signed_by)
         while may_go_on():
             try:
                 client = next(stranger.tries)
@@ -207,7 +214,7 @@ class Keeper:
             if isinstance(client, DisabledClient):
                 return self._refuse_disabled(client, stranger.frame)
             if client is not None:
-                return self._judge_signed(client, stranger.frame, stranger.knock, now)
+                return self._judge_signed(client, stranger.frame, stranger.signed.knock, now)
         return None
 
     def _judge_signed(self, client: ClientEntry, frame: Frame, knock: Knock, now: Now) -> Judgement:
@@ -216,7 +223,8 @@ class Keeper:
         The order is that of spec wire-v2.md "What the server does with a datagram": signature before time, so that a
         refusal can name the client whose clock is wrong; all mutation after the last check that a stranger can fail.
         """
-        if f"v{frame.version}" not in client.protocols:
+        version = by_number(frame.version)
+        if version is None or version.name not in client.protocols:
             return self._refuse(client, frame, Reason.PROTOCOL)
         if client.expires is not None and client.expires <= now.utc:
             return self._refuse(client, frame, Reason.EXPIRED)
@@ -229,7 +237,7 @@ class Keeper:
             detail = f", first seen from {remembered.first_source}: somebody is on the path" if elsewhere else ""
             return self._refuse(client, frame, remembered.reason, detail)
         self._note_source(frame.source, client.public_key.raw)
-        if self.epochs is not None and frame.version == v2.VERSION:
+        if self.epochs is not None and version.keys is Keys.EPOCH:
             self.epochs.accepted(frame.epoch)
         opening = decide(
             client,

@@ -52,8 +52,9 @@ from openme.server.replies import Replies
 from openme.server.slices import Slices
 from openme.server.state_file import json_text, sessions_value, write_state_file
 from openme.server.stored import moment, stored_value
-from openme.wire import v2
+from openme.wire.base import Keys
 from openme.wire.frame import KEY_SIZE, REPORT_SIZE, Order, OrderKind, accepted, known_source
+from openme.wire.versions import by_number
 
 _BATCH = 256  # frames that share one sync of the disk and one firewall transaction
 _MAX_STRANGERS = 256  # that wait for their client to be searched for
@@ -319,7 +320,7 @@ class KeeperProcess:
         judgements = []
         for frame in frames:
             outcome = self._keeper.recognise_untrusted(frame, now)
-            if frame[0] == v2.VERSION:
+            if (version := by_number(frame[0])) is not None and version.keys is Keys.EPOCH:
                 wipe(frame)  # it holds the key to one knock
             if isinstance(outcome, Judgement):
                 judgements.append(outcome)
@@ -467,7 +468,7 @@ class KeeperProcess:
             # Else this is the last good config, less somebody perhaps, while a refused file waits for its next try.
             self._retry_at, self._retry_after = None, _FIRST_RETRY
         self._hidden.took(config)
-        if ("v2" in config.protocols) != (self._keeper.epochs is not None):
+        if config.has_epochs != (self._keeper.epochs is not None):
             self._switch_v2(config, now)
         self._follow(plan, Change(close=plan.change.close) if has_new_rules else plan.change, now, rest)
         self._follow_interface(now)
@@ -621,8 +622,7 @@ class KeeperProcess:
     def _give_v1_keys(self) -> None:
         """Make the listener hold the version 1 keys that the config names, while it accepts that version."""
         config = self._keeper.config
-        keys = (config.private_key, config.previous_private_key) if "v1" in config.protocols else ()
-        wanted = {number: key.raw for number, key in enumerate(keys) if key is not None}
+        wanted = {number: key.raw for number, key in enumerate(config.keys) if key is not None}
         if wanted == self._given:
             return
         for number in self._given.keys() - wanted.keys():
@@ -677,7 +677,7 @@ class KeeperProcess:
     def _use_epochs(self, epochs: Epochs, now: Now) -> None:
         """Put these in the place of those in force; where version 2 is off, the file is read when it is switched on."""
         self._drop_epochs()
-        if "v2" not in self._keeper.config.protocols:
+        if not self._keeper.config.has_epochs:
             epochs.ratchet.forget()
             return
         self._keeper.epochs = epochs

@@ -266,7 +266,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         store=store,
         firewall=firewall,
         own_addresses=OwnAddresses(),
-        epochs=open_epochs(config, store, read_clocks()) if "v2" in config.protocols else None,
+        epochs=open_epochs(config, store, read_clocks()) if config.has_epochs else None,
         listens=health is not None,
         systemd=_systemd(stack),
         # An edit replaces the file, so it is the directory that must stay readable; of a link both ends.

@@ -8,7 +8,7 @@
         17     8  epoch index (version 1: zero)         41  4096  only in a message with text: the text of a receipt,
         25    32  AEAD key                                        or a part of it, zeros behind its end
         57    12  AEAD nonce
-        69   165  the packet as it came
+        69  rest  the packet as it came, of KNOCK_SIZE bytes
 
     report, listener to keeper, 26 bytes
     offset  size  field
@@ -28,6 +28,7 @@ from enum import IntEnum
 
 from openme.keys.erasing import wipe
 from openme.keys.sodium import Secret
+from openme.knock_size import KNOCK_SIZE
 from openme.reasons import Reason, Speaker, reasons_of
 from openme.wire.knock import BadPacket, IPAddress, pack_address, unpack_address
 
@@ -36,7 +37,7 @@ SOURCE_SIZE = 16
 EPOCH_SIZE = 8
 AEAD_KEY_SIZE = 32
 AEAD_NONCE_SIZE = 12
-PACKET_SIZE = 165
+PACKET_SIZE = KNOCK_SIZE
 
 SOURCE_OFFSET = VERSION_SIZE  # 1
 EPOCH_OFFSET = SOURCE_OFFSET + SOURCE_SIZE  # 17
@@ -65,10 +66,10 @@ class OrderKind(IntEnum):
         0  # key: R; number: monotonic nanoseconds at which the opening ends; text: the (last part of the) receipt
     )
     REFUSED = 1  # key: R; it opened nothing
-    USE_V1_KEY = 3  # number: which of several; key: the private key
+    USE_V1_KEY = 3  # one of `Keys.SERVER`; number: which of several; key: the private key
     FORGET_V1_KEY = 4  # number: which of several
     KNOWN_SOURCE = 5  # key: an address that a client has knocked from
-    USE_EPOCH_KEY = 6  # number: the epoch; key: its private key
+    USE_EPOCH_KEY = 6  # one of `Keys.EPOCH`; number: the epoch; key: its private key
     FORGET_EPOCH_KEY = 7  # number: the epoch
     RECEIPT_PART = 8  # key: R; text: a part of the receipt, before the one that comes with ACCEPTED
     FORGET_RECEIPT = 9  # key: R; its opening has ended early

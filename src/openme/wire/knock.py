@@ -7,6 +7,7 @@ from openme.reasons import Reason
 
 IPAddress = IPv4Address | IPv6Address
 
+RANDOM_NONCE_SIZE = 16
 TARGET_SIZE = 16
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 _V4_OFFSET = len(_V4_MAPPED)

@@ -17,10 +17,11 @@ from nacl.exceptions import CryptoError
 
 from openme.keys import sodium
 from openme.reasons import Reason
+from openme.wire.base import ReceiptKeys
 from openme.wire.knock import BadPacket, IPAddress
-from openme.wire.v2 import TAG_SIZE, ReceiptKeys
 
 STEP = 4096
+TAG_SIZE = 16
 MAX_SIZE = 64 * 1024
 EPOCH_KEY_SIZE = 32
 _MAX_TEXT = 4096  # characters of the client's name, of a port, and of ports in all

@@ -26,6 +26,8 @@ from openme.server.listener_process import (
     address_of,
 )
 from openme.server.sockets import bind_health, bind_knock
+from openme.wire import v2
+from openme.wire.base import ReceiptKeys
 from openme.wire.frame import (
     FRAME_SIZE,
     REPORT_SIZE,
@@ -38,7 +40,6 @@ from openme.wire.frame import (
     unpack_report_untrusted,
 )
 from openme.wire.receipt import seal_receipt
-from openme.wire.v2 import ReceiptKeys
 from support import independent_v2
 from support.command import until
 from support.keeper_process import KeptMessages
@@ -119,7 +120,7 @@ def test_what_is_no_knock_gets_no_frame_and_no_answer_and_is_counted(running: Ru
 
 def test_without_a_key_nothing_is_a_version_1_knock(running: Running) -> None:
     send(running.keeper, Order(OrderKind.FORGET_V1_KEY).pack())
-    until(lambda: not running.process._listener._v1_keys, "the key is forgotten")
+    until(lambda: not running.process._listener._keys[1], "the key is forgotten")
     running.knock(packet()).close()
     until(lambda: running.process._counts.total, "it is counted")
     assert running.process._counts.total == {"filter": 1}
@@ -475,7 +476,7 @@ def test_a_frame_is_wiped_whether_or_not_the_keeper_took_it(
         while send(messages, bytes(FRAME_SIZE)):  # type: ignore[arg-type]
             pass
     messages.taken.clear()
-    process._on_datagram_untrusted((packet_v2(), ("127.0.0.1",)), 2)
+    process._on_datagram_untrusted((packet_v2(), ("127.0.0.1",)), v2.WIRE)
     ((message, copy),) = messages.taken
     assert unpack_frame_untrusted(copy).packet == packet_v2()
     assert not any(message)
