@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from openme.ports import parse_port_spec
+from openme.reasons import Reason
 from openme.store.base import (
     FIRST,
     AlreadyUsed,
@@ -133,7 +134,7 @@ def said(store: Store, *claims: Claim) -> list[str]:
 
 def test_a_knock_is_the_first_once(store: Store) -> None:
     assert outcomes(store, asking("a")) == [FIRST]
-    assert outcomes(store, asking("a", source=ELSEWHERE)) == [AlreadyUsed("replay", HOME)]
+    assert outcomes(store, asking("a", source=ELSEWHERE)) == [AlreadyUsed(Reason.REPLAY, HOME)]
     assert outcomes(store, asking("b")) == [FIRST]
 
 
@@ -161,7 +162,7 @@ def test_it_is_so_after_a_restart(subject: Subject, store: Store) -> None:
     assert said(store, asking("a"), asking("b", key=OTHER)) == ["first", "first"]
     later = subject.reopened()
     assert later.loss is None
-    assert outcomes(later, asking("a", source=ELSEWHERE)) == [AlreadyUsed("replay", HOME)]
+    assert outcomes(later, asking("a", source=ELSEWHERE)) == [AlreadyUsed(Reason.REPLAY, HOME)]
     assert said(later, asking("b", key=OTHER), asking("c")) == ["replay", "first"]
 
 
@@ -174,11 +175,11 @@ def test_it_is_so_after_a_power_cut(subject: Subject, store: Store) -> None:
 
 
 def test_before_it_is_loaded_and_once_it_is_closed_a_store_answers_nobody(subject: Subject) -> None:
-    assert outcomes(subject.store, asking("a"), asking("b")) == [Unavailable("unavailable")] * 2
+    assert outcomes(subject.store, asking("a"), asking("b")) == [Unavailable(Reason.UNAVAILABLE)] * 2
     subject.store.load(W, START)
     assert said(subject.store, asking("a")) == ["first"]
     subject.store.close()
-    assert outcomes(subject.store, asking("b")) == [Unavailable("unavailable")]
+    assert outcomes(subject.store, asking("b")) == [Unavailable(Reason.UNAVAILABLE)]
     later = subject.reopened()
     assert said(later, asking("a"), asking("b")) == ["replay", "first"]
 
@@ -234,7 +235,7 @@ def test_a_longer_window_brings_nothing_back(subject: Subject, store: Store) -> 
 def test_a_client_that_knocks_too_often_is_refused_and_the_knock_is_not_used_up(store: Store) -> None:
     assert said(store, *(asking(number, START + number) for number in range(MAX_NONCES))) == ["first"] * MAX_NONCES
     more = asking("more", START + MAX_NONCES)
-    assert outcomes(store, more) == [CannotStore("too_many")]
+    assert outcomes(store, more) == [CannotStore(Reason.TOO_MANY)]
     assert said(store, asking(0), asking("somebody else's", key=OTHER)) == ["replay", "first"]
     # Time goes on, and what lies behind makes room: what was refused was not stored, and a stale one never is.
     assert said(store, asking("later", START + 2 * W + MAX_NONCES)) == ["first"]

@@ -75,7 +75,7 @@ STATED = (
     ("docs/clients.md", "the same packet, «sixteen» of them at most", plan.MOST_ADDRESSES),
     ("docs/clients.md", "the page has «three seconds», from", address_page.PATIENCE),
     ("docs/clients.md", "in at most «1 KiB».", address_page.MOST_BYTES),
-    ("docs/clients.md", "Two version 1 packets leave «20 ms» apart", plan.V1_PAUSE),
+    ("docs/clients.md", "Two version 1 packets leave «20 ms» apart", v1.WIRE.pause),
     ("docs/clients.md", "`ipv4only.arpa`, for «half a second» at most", nat64.PATIENCE),
     ("docs/clients.md", "remembers the\nanswer for «a day».", nat64.LIFETIME),
     ("docs/clients.md", "once «a day» (more often", renewal.TRY_EVERY),

@@ -10,6 +10,7 @@ from typing import Any
 
 from openme.durations import format_duration
 from openme.keeper.grants import Grant
+from openme.reasons import End, Reason
 from openme.refusals import RefusalCounts
 from openme.wire.knock import IPAddress
 
@@ -42,7 +43,7 @@ class Journal:
             expires_at=grant.expires_at,
         )
 
-    def closed(self, grant: Grant, why: str) -> None:
+    def closed(self, grant: Grant, why: End) -> None:
         """Doors closed before or at their time."""
         if not _log.isEnabledFor(logging.INFO):
             return
@@ -55,7 +56,7 @@ class Journal:
             why=why,
         )
 
-    def refused_stranger(self, reason: str, source: IPAddress) -> None:
+    def refused_stranger(self, reason: Reason, source: IPAddress) -> None:
         """A knock that no registered client has signed."""
         self.counts.add(reason)
         if not _log.isEnabledFor(logging.DEBUG):
@@ -64,7 +65,7 @@ class Journal:
             logging.DEBUG, f"refused: {reason} (from {source})", event="refused", reason=reason, source=str(source)
         )
 
-    def refused_client(self, name: str, reason: str, source: IPAddress, detail: str = "") -> None:
+    def refused_client(self, name: str, reason: Reason, source: IPAddress, detail: str = "") -> None:
         """A knock with a registered client's signature that opens nothing all the same."""
         self.counts.add(reason)
         self._named += 1

@@ -20,10 +20,12 @@ from openme.keeper.registry import Registry
 from openme.keeper.rules import rules_for
 from openme.keeper.stages import Authenticated, Decided, Opened, Refused, Searched
 from openme.keys.erasing import wipe
-from openme.wire import v1, v2
+from openme.reasons import End, Reason
+from openme.wire.base import Keys, Signed, Version
 from openme.wire.frame import Frame, unpack_frame_untrusted
 from openme.wire.knock import BadPacket, IPAddress
 from openme.wire.receipt import Receipt, receipt_text
+from openme.wire.versions import by_number
 
 if TYPE_CHECKING:
     from openme.keeper.epochs import Epochs
@@ -58,7 +60,7 @@ class Reconfiguration:
 
     rules: Rules
     change: Change
-    ended: tuple[tuple[Grant, str], ...]
+    ended: tuple[tuple[Grant, End], ...]
     config: ServerConfig
     registry: Registry
     grants: Grants
@@ -96,45 +98,52 @@ class Keeper:
         """
         try:
             frame = unpack_frame_untrusted(raw)
-            if frame.version != v1.VERSION:
-                return self._authenticate_v2_untrusted(frame)
-            knock = v1.open_untrusted(frame.packet, frame.aead_key)
+            version, signed = self._open_untrusted(frame)
         except BadPacket as bad:
             # The listener lets nothing of the kind through: a count other than zero shows that it is not itself.
             return Refused(bad.reason)
+        if signed.key_id is not None:
+            return self._named(frame, version, signed, signed.key_id)
         known = self._last_from.get(frame.source, ())
-        client = self._registry.signer_among(frame.packet, known)
+        client = self._registry.signer_among(signed.signed_by, known)
         if client is None:
-            return Searched(frame, knock, self._registry, self._registry.search(frame.packet, known))
-        return Authenticated(client, knock, frame.source, frame.version)
+            return Searched(frame, signed, self._registry, self._registry.search(signed.signed_by, known))
+        return Authenticated(client, signed.knock, frame.source, frame.version)
 
-    def _authenticate_v2_untrusted(self, frame: Frame) -> Authenticated | Refused:
-        """A version 2 frame's key id names the client. BadPacket: `version`, `epoch`, `decrypt`."""
+    def _open_untrusted(self, frame: Frame) -> tuple[Version, Signed]:
+        """What a frame's packet is and says. BadPacket: `version`, `epoch`, `decrypt`."""
         try:
-            if frame.version != v2.VERSION:
-                raise BadPacket("version")
-            epoch_public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
-            if epoch_public is None:
-                raise BadPacket("epoch")
-            signed = v2.open_untrusted(frame.packet, frame.aead_key, frame.aead_nonce)
+            version = by_number(frame.version)
+            if version is None:
+                raise BadPacket(Reason.VERSION)
+            public: bytes | None = b""
+            if version.keys is Keys.EPOCH:
+                public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
+            if public is None:
+                raise BadPacket(Reason.EPOCH)
+            return version, version.signed_untrusted(frame.packet, frame.aead_key, frame.aead_nonce, public)
         finally:
             # Nobody else holds this frame, and nothing needs its key any more.
             wipe(frame.aead_key, frame.aead_nonce)
-        tag = frame.packet[: v2.REPRESENTATIVE_SIZE]
-        candidates = self._registry.by_key_id(signed.key_id)
-        signer = next((c for c in candidates if v2.signed_by(frame.packet, signed, epoch_public, c.public_key)), None)
+
+    def _named(self, frame: Frame, version: Version, signed: Signed, key_id: bytes) -> Authenticated | Refused:
+        """Whether the one whom the packet names by a key id has signed it."""
+        tag = frame.packet[: version.tag_size] or None
+        epoch = frame.epoch if version.keys is Keys.EPOCH else 0
+        candidates = self._registry.by_key_id(key_id)
+        signer = next((c for c in candidates if signed.signed_by(c.public_key)), None)
         disabled = None
         if signer is None:
             # Each key once: whoever is revoked may still stand in the config.
-            also = (*self.revoked_with(signed.key_id), *self._registry.disabled_with(signed.key_id))
+            also = (*self.revoked_with(key_id), *self._registry.disabled_with(key_id))
             named = {c.public_key.raw: c for c in also}.values()
-            disabled = next((c for c in named if v2.signed_by(frame.packet, signed, epoch_public, c.public_key)), None)
+            disabled = next((c for c in named if signed.signed_by(c.public_key)), None)
         signed.wipe()
         if signer is not None:
-            return Authenticated(signer, signed.knock, frame.source, frame.version, tag, frame.epoch)
+            return Authenticated(signer, signed.knock, frame.source, frame.version, tag, epoch)
         if disabled is not None:
             return _disabled(disabled, frame.source, tag)
-        return Refused("signature" if candidates else "unknown_key", frame.source, tag=tag)
+        return Refused(Reason.SIGNATURE if candidates else Reason.UNKNOWN_KEY, frame.source, tag=tag)
 
     def search(self, searched: Searched, may_go_on: Callable[[], bool]) -> Authenticated | Refused | None:
         """Try one public key after the other while `may_go_on`; None if the search is to be continued later."""
@@ -142,16 +151,16 @@ class Keeper:
         if searched.registry is not self._registry:
             # The config has changed meanwhile: who was removed must not be found, who was added must be.
             searched.registry = self._registry
-            searched.tries = self._registry.search(frame.packet)
+            searched.tries = self._registry.search(searched.signed.signed_by)
         while may_go_on():
             try:
                 client = next(searched.tries)
             except StopIteration:
-                return Refused("unknown_key", frame.source)
+                return Refused(Reason.UNKNOWN_KEY, frame.source)
             if isinstance(client, DisabledClient):
                 return _disabled(client, frame.source)
             if client is not None:
-                return Authenticated(client, searched.knock, frame.source, frame.version)
+                return Authenticated(client, searched.signed.knock, frame.source, frame.version)
         return None
 
     def decide(self, knock: Authenticated, now: Now) -> Decided | Refused:
@@ -164,7 +173,7 @@ class Keeper:
             return refused
         skew_ns = knock.knock.timestamp_ns - now.unix_ns
         if abs(skew_ns) > self.config.replay_window * _NS:
-            return _refused(knock, "time", f", its clock is {_skew(skew_ns)} ours")
+            return _refused(knock, Reason.TIME, f", its clock is {_skew(skew_ns)} ours")
         return self._what_opens(knock, now)
 
     def decide_again(self, decided: Decided, now: Now) -> Decided | Refused:
@@ -179,7 +188,7 @@ class Keeper:
             also = (*self.revoked_with(key.key_id), *self._registry.disabled_with(key.key_id))
             disabled = next((gone for gone in also if gone.public_key == key), None)
             return (
-                Refused("unknown_key", knock.source, tag=knock.tag)
+                Refused(Reason.UNKNOWN_KEY, knock.source, tag=knock.tag)
                 if disabled is None
                 else _disabled(disabled, knock.source, knock.tag)
             )
@@ -205,7 +214,8 @@ class Keeper:
     def note_claimed(self, knock: Authenticated) -> None:
         """Know again whose address this is, and take an epoch's knock for evidence that those before it are over."""
         self._note_source(knock.source, knock.client.public_key.raw)
-        if self.epochs is not None and knock.version == v2.VERSION:
+        version = by_number(knock.version)
+        if self.epochs is not None and version is not None and version.keys is Keys.EPOCH:
             self.epochs.accepted(knock.epoch)
 
     def _note_source(self, source: IPAddress, client_key: bytes) -> None:
@@ -245,7 +255,7 @@ class Keeper:
         grants = self.grants.part(places)
         looked_at = list(grants)
         also: set[tuple[IPAddress, bytes]] = set()
-        ended: list[tuple[Grant, str]] = []
+        ended: list[tuple[Grant, End]] = []
         moved: list[tuple[Grant, Grant]] = []
         for grant in looked_at:
             if why := _over(grant, registry, now):
@@ -305,7 +315,7 @@ class Keeper:
         """The last epoch whose key the receipt for this knock carries; None without a receipt."""
         return opened.decided.what.epoch + self.config.epoch_horizon - 1 if opened.decided.has_receipt else None
 
-    def overdue(self, client_keys: Iterable[bytes], now: Now) -> list[tuple[Grant, str]]:
+    def overdue(self, client_keys: Iterable[bytes], now: Now) -> list[tuple[Grant, End]]:
         """Grants of those among these clients who have lost their right while the door is open, with the reason."""
         grants = (grant for key in client_keys for grant in self.grants.of_client(key))
         return [(grant, why) for grant in grants if (why := _over(grant, self._registry, now))]
@@ -328,33 +338,34 @@ class Keeper:
             self.grants.add(grant)
 
 
-def _refused(knock: Authenticated, reason: str, detail: str = "") -> Refused:
+def _refused(knock: Authenticated, reason: Reason, detail: str = "") -> Refused:
     return Refused(reason, knock.source, knock.client.name, detail, knock.tag)
 
 
 def _disabled(client: DisabledClient, source: IPAddress, tag: bytes | None = None) -> Refused:
-    return Refused("disabled", source, client.name, f", {client.why}", tag)
+    return Refused(Reason.DISABLED, source, client.name, f", {client.why}", tag)
 
 
 def _no_right(knock: Authenticated, now: Now) -> Refused | None:
     """Why this client's knocks open nothing, whatever they say."""
     client = knock.client
-    if f"v{knock.version}" not in client.protocols:
-        return _refused(knock, "protocol")
+    version = by_number(knock.version)
+    if version is None or version.name not in client.protocols:
+        return _refused(knock, Reason.PROTOCOL)
     if client.expires is not None and client.expires <= now.utc:
-        return _refused(knock, "expired")
+        return _refused(knock, Reason.EXPIRED)
     return None
 
 
-def _over(grant: Grant, registry: Registry, now: Now) -> str | None:
+def _over(grant: Grant, registry: Registry, now: Now) -> End | None:
     """Why this grant's client has no right to it any more; None while it has."""
     client = registry.by_key(grant.client_key)
     if client is None:
-        return "revoked"
+        return End.REVOKED
     if client.expires is not None and client.expires <= now.utc:
-        return "expired"
+        return End.EXPIRED
     if not may_come_from(client, grant.named):
-        return "allowed_from"
+        return End.ALLOWED_FROM
     return None
 
 

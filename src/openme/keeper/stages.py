@@ -18,6 +18,8 @@ from enum import Enum
 from openme.config.model import ClientEntry, DisabledClient
 from openme.keeper.grants import Grant
 from openme.keeper.registry import Registry
+from openme.reasons import Reason
+from openme.wire.base import Signed
 from openme.wire.frame import Frame
 from openme.wire.knock import IPAddress, Knock
 
@@ -56,7 +58,7 @@ class Searched:
     """A knock from an address that no client is known to use: its signature is still to be matched with a client."""
 
     frame: Frame
-    knock: Knock
+    signed: Signed
     registry: Registry
     tries: Iterator[ClientEntry | DisabledClient | None]
 
@@ -83,7 +85,7 @@ class Decided:
 
     what: Authenticated
     grant: Grant | None
-    refusal: str | None = None
+    refusal: Reason | None = None
 
     @property
     def has_receipt(self) -> bool:
@@ -114,7 +116,7 @@ class Refused:
     passes on. `tag`: as above.
     """
 
-    reason: str
+    reason: Reason
     source: IPAddress | None = None
     client: str | None = None
     detail: str = ""

@@ -7,9 +7,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from openme.keys.erasing import wipe
+from openme.wire.base import ReceiptKeys
 from openme.wire.frame import Order, OrderKind
 from openme.wire.receipt import seal_receipt
-from openme.wire.v2 import ReceiptKeys
 
 MAX_PENDING = 4096
 MAX_RECEIPTS = 4096

@@ -18,17 +18,16 @@ from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper, Now
 from openme.keeper.stages import Authenticated, Claimed, Decided, Opened, Refused, Searched
 from openme.keys.erasing import wipe
+from openme.reasons import Reason
 from openme.server.verdicts import Verdicts
 from openme.store.base import AlreadyUsed, Claim, ClaimRefusal, Holder, Outcome, Store
-from openme.wire import v2
+from openme.wire.base import Keys
 from openme.wire.frame import FRAME_SIZE
+from openme.wire.versions import by_number
 
 _MAX_SEARCHED = 256  # that wait for their client to be searched for
 _PATIENCE = 3.0  # seconds after which one who still waits has knocked again or gone
 _SHARE = 0.01  # seconds for them before the people we know get their turn again
-
-NOT_OPENED = "firewall"
-"""Why a knock is refused that the firewall would not open for; it is said where that happens, and not counted."""
 
 
 class Admission:
@@ -98,7 +97,7 @@ class Admission:
         """Let one wait. When too many do, one drawn by lot goes, so that nobody can fill the queue for long."""
         if len(self._waiting) >= _MAX_SEARCHED:
             del self._waiting[secrets.randbelow(_MAX_SEARCHED)]
-            self._journal.counts.add("busy")
+            self._journal.counts.add(Reason.BUSY)
         self._waiting.append((time.monotonic(), searched))
 
     def _next(self) -> Searched | None:
@@ -106,7 +105,7 @@ class Admission:
         oldest_that_counts = time.monotonic() - _PATIENCE
         while self._waiting and self._waiting[0][0] < oldest_that_counts:
             self._waiting.popleft()
-            self._journal.counts.add("busy")
+            self._journal.counts.add(Reason.BUSY)
         return self._waiting.pop()[1] if self._waiting else None
 
     def forget_secrets(self) -> None:
@@ -145,7 +144,8 @@ class Admission:
     def authenticate_untrusted(self, frame: bytes) -> Authenticated | Searched | Refused:
         """Who signed what? Changes nothing."""
         outcome = self._keeper.authenticate_untrusted(frame)
-        if len(frame) == FRAME_SIZE and frame[0] == v2.VERSION:
+        version = by_number(frame[0]) if len(frame) == FRAME_SIZE else None
+        if version is not None and version.keys is Keys.EPOCH:
             wipe(frame)  # it holds the key to one knock
         return outcome
 
@@ -187,7 +187,7 @@ class Admission:
             self._journal.counts.add(knock.reason)
         elif knock.client is None:
             self._journal.refused_stranger(knock.reason, knock.source)
-        elif knock.reason != NOT_OPENED:
+        elif knock.reason is not Reason.FIREWALL:
             self._journal.refused_client(knock.client, knock.reason, knock.source, knock.detail)
 
 
@@ -214,5 +214,5 @@ def _opened(claimed: Claimed, opened: Collection[int]) -> Opened | Refused:
     knock = decided.what
     if grant is not None and id(grant) in opened:
         return Opened(decided, grant)
-    reason = NOT_OPENED if decided.refusal is None else decided.refusal
+    reason = Reason.FIREWALL if decided.refusal is None else decided.refusal
     return Refused(reason, knock.source, knock.client.name, tag=knock.tag)

@@ -92,7 +92,7 @@ def clock_trouble(ratchet: Ratchet, unix_ns: int) -> tuple[str, str] | None:
 
 def _clients_of_version_2(config: ServerConfig) -> list[str]:
     """Clients whose files carry epoch keys, so that there must have been a ratchet."""
-    return [client.name for client in config.clients.values() if "v1" not in client.protocols]
+    return [client.name for client in config.clients.values() if client.needs_epochs]
 
 
 def _say_without_keys(config: ServerConfig, store: Store) -> None:

@@ -30,6 +30,7 @@ from openme.keeper.policy import client_lists, door_network
 from openme.keeper.ratchet_file import write_ratchet
 from openme.keeper.rules import rules_for
 from openme.ports import common
+from openme.reasons import End
 from openme.server import control, logs
 from openme.server.admin import Request, RequestError, about_file, key_texts, parse_request
 from openme.server.admission import Admission
@@ -253,8 +254,8 @@ class KeeperProcess:
         over = self._keeper.grants.expire(now.monotonic)
         for grant in over:
             self._verdicts.take(grant)
-            self._journal.closed(grant, "its time is over")
-        early: list[tuple[Grant, str]] = []
+            self._journal.closed(grant, End.TIME_OVER)
+        early: list[tuple[Grant, End]] = []
         if expired := self._expiries.passed(now.utc):  # a right ends by that alone, or by a config
             early = self._keeper.overdue(expired, now)
             self._end(early, now)
@@ -386,7 +387,7 @@ class KeeperProcess:
             # Else this is the last good config, less somebody perhaps, while a refused file waits for its next try.
             self._retry_at, self._retry_after = None, _FIRST_RETRY
         self._hidden.took(config)
-        if ("v2" in config.protocols) != (self._keeper.epochs is not None):
+        if config.has_epochs != (self._keeper.epochs is not None):
             self._switch_v2(config, now)
         self._follow(plan, Change(close=plan.change.close) if has_new_rules else plan.change, now, rest)
         self._follow_interface(now)
@@ -535,8 +536,7 @@ class KeeperProcess:
     def _give_v1_keys(self) -> None:
         """Make the listener hold the version 1 keys that the config names, while it accepts that version."""
         config = self._keeper.config
-        keys = (config.private_key, config.previous_private_key) if "v1" in config.protocols else ()
-        wanted = {number: key.raw for number, key in enumerate(keys) if key is not None}
+        wanted = {number: key.raw for number, key in enumerate(config.keys) if key is not None}
         if wanted == self._given:
             return
         for number in self._given.keys() - wanted.keys():
@@ -591,7 +591,7 @@ class KeeperProcess:
     def _use_epochs(self, epochs: Epochs, now: Now) -> None:
         """Put these in the place of those in force; where version 2 is off, the file is read when it is switched on."""
         self._drop_epochs()
-        if "v2" not in self._keeper.config.protocols:
+        if not self._keeper.config.has_epochs:
             epochs.ratchet.forget()
             return
         self._keeper.epochs = epochs
@@ -638,14 +638,14 @@ class KeeperProcess:
 
     # -- ending grants
 
-    def _end(self, ended: Sequence[tuple[Grant, str]], now: Now) -> None:
+    def _end(self, ended: Sequence[tuple[Grant, End]], now: Now) -> None:
         """End these grants: of very many the last in steps, unless they have been given anew by then."""
         self._end_some(ended[:ADDRESSES_AT_ONCE], now)
         if len(ended) > ADDRESSES_AT_ONCE:
             self._following += 1
             self._slices.add(self._end_later(ended))
 
-    def _end_later(self, ended: Sequence[tuple[Grant, str]]) -> Steps[None]:
+    def _end_later(self, ended: Sequence[tuple[Grant, End]]) -> Steps[None]:
         try:
             for start in range(ADDRESSES_AT_ONCE, len(ended), ADDRESSES_AT_ONCE):
                 yield
@@ -656,7 +656,7 @@ class KeeperProcess:
         finally:
             self._following -= 1
 
-    def _end_some(self, ended: Sequence[tuple[Grant, str]], now: Now) -> None:
+    def _end_some(self, ended: Sequence[tuple[Grant, End]], now: Now) -> None:
         change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
         change = replace(change, open=tuple(d for d in change.open if d.port_list in self._rules.port_lists))
         self._slices.add(self._say_ended(ended))
@@ -674,7 +674,7 @@ class KeeperProcess:
         """Why a door that should be closed may be open, or None."""
         return self._left_open[1] if self._left_open is not None and now.monotonic < self._left_open[0] else None
 
-    def _say_ended(self, ended: Sequence[tuple[Grant, str]]) -> Steps[None]:
+    def _say_ended(self, ended: Sequence[tuple[Grant, End]]) -> Steps[None]:
         """A line in the log for each, and nothing more for the listener to answer with."""
         # Whoever is let in anew meanwhile keeps what that gives him.
         receipts = [self._verdicts.take(grant) for grant, _ in ended]
@@ -837,7 +837,7 @@ class KeeperProcess:
         name = request.name
         targets = self._targets(name, self._watch.keys_of(name), established=request.cut)
         grants = self._keeper.grants_of(name)
-        self._end([(grant, "closed by the operator") for grant in grants], now)
+        self._end([(grant, End.CLOSED) for grant in grants], now)
         self._state_changed = True
         outcome: dict[str, Any] = {
             "not_closed": self._why_left_open(now),

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+from openme.reasons import Reason
 from openme.refusals import REPORT_INTERVAL, RefusalCounts
 from openme.server.channel import ChannelClosedError, send
 from openme.wire.frame import SOURCE_SIZE, Report, ReportKind, unpack_report_untrusted
@@ -60,11 +61,11 @@ class Reporter:
         self._keeper = keeper
         self._each = _log.isEnabledFor(logging.DEBUG) if each is None else each
         self._lines = _Allowance(MOST_LINES)
-        self._untold: Counter[str] = Counter()
+        self._untold: Counter[Reason] = Counter()
         self._failure: int | None = None
         self._last_told = float("-inf")
 
-    def refused(self, reason: str, source: IPAddress | None = None) -> None:
+    def refused(self, reason: Reason, source: IPAddress | None = None) -> None:
         """Count a refusal under one of `wire.frame.REFUSALS`. ChannelClosedError if the keeper is gone."""
         self.counts.add(reason)
         if (
@@ -199,7 +200,7 @@ class Reports:
                 _log.error("the listener ends by an internal error, at %s: please report it", _place(report.number))
 
     def _refused(self, report: Report, now: float) -> None:
-        if not report.number:
+        if not report.number or report.reason is None:
             self._nonsense += 1
             return
         self.counts.add(report.reason, report.number)

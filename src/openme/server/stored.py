@@ -32,7 +32,7 @@ def prepare_memory(config: ServerConfig, *, is_new: bool) -> None:
     A config with clients that speak nothing but version 2 is of a server that has lived: their files carry keys of a
     ratchet that was here. Where the disk refuses, the start goes on as one without a memory.
     """
-    knows_clients = any("v1" not in client.protocols for client in config.clients.values())
+    knows_clients = any(client.needs_epochs for client in config.clients.values())
     if is_new and not knows_clients:
         try:
             make_memory(config.state_dir)

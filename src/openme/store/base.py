@@ -11,6 +11,7 @@ from typing import Protocol
 from openme.errors import OpenmeError
 from openme.networks import IPNetwork
 from openme.ports import PortRange
+from openme.reasons import Reason
 from openme.wire.knock import IPAddress, Knock
 
 RatchetNote = tuple[int, bytes]
@@ -78,9 +79,9 @@ class First:
 
 @dataclass(frozen=True, slots=True)
 class ClaimRefusal:
-    """Why a claim is refused, as a short fixed word for counting; one of the three below."""
+    """Why a claim is refused; one of the three below."""
 
-    reason: str
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from openme.reasons import Reason
 from openme.store.base import FIRST, Answer, Claim, Holder, RatchetNote, Reset, Seen, Unavailable
 from openme.store.replay import Remembered, ReplayMemory
 
@@ -43,7 +44,7 @@ class MemoryStore:
     def claim(self, claims: Sequence[Claim], answer: Answer) -> None:
         """See `Store.claim`; the answer comes before this returns."""
         if self._memory is None:
-            answer([Unavailable("unavailable")] * len(claims))
+            answer([Unavailable(Reason.UNAVAILABLE)] * len(claims))
             return
         outcomes: list[Outcome] = []
         for claim in claims:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
+from openme.reasons import Reason
 from openme.store.base import AlreadyUsed, CannotStore, ClaimRefusal, Reset, Run
 from openme.wire.knock import IPAddress, Knock
 
@@ -135,17 +136,17 @@ class ReplayMemory:
         """
         timestamp_ns = knock.timestamp_ns
         if self.floor_ns is not None and timestamp_ns < self.floor_ns:
-            return AlreadyUsed("stale")
+            return AlreadyUsed(Reason.STALE)
         memory = self._clients.get(client_key) or _ClientMemory(timestamp_ns, timestamp_ns - 2 * self._window_ns)
         if first := memory.nonces.get(knock.random_nonce):
-            return AlreadyUsed("replay", first[1])
+            return AlreadyUsed(Reason.REPLAY, first[1])
         if timestamp_ns < memory.low_ns or any(first <= timestamp_ns <= last for first, last in memory.shut):
-            return AlreadyUsed("stale")
+            return AlreadyUsed(Reason.STALE)
         high_ns = max(memory.high_ns, timestamp_ns)
         # `low_ns` never falls, not even when the window grows: below it nonces have been let go.
         low_ns = max(memory.low_ns, high_ns - 2 * self._window_ns)
         if memory.is_full(low_ns):
-            return CannotStore("too_many")
+            return CannotStore(Reason.TOO_MANY)
         memory.high_ns, memory.low_ns = high_ns, low_ns
         lets_go = memory.let_go(low_ns)
         memory.nonces[knock.random_nonce] = (timestamp_ns, source)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openme.reasons import Reason
 from openme.store.base import FIRST, Answer, Claim, Holder, RatchetNote, Reset, Run, Seen, StoreError, Unavailable
 from openme.store.completeness import Chain, Found, Loss, loss_in
 from openme.store.digest import Row, SetDigest
@@ -342,7 +343,7 @@ class SqliteStore:
         """
         memory = self._memory
         if memory is None:
-            answer([Unavailable("unavailable")] * len(claims))
+            answer([Unavailable(Reason.UNAVAILABLE)] * len(claims))
             return
         outcomes: list[Outcome] = []
         for claim in claims:

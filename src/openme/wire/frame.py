@@ -8,7 +8,7 @@
         17     8  epoch index (version 1: zero)         41  4096  only in a message with text: the text of a receipt,
         25    32  AEAD key                                        or a part of it, zeros behind its end
         57    12  AEAD nonce
-        69   165  the packet as it came
+        69  rest  the packet as it came, of KNOCK_SIZE bytes
 
     report, listener to keeper, 26 bytes
     offset  size  field
@@ -28,6 +28,8 @@ from enum import IntEnum
 
 from openme.keys.erasing import wipe
 from openme.keys.sodium import Secret
+from openme.knock_size import KNOCK_SIZE
+from openme.reasons import Reason, Speaker, reasons_of
 from openme.wire.knock import BadPacket, IPAddress, pack_address, unpack_address
 
 VERSION_SIZE = 1
@@ -35,7 +37,7 @@ SOURCE_SIZE = 16
 EPOCH_SIZE = 8
 AEAD_KEY_SIZE = 32
 AEAD_NONCE_SIZE = 12
-PACKET_SIZE = 165
+PACKET_SIZE = KNOCK_SIZE
 
 SOURCE_OFFSET = VERSION_SIZE  # 1
 EPOCH_OFFSET = SOURCE_OFFSET + SOURCE_SIZE  # 17
@@ -64,10 +66,10 @@ class OrderKind(IntEnum):
         0  # key: R; number: monotonic nanoseconds at which the opening ends; text: the (last part of the) receipt
     )
     REFUSED = 1  # key: R; it opened nothing
-    USE_V1_KEY = 3  # number: which of several; key: the private key
+    USE_V1_KEY = 3  # one of `Keys.SERVER`; number: which of several; key: the private key
     FORGET_V1_KEY = 4  # number: which of several
     KNOWN_SOURCE = 5  # key: an address that a client has knocked from
-    USE_EPOCH_KEY = 6  # number: the epoch; key: its private key
+    USE_EPOCH_KEY = 6  # one of `Keys.EPOCH`; number: the epoch; key: its private key
     FORGET_EPOCH_KEY = 7  # number: the epoch
     RECEIPT_PART = 8  # key: R; text: a part of the receipt, before the one that comes with ACCEPTED
     FORGET_RECEIPT = 9  # key: R; its opening has ended early
@@ -137,7 +139,7 @@ REPORT_SOURCE_OFFSET = REPORT_NUMBER_OFFSET + NUMBER_SIZE  # 10
 REPORT_SIZE = REPORT_SOURCE_OFFSET + SOURCE_SIZE  # 26
 MAX_NUMBER = (1 << 8 * NUMBER_SIZE) - 1
 
-REFUSALS = ("length", "filter", "low_order", "decrypt", "version", "copy", "busy")
+REFUSALS = reasons_of(Speaker.LISTENER)
 """Why the listener drops a datagram, in the order of the numbers that stand for it in a report."""
 
 
@@ -160,17 +162,17 @@ class ReportKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the listener has to say. `reason` is one of REFUSALS, or empty; `knock` has 16 bytes, or none."""
+    """What the listener has to say. `reason` is one of REFUSALS, or None; `knock` has 16 bytes, or none."""
 
     kind: ReportKind
     number: int = 0
-    reason: str = ""
+    reason: Reason | None = None
     source: IPAddress | None = None
     knock: bytes = b""
 
     def pack(self) -> bytes:
         """The 26 bytes."""
-        reason = REFUSALS.index(self.reason) if self.reason else 0
+        reason = 0 if self.reason is None else REFUSALS.index(self.reason)
         source = self.knock or (bytes(SOURCE_SIZE) if self.source is None else pack_address(self.source))
         return bytes([self.kind, reason]) + min(self.number, MAX_NUMBER).to_bytes(NUMBER_SIZE, "big") + source
 
@@ -178,17 +180,17 @@ class Report:
 def unpack_report_untrusted(raw: bytes) -> Report:
     """The report in exactly 26 bytes. BadPacket: `report` for any other length, and for what no report says."""
     if len(raw) != REPORT_SIZE or raw[0] not in _REPORT_KINDS:
-        raise BadPacket("report")
+        raise BadPacket(Reason.REPORT)
     kind, reason = ReportKind(raw[0]), raw[REASON_OFFSET]
     source = raw[REPORT_SOURCE_OFFSET:]
     if reason >= (len(REFUSALS) if kind is ReportKind.REFUSED else 1):
-        raise BadPacket("report")
+        raise BadPacket(Reason.REPORT)
     if kind is ReportKind.DELIVERED:
         return Report(kind, knock=source)
     return Report(
         kind=kind,
         number=int.from_bytes(raw[REPORT_NUMBER_OFFSET:REPORT_SOURCE_OFFSET], "big"),
-        reason=REFUSALS[reason] if kind is ReportKind.REFUSED else "",
+        reason=REFUSALS[reason] if kind is ReportKind.REFUSED else None,
         source=unpack_address(source) if any(source) else None,
     )
 
@@ -235,7 +237,7 @@ def _joined(size: int, parts: Iterable[bytes]) -> bytes:
 def unpack_frame_untrusted(raw: bytes) -> Frame:
     """The frame in exactly 234 bytes. BadPacket: `frame` for any other length."""
     if len(raw) != FRAME_SIZE:
-        raise BadPacket("frame")
+        raise BadPacket(Reason.FRAME)
     return Frame(
         version=raw[0],
         source=unpack_address(raw[SOURCE_OFFSET:EPOCH_OFFSET]),

@@ -191,7 +191,7 @@ def test_an_epoch_that_was_named_wrongly_breaks_the_signature() -> None:
 def test_a_frame_whose_key_was_used_is_wiped() -> None:
     judge = keeper()
     named = unpack_frame_untrusted(frame(packet_v2()))
-    judge._authenticate_v2_untrusted(named)
+    judge._open_untrusted(named)
     assert (named.aead_key, named.aead_nonce) == (bytes(32), bytes(12))
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from openme.listener import receipts
 from openme.listener.receipts import PENDING_SECONDS, Receipts
+from openme.wire.base import ReceiptKeys
 from openme.wire.frame import Order, OrderKind, accepted
 from openme.wire.receipt import seal_receipt
-from openme.wire.v2 import ReceiptKeys
 
 TEXT = b'{"client": "alice"}'
 

@@ -14,6 +14,7 @@ from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Now
 from openme.keeper.stages import NEXT, Authenticated, Claimed, Decided, Opened, Refused, Searched, State
+from openme.reasons import Reason
 from openme.server.admission import Admission
 from openme.store.base import Answer, CannotStore, Claim, Outcome, Unavailable
 from openme.store.memory import MemoryStore
@@ -189,7 +190,7 @@ def test_a_batch_is_one_claim_and_one_opening_and_is_told_in_its_order(stand: St
 
 def test_a_store_that_is_not_there_lets_nobody_in(stand: Stand) -> None:
     stand.admit(packet_v2(), packet_v2(BOB))
-    stand.store.answer(Unavailable("unavailable"), CannotStore("too_many"))
+    stand.store.answer(Unavailable(Reason.UNAVAILABLE), CannotStore(Reason.TOO_MANY))
     assert stand.told == ["unavailable", "too_many"]
     assert [event for event, _ in stand.noted.events] == ["told", "told"]
     assert not stand.keeper.new_sources

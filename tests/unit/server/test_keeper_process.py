@@ -17,6 +17,7 @@ import pytest
 from openme import interrupts
 from openme.firewall.base import Door
 from openme.keeper.ratchet_file import read_ratchet
+from openme.reasons import Reason
 from openme.server import admission, verdicts
 from openme.server.keeper_process import Ending, Trial
 from openme.store.base import Seen
@@ -532,7 +533,7 @@ def test_a_crowd_of_strangers_is_bounded_and_the_last_is_served(
         world.send(frame(packet(STRANGER, label=number)))
         world.process._on_frames()
     assert len(world.process._admission._waiting) == 256
-    assert world.parts.journal.counts.total["busy"] == 44
+    assert world.parts.journal.counts.total[Reason.BUSY] == 44
     monkeypatch.undo()
     world.knock(packet())
     while world.process._admission:
@@ -546,7 +547,7 @@ def test_a_stranger_who_waits_too_long_is_not_served(world: KeeperWorld, monkeyp
     monkeypatch.setattr(admission, "_PATIENCE", -1.0)
     world.turn()
     assert world.open_for() == set()
-    assert world.parts.journal.counts.total["busy"] == 1
+    assert world.parts.journal.counts.total[Reason.BUSY] == 1
 
 
 # -- a trial

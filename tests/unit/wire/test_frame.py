@@ -4,6 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from openme.reasons import Reason
 from openme.wire.frame import (
     FRAME_SIZE,
     MAX_NUMBER,
@@ -61,8 +62,8 @@ def test_no_repr_shows_a_key() -> None:
 
 
 REPORTS = [
-    Report(ReportKind.REFUSED, 7, "copy", ip_address("192.0.2.7")),
-    Report(ReportKind.REFUSED, MAX_NUMBER, "length"),
+    Report(ReportKind.REFUSED, 7, Reason.COPY, ip_address("192.0.2.7")),
+    Report(ReportKind.REFUSED, MAX_NUMBER, Reason.LENGTH),
     Report(ReportKind.MISTAKE, 12_000_345),
 ]
 
@@ -79,7 +80,9 @@ def test_a_report_has_every_field_at_its_place() -> None:
 
 
 def test_a_number_that_is_too_large_is_the_largest() -> None:
-    assert unpack_report_untrusted(Report(ReportKind.REFUSED, MAX_NUMBER + 1, "length").pack()).number == MAX_NUMBER
+    assert (
+        unpack_report_untrusted(Report(ReportKind.REFUSED, MAX_NUMBER + 1, Reason.LENGTH).pack()).number == MAX_NUMBER
+    )
 
 
 @pytest.mark.parametrize(
