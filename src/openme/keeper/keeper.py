@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from openme.config.model import ClientEntry, DisabledClient, ServerConfig
 from openme.firewall.base import PortList, Rules
 from openme.keeper.grants import Change, Grant, Grants
-from openme.keeper.journal import Journal
+from openme.keeper.journal import DISABLED, Journal
 from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide, door_network, may_come_from
 from openme.keeper.registry import Registry
 from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal, Reset
@@ -244,8 +244,8 @@ class Keeper:
         return Judgement("accepted", frame.source, client, remembered, _grant(client, opening, now))
 
     def _refuse_disabled(self, client: DisabledClient, frame: Frame) -> Judgement:
-        self._journal.refused_client(client.name, "disabled", frame.source, f", {client.why}")
-        return Judgement("disabled", frame.source)
+        self._journal.refused_client(client.name, DISABLED, frame.source, f", {client.why}")
+        return Judgement(DISABLED, frame.source)
 
     def _note_source(self, source: IPAddress, client_key: bytes) -> None:
         known = self._last_from.pop(source, ())
