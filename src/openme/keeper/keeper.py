@@ -15,7 +15,7 @@ from openme.config.model import ClientEntry, DisabledClient, ServerConfig
 from openme.firewall.base import PortList, Rules
 from openme.keeper.grants import Change, Grant, Grants
 from openme.keeper.journal import DISABLED, Journal
-from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide, door_network, may_come_from
+from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide, door_network, refused_place
 from openme.keeper.registry import Registry
 from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal, Reset
 from openme.keeper.rules import rules_for
@@ -389,9 +389,7 @@ def _over(grant: Grant, registry: Registry, now: Now) -> str | None:
         return "revoked"
     if client.expires is not None and client.expires <= now.utc:
         return "expired"
-    if not may_come_from(client, grant.named):
-        return "allowed_from"
-    return None
+    return refused_place(client, grant.named)
 
 
 def _moved(grant: Grant, client: ClientEntry, lists: tuple[PortList, ...]) -> Grant:
