@@ -52,7 +52,7 @@ ALLOWED = {
     "listener": {"wire", "keys", "reasons"},
     "store": {"errors", "files", "networks", "ports", "reasons", "wire"},
     "keeper": {*BASE, "config", "firewall.base", "refusals", "store.base"},
-    "client": {*BASE, "config.model"},
+    "client": {*BASE, "config.model", "config.profile"},
     "server": {*BASE, "config", "firewall", "keeper", "listener", "netlink", "refusals", "store"},
     "cli": {
         *(*BASE, "config", "client", "server", "firewall.registry"),
