@@ -1,8 +1,7 @@
 """`openme knock` and `openme status`."""
 
 import argparse
-import shlex
-import subprocess
+from typing import TYPE_CHECKING
 
 from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, hint, note, warn
@@ -20,6 +19,9 @@ from openme.client import (
 from openme.durations import format_duration
 from openme.interrupts import ending
 from openme.moments import day, rfc3339
+
+if TYPE_CHECKING:
+    import subprocess
 
 SHUT = 3
 DEFAULT_INTERVAL = 25.0  # seconds; below the usual knock_timeout of 30, so that the door stays open
@@ -81,7 +83,7 @@ class _Client:
             return self._continue(args, attempt)
         if post_knock:
             # Beside it and never before it: nobody waits for new keys.
-            with subprocess.Popen(["sh", "-c", post_knock]) as command:
+            with _started(post_knock) as command:
                 problem = None if args.check else self._renew(attempt)
                 code = max(code, _after(command.wait()))
         else:
@@ -130,7 +132,7 @@ class _Client:
     def _continue(self, args: argparse.Namespace, attempt: Attempt) -> int:
         """Knock again and again; `post_knock` runs once, beside it. `attempt` is the first knock, sent already."""
         post_knock = self.profile.post_knock
-        command = subprocess.Popen(["sh", "-c", post_knock]) if post_knock else None
+        command = _started(post_knock) if post_knock else None
         code = 0
 
         def ended() -> int:
@@ -214,6 +216,8 @@ class _Client:
             return SHUT
         if outcome.state is State.CLOSED:
             answer("closed")
+            import shlex  # noqa: PLC0415  # see _started
+
             named = "" if args.profile is None else f" {shlex.quote(profile.name)}"
             hint(
                 f"nothing answers on {profile.server_host} port {profile.server_health_port}/tcp, as before a knock; to"
@@ -221,6 +225,12 @@ class _Client:
             )
             return SHUT
         return _say_found(outcome)
+
+
+def _started(post_knock: str) -> "subprocess.Popen[bytes]":
+    import subprocess  # noqa: PLC0415  # two of a plain knock's hundred milliseconds, which most profiles need not spend
+
+    return subprocess.Popen(["sh", "-c", post_knock])
 
 
 def _after(status: int) -> int:
