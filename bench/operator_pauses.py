@@ -35,8 +35,8 @@ from openme.keeper.store import MOST_HOLDERS, Accepted, Holder, Store
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.netlink.conntrack import connection_table, established_entry
+from openme.seam.channel import channel
 from openme.server import control
-from openme.server.channel import channel
 from openme.server.config_watch import ConfigWatch
 from openme.server.epoch_keys import open_epochs
 from openme.server.keeper_process import KeeperProcess, Parts, read_clocks

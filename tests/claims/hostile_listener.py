@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from openme.cli.main import main
 from openme.listener.listener import Listener
+from openme.seam.messages import ORDER_SIZE, OrderKind, Report, ReportKind
 from openme.server import start
-from openme.wire.frame import ORDER_SIZE, OrderKind, Report, ReportKind
 from support.attacks import attack
 
 

@@ -34,8 +34,8 @@ from openme.client.knock import build
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import epoch_at
 from openme.keys.x25519 import public_key_of
+from openme.seam.messages import FRAME_SIZE, Frame, OrderKind
 from openme.wire import v1, v2
-from openme.wire.frame import FRAME_SIZE, Frame, OrderKind
 from openme.wire.knock import IPAddress, Knock
 from support.entries import restrict
 from support.kernel_doors import until_shut

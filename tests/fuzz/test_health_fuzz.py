@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from openme.listener.listener import Listener
+from openme.seam.channel import channel, send
+from openme.seam.messages import Order, OrderKind
 from openme.server import listener_process
-from openme.server.channel import channel, send
 from openme.server.listener_process import ListenerProcess
 from openme.server.sockets import bind_health, bind_knock
-from openme.wire.frame import Order, OrderKind
 from support.command import until
 from support.fuzzing import SEED, mutated, rounds
 from support.ports import free_port

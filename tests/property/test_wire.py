@@ -12,8 +12,8 @@ from openme.firewall.base import PortList
 from openme.keys.ed25519 import ClientPrivateKey, parse_private_key, parse_public_key
 from openme.keys.x25519 import ServerPrivateKey
 from openme.ports import PROTOCOLS, PortRange, merged, parse_port_spec
+from openme.seam.messages import Frame, Order, OrderKind, unpack_frame_untrusted, unpack_order
 from openme.wire import v1
-from openme.wire.frame import Frame, Order, OrderKind, unpack_frame_untrusted, unpack_order
 from openme.wire.knock import BadPacket, Knock, pack_target, unpack_target
 from support.knocks import HOME, NOW, judged, keeper, listener, packet
 

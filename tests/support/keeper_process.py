@@ -24,11 +24,11 @@ from openme.firewall.memory import MemoryFirewall
 from openme.keeper.keeper import Now
 from openme.keeper.rules import rules_for
 from openme.keeper.store import Store, has_lived, make_memory
+from openme.seam.channel import ORDER_SIZES, channel, received
+from openme.seam.messages import Order, OrderKind, unpack_order
 from openme.server import control
-from openme.server.channel import ORDER_SIZES, channel, received
 from openme.server.config_watch import ConfigWatch
 from openme.server.keeper_process import KeeperProcess, Parts, Trial
-from openme.wire.frame import Order, OrderKind, unpack_order
 from openme.wire.knock import IPAddress
 from support.knocks import ALICE, BOB, HOME, NOW, SERVER, frame, keeper, later
 

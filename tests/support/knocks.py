@@ -20,8 +20,8 @@ from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import Ratchet
 from openme.keys.x25519 import ServerPrivateKey
 from openme.listener.listener import Listener
+from openme.seam.messages import Order, OrderKind
 from openme.wire import v1, v2
-from openme.wire.frame import Order, OrderKind
 from openme.wire.knock import IPAddress, Knock
 
 NS = 10**9

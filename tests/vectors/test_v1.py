@@ -14,8 +14,8 @@ from nacl.bindings import crypto_scalarmult
 from openme.keys.ed25519 import parse_private_key, parse_public_key
 from openme.keys.x25519 import parse_server_private_key, parse_server_public_key
 from openme.listener.listener import Listener
+from openme.seam.messages import Order, OrderKind
 from openme.wire import v1
-from openme.wire.frame import Order, OrderKind
 from openme.wire.knock import BadPacket, Knock, unpack_target
 
 VECTORS: list[dict[str, Any]] = json.loads(Path(__file__).with_name("v1.json").read_text(encoding="utf-8"))["vectors"]

@@ -20,8 +20,8 @@ from openme.keeper.registry import Registry
 from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal, Reset
 from openme.keeper.rules import rules_for
 from openme.keys.erasing import wipe
+from openme.seam.messages import Frame, unpack_frame_untrusted
 from openme.wire import v1, v2
-from openme.wire.frame import Frame, unpack_frame_untrusted
 from openme.wire.knock import BadPacket, IPAddress, Knock
 from openme.wire.receipt import Receipt, receipt_text
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from openme.keys.erasing import wipe
 from openme.keys.x25519 import public_key_of
+from openme.seam.messages import PACKET_SIZE, Frame, Order, OrderKind
 from openme.wire import v1, v2
-from openme.wire.frame import PACKET_SIZE, Frame, Order, OrderKind
 from openme.wire.knock import BadPacket, IPAddress
 
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from openme.keys.erasing import wipe
-from openme.wire.frame import Order, OrderKind
+from openme.seam.messages import Order, OrderKind
 from openme.wire.receipt import seal_receipt
 from openme.wire.v2 import ReceiptKeys
 

@@ -34,9 +34,10 @@ from openme.keeper.rules import rules_for
 from openme.keeper.store import Accepted, Holder, Store
 from openme.keys.erasing import wipe
 from openme.ports import common
+from openme.seam.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
+from openme.seam.messages import KEY_SIZE, REPORT_SIZE, Order, OrderKind, accepted, known_source
 from openme.server import control, logs
 from openme.server.admin import Request, RequestError, about_file, key_texts, parse_request
-from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.server.config_watch import ConfigWatch
 from openme.server.cutting import Cutting
 from openme.server.door_steps import AT_ONCE, DoorSteps
@@ -52,7 +53,6 @@ from openme.server.slices import Slices
 from openme.server.state_file import json_text, sessions_value, write_state_file
 from openme.server.stored import moment, stored_value
 from openme.wire import v2
-from openme.wire.frame import KEY_SIZE, REPORT_SIZE, Order, OrderKind, accepted, known_source
 
 _BATCH = 256  # frames that share one sync of the disk and one firewall transaction
 _MAX_STRANGERS = 256  # that wait for their client to be searched for

@@ -19,10 +19,10 @@ from openme.listener.load import (
 )
 from openme.listener.receipts import Receipts
 from openme.refusals import REPORT_INTERVAL
-from openme.server.channel import ORDER_SIZES, ChannelClosedError, received, send
+from openme.seam.channel import ORDER_SIZES, ChannelClosedError, received, send
+from openme.seam.messages import PACKET_SIZE, OrderKind, Report, ReportKind, source_of, unpack_order
 from openme.server.listener_reports import Reporter, tell
 from openme.wire import v1, v2
-from openme.wire.frame import PACKET_SIZE, OrderKind, Report, ReportKind, source_of, unpack_order
 from openme.wire.knock import BadPacket, IPAddress, unpack_address
 
 HEALTH_SECONDS = 2.0  # a health connection that says nothing is closed after this

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 
 from openme.refusals import REPORT_INTERVAL, RefusalCounts
-from openme.server.channel import ChannelClosedError, send
-from openme.wire.frame import SOURCE_SIZE, Report, ReportKind, unpack_report_untrusted
+from openme.seam.channel import ChannelClosedError, send
+from openme.seam.messages import SOURCE_SIZE, Report, ReportKind, unpack_report_untrusted
 from openme.wire.knock import BadPacket, IPAddress
 
 MOST_LINES = 10_000  # refusals in a second that get a line each on level debug: more than one process works on
@@ -65,7 +65,7 @@ class Reporter:
         self._last_told = float("-inf")
 
     def refused(self, reason: str, source: IPAddress | None = None) -> None:
-        """Count a refusal under one of `wire.frame.REFUSALS`. ChannelClosedError if the keeper is gone."""
+        """Count a refusal under one of `seam.messages.REFUSALS`. ChannelClosedError if the keeper is gone."""
         self.counts.add(reason)
         if (
             not self._each

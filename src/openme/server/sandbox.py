@@ -12,8 +12,8 @@ from pathlib import Path
 
 from py_landlock import Landlock, LandlockError, Scope, get_abi_version
 
+from openme.seam.messages import Report, ReportKind
 from openme.server.roles import GUARDIAN, KEEPER, LISTENER, Allowed
-from openme.wire.frame import Report, ReportKind
 
 try:
     import pyseccomp

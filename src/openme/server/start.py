@@ -28,9 +28,10 @@ from openme.keeper.rules import rules_for
 from openme.keeper.store import Store, beside, has_lived
 from openme.listener.listener import Listener
 from openme.ports import merged
+from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
+from openme.seam.messages import REPORT_SIZE, Report, ReportKind
 from openme.server import control
 from openme.server.addresses import OwnAddresses
-from openme.server.channel import FRAME_SIZES, ChannelClosedError, channel, received
 from openme.server.children import (
     ListenerAndGuardian,
     close_all_but,
@@ -70,7 +71,6 @@ from openme.server.sockets import bind_knock
 from openme.server.state_dir import is_open_to_others, unusable
 from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
-from openme.wire.frame import REPORT_SIZE, Report, ReportKind
 
 _LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
 _GLANCE = 0.2  # seconds

@@ -8,8 +8,8 @@ import pytest
 
 from openme.keys.x25519 import ServerPrivateKey
 from openme.listener.listener import Listener
+from openme.seam.messages import Frame, Order, OrderKind
 from openme.wire import v1, v2
-from openme.wire.frame import Frame, Order, OrderKind
 from openme.wire.knock import BadPacket
 from support import independent_v2
 from support.knocks import ALICE, EPOCH, HOME, SERVER, START, listener, nonce, packet, packet_v2, ratchet

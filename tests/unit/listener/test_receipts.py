@@ -6,7 +6,7 @@ import pytest
 
 from openme.listener import receipts
 from openme.listener.receipts import PENDING_SECONDS, Receipts
-from openme.wire.frame import Order, OrderKind, accepted
+from openme.seam.messages import Order, OrderKind, accepted
 from openme.wire.receipt import seal_receipt
 from openme.wire.v2 import ReceiptKeys
 

@@ -12,10 +12,10 @@ import pytest
 
 from openme.config.model import ServerConfig
 from openme.ports import parse_port_spec
+from openme.seam.messages import OrderKind, Report, ReportKind
 from openme.server import health_port
 from openme.server.health_port import FILE_NAME, own_health_port, why_not_ours, worded
 from openme.server.hidden_ports import HiddenPorts
-from openme.wire.frame import OrderKind, Report, ReportKind
 from support.keeper_process import KeeperWorld, keeper_world
 from support.knocks import config, lines
 from support.ports import free_port

@@ -17,9 +17,9 @@ from openme import interrupts
 from openme.firewall.base import Door
 from openme.keeper.ratchet_file import read_ratchet
 from openme.keeper.store import Seen, read_seen
+from openme.seam.messages import FRAME_SIZE, Order, OrderKind
 from openme.server import keeper_process
 from openme.server.keeper_process import Ending, Trial
-from openme.wire.frame import FRAME_SIZE, Order, OrderKind
 from support.keeper_process import KeeperWorld, keeper_world
 from support.knocks import (
     ALICE,

@@ -15,17 +15,8 @@ from types import SimpleNamespace
 import pytest
 
 from openme.listener.listener import Listener
-from openme.server import listener_process
-from openme.server.channel import channel, send
-from openme.server.listener_process import (
-    HEALTH_PER_ADDRESS,
-    HEALTH_SECONDS,
-    RECEIPT_PATIENCE,
-    ListenerProcess,
-    address_of,
-)
-from openme.server.sockets import bind_health, bind_knock
-from openme.wire.frame import (
+from openme.seam.channel import channel, send
+from openme.seam.messages import (
     FRAME_SIZE,
     REPORT_SIZE,
     Order,
@@ -36,6 +27,15 @@ from openme.wire.frame import (
     unpack_frame_untrusted,
     unpack_report_untrusted,
 )
+from openme.server import listener_process
+from openme.server.listener_process import (
+    HEALTH_PER_ADDRESS,
+    HEALTH_SECONDS,
+    RECEIPT_PATIENCE,
+    ListenerProcess,
+    address_of,
+)
+from openme.server.sockets import bind_health, bind_knock
 from openme.wire.receipt import seal_receipt
 from openme.wire.v2 import ReceiptKeys
 from support import independent_v2

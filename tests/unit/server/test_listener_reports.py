@@ -15,8 +15,9 @@ import pytest
 
 import openme
 from openme.refusals import REPORT_INTERVAL
+from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
+from openme.seam.messages import MAX_NUMBER, REFUSALS, REPORT_SIZE, Report, ReportKind, unpack_report_untrusted
 from openme.server import listener_reports
-from openme.server.channel import FRAME_SIZES, ChannelClosedError, channel, received
 from openme.server.listener_reports import (
     MOST_DELIVERED,
     MOST_LINES,
@@ -27,7 +28,6 @@ from openme.server.listener_reports import (
     tell,
     worded,
 )
-from openme.wire.frame import MAX_NUMBER, REFUSALS, REPORT_SIZE, Report, ReportKind, unpack_report_untrusted
 from openme.wire.knock import BadPacket
 from support.knocks import lines
 
@@ -140,7 +140,7 @@ def test_a_mistake_is_told_by_its_place() -> None:
     with pytest.raises(BadPacket) as caught:
         unpack_report_untrusted(b"")
     (line,) = said(last_words(caught.value))
-    assert line.startswith("the listener ends by an internal error, at wire/frame.py line ")
+    assert line.startswith("the listener ends by an internal error, at seam/messages.py line ")
     assert said(Report(ReportKind.MISTAKE, MAX_NUMBER)) == [
         "the listener ends by an internal error, at an unknown place: please report it"
     ]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from openme.firewall.base import CutTarget, IPAddress
+from openme.seam.messages import OrderKind
 from openme.server import keeper_process, slices
 from openme.server.keeper_process import adopted_grants
-from openme.wire.frame import OrderKind
 from support.keeper_process import KeeperWorld, keeper_world
 from support.knocks import ALICE, BOB, HOME, config, frame, packet_v2
 

@@ -24,7 +24,7 @@ from openme.keeper.replay import Remembered, ReplayMemory
 from openme.keeper.rules import rules_for
 from openme.keeper.store import Accepted, Holder, Store
 from openme.ports import parse_port_spec
-from openme.server.channel import channel
+from openme.seam.channel import channel
 from openme.server.door_steps import AT_ONCE
 from openme.server.keeper_process import KeeperProcess, Parts
 from support.knocks import ALICE, ELSEWHERE, HOME, NOW, config, later, nonce

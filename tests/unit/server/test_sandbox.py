@@ -8,9 +8,9 @@ from typing import cast
 import pytest
 from py_landlock import Landlock, LandlockNotAvailableError, RulesetError
 
+from openme.seam.messages import Report, ReportKind
 from openme.server import sandbox, start
 from openme.server.sandbox import find_landlock
-from openme.wire.frame import Report, ReportKind
 
 
 def test_why_there_is_no_landlock_is_told_in_the_librarys_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 
 from openme.keys.erasing import wipe
-from openme.wire.frame import FRAME_SIZE, LONG_ORDER_SIZE, ORDER_SIZE, REPORT_SIZE, Order, OrderKind
+from openme.seam.messages import FRAME_SIZE, LONG_ORDER_SIZE, ORDER_SIZE, REPORT_SIZE, Order, OrderKind
 
 FRAME_SIZES = (FRAME_SIZE, REPORT_SIZE)
 ORDER_SIZES = (ORDER_SIZE, LONG_ORDER_SIZE)

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from openme.wire.frame import (
+from openme.seam.messages import (
     FRAME_SIZE,
     MAX_NUMBER,
     ORDER_SIZE,

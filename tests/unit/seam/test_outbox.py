@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from openme.server.channel import ORDER_SIZES, ChannelClosedError, Outbox, channel, received
-from openme.wire.frame import KEY_SIZE, Order, OrderKind, unpack_order
+from openme.seam.channel import ORDER_SIZES, ChannelClosedError, Outbox, channel, received
+from openme.seam.messages import KEY_SIZE, Order, OrderKind, unpack_order
 
 MUST_ARRIVE = [
     OrderKind.USE_V1_KEY,
@@ -15,6 +15,7 @@ MUST_ARRIVE = [
     OrderKind.FORGET_EPOCH_KEY,
     OrderKind.FORGET_RECEIPT,
     OrderKind.SERVE,
+    OrderKind.LEAVE_HEALTH_PORT,
 ]
 MAY_BE_LOST = [kind for kind in OrderKind if kind not in MUST_ARRIVE]
 
