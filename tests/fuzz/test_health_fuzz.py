@@ -11,7 +11,7 @@ import pytest
 
 from openme.listener.listener import Listener
 from openme.seam.channel import channel, send
-from openme.seam.messages import Order, OrderKind
+from openme.seam.messages import Serve
 from openme.server import listener_process
 from openme.server.listener_process import ListenerProcess
 from openme.server.sockets import bind_health, bind_knock
@@ -31,7 +31,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         process = ListenerProcess(Listener(), knock, health, listener_end)
         thread = threading.Thread(target=process.run)
         thread.start()
-        send(keeper_end, Order(OrderKind.SERVE).pack())
+        send(keeper_end, Serve().pack())
         until(lambda: health.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), "the health port listens")
         yield number
         keeper_end.close()

@@ -7,7 +7,7 @@
         world.turn()
 
 The clock goes only when a test says so, the firewall refuses what a test wants it to, and what the keeper tells the
-listener lies in `world.orders()`. What the keeper would do by itself in its loop happens in `turn`.
+listener lies in `world.told()`. What the keeper would do by itself in its loop happens in `turn`.
 """
 
 import json
@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from openme.firewall.base import CutTarget, Door, FirewallError, IsOpen, PortList, Rules, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
@@ -25,12 +25,14 @@ from openme.keeper.keeper import Now
 from openme.keeper.rules import rules_for
 from openme.keeper.store import Store, has_lived, make_memory
 from openme.seam.channel import ORDER_SIZES, channel, received
-from openme.seam.messages import Order, OrderKind, unpack_order
+from openme.seam.messages import Order, unpack_order
 from openme.server import control
 from openme.server.config_watch import ConfigWatch
 from openme.server.keeper_process import KeeperProcess, Parts, Trial
 from openme.wire.knock import IPAddress
 from support.knocks import ALICE, BOB, HOME, NOW, SERVER, frame, keeper, later
+
+OrderT = TypeVar("OrderT", bound=Order)
 
 
 class GivenClock:
@@ -206,10 +208,13 @@ class KeeperWorld:
             self.work_off()
             return b"".join(iter(lambda: peer.recv(1 << 16), b""))
 
-    def orders(self, *kinds: OrderKind) -> list[Order]:
-        """What the listener has been told since the last look: all of it, or what is of these kinds."""
-        told = [unpack_order(message) for message in received(self.listener, ORDER_SIZES, 100_000)]
-        return [order for order in told if not kinds or order.kind in kinds]
+    def told(self) -> list[Order]:
+        """What the listener has been told since the last look."""
+        return [unpack_order(message) for message in received(self.listener, ORDER_SIZES, 100_000)]
+
+    def orders(self, *kinds: type[OrderT]) -> list[OrderT]:
+        """What of these types the listener has been told since the last look."""
+        return [order for order in self.told() if isinstance(order, kinds)]
 
     def open_for(self) -> set[str]:
         """The addresses that the firewall has a door for."""

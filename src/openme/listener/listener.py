@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from openme.keys.erasing import wipe
 from openme.keys.x25519 import public_key_of
-from openme.seam.messages import PACKET_SIZE, Frame, Order, OrderKind
+from openme.seam.handlers import Handler
+from openme.seam.messages import PACKET_SIZE, ForgetEpochKey, ForgetV1Key, Frame, Message, UseEpochKey, UseV1Key
 from openme.wire import v1, v2
 from openme.wire.knock import BadPacket, IPAddress
 
@@ -24,18 +25,26 @@ class Listener:
         self._v1_keys: dict[int, bytes] = {}
         self._epochs: dict[int, _Epoch] = {}
 
-    def obey(self, order: Order) -> None:
-        """Take a key into use or forget one, as the keeper says; other orders change nothing here."""
-        if order.kind is OrderKind.USE_V1_KEY:
-            self._v1_keys[order.number] = order.key
-        elif order.kind is OrderKind.FORGET_V1_KEY:
-            self._v1_keys.pop(order.number, None)
-        elif order.kind is OrderKind.USE_EPOCH_KEY:
-            public = public_key_of(order.key)
-            self._forget(order.number)
-            self._epochs[order.number] = _Epoch(order.number, order.key, public, v2.filter_key(public))
-        elif order.kind is OrderKind.FORGET_EPOCH_KEY:
-            self._forget(order.number)
+    @property
+    def handlers(self) -> dict[type[Message], Handler]:
+        """What the keeper's orders about keys do here."""
+        return {
+            UseV1Key: self._use_v1_key,
+            ForgetV1Key: self._forget_v1_key,
+            UseEpochKey: self._use_epoch_key,
+            ForgetEpochKey: lambda order: self._forget(order.epoch),
+        }
+
+    def _use_v1_key(self, order: UseV1Key) -> None:
+        self._v1_keys[order.number] = order.key
+
+    def _forget_v1_key(self, order: ForgetV1Key) -> None:
+        self._v1_keys.pop(order.number, None)
+
+    def _use_epoch_key(self, order: UseEpochKey) -> None:
+        public = public_key_of(order.key)
+        self._forget(order.epoch)
+        self._epochs[order.epoch] = _Epoch(order.epoch, order.key, public, v2.filter_key(public))
 
     def _forget(self, index: int) -> None:
         epoch = self._epochs.pop(index, None)

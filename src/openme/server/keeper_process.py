@@ -35,7 +35,20 @@ from openme.keeper.store import Accepted, Holder, Store
 from openme.keys.erasing import wipe
 from openme.ports import common
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
-from openme.seam.messages import KEY_SIZE, REPORT_SIZE, Order, OrderKind, accepted, known_source
+from openme.seam.messages import (
+    REPORT_SIZE,
+    ForgetEpochKey,
+    ForgetReceipt,
+    ForgetV1Key,
+    KnockAccepted,
+    KnockRefused,
+    KnownSource,
+    LeaveHealthPort,
+    Serve,
+    UseEpochKey,
+    UseV1Key,
+    accepted,
+)
 from openme.server import control, logs
 from openme.server.admin import Request, RequestError, about_file, key_texts, parse_request
 from openme.server.config_watch import ConfigWatch
@@ -200,7 +213,7 @@ class KeeperProcess:
             self._selector.register(self._interfaces.changes, selectors.EVENT_READ, self._interfaces.has_changed)
         self._give_v1_keys()
         self._follow_epochs(self._clocks())
-        self._outbox.put([Order(OrderKind.SERVE)])
+        self._outbox.put([Serve()])
         for _ in self._write_state():  # before anybody is told that we serve
             pass
         self._end_what_was_lost_before()
@@ -399,8 +412,8 @@ class KeeperProcess:
         """Tell the listener, who makes the receipt now that the firewall has answered. Version 1 has none."""
         grant = judgement.grant
         if judgement.tag is None or grant is None or not opened:
-            kind = OrderKind.ACCEPTED if opened else OrderKind.REFUSED
-            self._outbox.put([Order(kind, key=judgement.tag or bytes(KEY_SIZE))])
+            kind = KnockAccepted if opened else KnockRefused
+            self._outbox.put([kind() if judgement.tag is None else kind(judgement.tag)])
             return
         text = self._keeper.receipt_for(judgement, now) or b""
         if (last := self._keeper.renewed_to(judgement)) is not None:
@@ -474,7 +487,7 @@ class KeeperProcess:
         if config.listens and config.health_port_is_named and not self._leaves_health_port:
             self._leaves_health_port = True
             self._reports.has_left_health_port = False  # what it says unasked counts for nothing
-            self._outbox.put([Order(OrderKind.LEAVE_HEALTH_PORT)])
+            self._outbox.put([LeaveHealthPort()])
         return True
 
     def _leave_health_port(self, now: Now) -> None:
@@ -625,8 +638,8 @@ class KeeperProcess:
         if wanted == self._given:
             return
         for number in self._given.keys() - wanted.keys():
-            self._outbox.put([Order(OrderKind.FORGET_V1_KEY, number)])
-        self._outbox.put([Order(OrderKind.USE_V1_KEY, number, key) for number, key in wanted.items()])
+            self._outbox.put([ForgetV1Key(number)])
+        self._outbox.put([UseV1Key(number, key) for number, key in wanted.items()])
         self._given = wanted
 
     def _switch_v2(self, config: ServerConfig, now: Now) -> None:
@@ -685,7 +698,7 @@ class KeeperProcess:
     def _drop_epochs(self) -> None:
         """Forget the epochs in force, here and in the listener; the file is left as it is."""
         if (epochs := self._keeper.epochs) is not None:
-            self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live])
+            self._outbox.put([ForgetEpochKey(index) for index in epochs.live])
             epochs.ratchet.forget()
             self._keeper.epochs = None
 
@@ -695,13 +708,13 @@ class KeeperProcess:
         if epochs is None:
             return
         change = epochs.look(now.unix_ns, now.monotonic)
-        self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in change.ended])
+        self._outbox.put([ForgetEpochKey(index) for index in change.ended])
         for index in change.begun:
-            self._outbox.put([Order(OrderKind.USE_EPOCH_KEY, index, epochs.ratchet.private_key(index))])
+            self._outbox.put([UseEpochKey(index, epochs.ratchet.private_key(index))])
         first = epochs.first_to_keep(now.monotonic)
         if first is None or now.monotonic < self._next_erasing:
             return
-        self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live if index < first])
+        self._outbox.put([ForgetEpochKey(index) for index in epochs.live if index < first])
         if not erase_before(first, epochs, self._keeper.config.state_dir, self._store):
             self._next_erasing = now.monotonic + _ERASING_INTERVAL
 
@@ -720,7 +733,7 @@ class KeeperProcess:
         """Name the addresses that clients knock from to the listener, which then does not make them wait."""
         sources = self._keeper.new_sources
         while sources:
-            self._outbox.put([known_source(sources.popleft())])
+            self._outbox.put([KnownSource(sources.popleft())])
 
     # -- ending grants
 
@@ -765,7 +778,7 @@ class KeeperProcess:
         # Whoever is let in anew meanwhile keeps what that gives him.
         receipts = [self._receipts.pop((grant.client_key, grant.address), []) for grant, _ in ended]
         for number, ((grant, why), tags) in enumerate(zip(ended, receipts, strict=True), 1):
-            self._outbox.put([Order(OrderKind.FORGET_RECEIPT, key=tag) for tag in tags])
+            self._outbox.put([ForgetReceipt(tag) for tag in tags])
             self._journal.closed(grant, why)
             if number % _SAID_AT_ONCE == 0:
                 yield

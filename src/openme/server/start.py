@@ -29,7 +29,7 @@ from openme.keeper.store import Store, beside, has_lived
 from openme.listener.listener import Listener
 from openme.ports import merged
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
-from openme.seam.messages import REPORT_SIZE, Report, ReportKind
+from openme.seam.messages import REPORT_SIZE, NoLandlock, Ready
 from openme.server import control
 from openme.server.addresses import OwnAddresses
 from openme.server.children import (
@@ -216,7 +216,7 @@ class _Prepared:
         """Keep CAP_NET_ADMIN, the files of the config, state and run directory, and nothing else."""
         keep_alone(KEEPER.capabilities)
         return [
-            worded(shortfall, self.no_landlock if shortfall.kind is ReportKind.NO_LANDLOCK else None)
+            worded(shortfall, self.no_landlock if isinstance(shortfall, NoLandlock) else None)
             for shortfall in confine_keeper(self.readable, self.writable)
         ]
 
@@ -307,7 +307,7 @@ def _start_listener(
             die_with_parent()
             limit(LISTENER)
             process = ListenerProcess(Listener(), knock, health, keeper)
-            tell(keeper, [*confine_listener(), Report(ReportKind.READY)])
+            tell(keeper, [*confine_listener(), Ready()])
             process.run()
             status = 0
         except BaseException as error:  # noqa: BLE001  # the child must not run on into its parent's code

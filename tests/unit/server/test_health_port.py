@@ -12,7 +12,7 @@ import pytest
 
 from openme.config.model import ServerConfig
 from openme.ports import parse_port_spec
-from openme.seam.messages import OrderKind, Report, ReportKind
+from openme.seam.messages import LeaveHealthPort, LeftHealthPort
 from openme.server import health_port
 from openme.server.health_port import FILE_NAME, own_health_port, why_not_ours, worded
 from openme.server.hidden_ports import HiddenPorts
@@ -151,7 +151,7 @@ def world(tmp_path: Path) -> Iterator[KeeperWorld]:
 
 
 def left(world: KeeperWorld) -> None:
-    world.send(Report(ReportKind.LEFT_HEALTH_PORT).pack())
+    world.send(LeftHealthPort().pack())
 
 
 def hidden(world: KeeperWorld) -> list[str]:
@@ -164,7 +164,7 @@ def test_a_port_that_comes_to_be_named_is_left_and_only_then_shown(world: Keeper
     world.write_config(NAMED, SERVER)
     world.turn()
     world.turn()
-    assert len(world.orders(OrderKind.LEAVE_HEALTH_PORT)) == 1
+    assert len(world.orders(LeaveHealthPort)) == 1
     assert hidden(world) == ["4000/tcp"]
     assert world.process._rules.always_hidden
     left(world)
