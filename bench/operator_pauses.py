@@ -24,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from openme.control import asking, serving
 from openme.firewall.nft import NftFirewall
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
@@ -36,7 +37,6 @@ from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.netlink.conntrack import connection_table, established_entry
 from openme.seam.channel import channel
-from openme.server import control
 from openme.server.config_watch import ConfigWatch
 from openme.server.epoch_keys import open_epochs
 from openme.server.keeper_process import KeeperProcess, Parts, read_clocks
@@ -131,7 +131,7 @@ class World:
         _write(self.config, server_file(self.state_dir, count))
         self._shared = mmap.mmap(-1, _DOUBLES.size)
         listener, self._ours = channel()
-        self._control = control.listen(self.state_dir)
+        self._control = serving.listen(self.state_dir)
         ready, say_ready = os.pipe()
         self._child = os.fork()
         if self._child == 0:
@@ -197,7 +197,7 @@ class World:
 
     def ask(self, command: str, **values: object) -> dict[str, object]:
         """A request, as the commands make it."""
-        return control.ask(self.state_dir, {"command": command, **values}, timeout=120)
+        return asking.ask(self.state_dir, {"command": command, **values}, timeout=120)
 
     def edit(self, text: str) -> None:
         """Another file in the config's place; returns when the keeper has read it."""

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from openme.control import asking, place
 from openme.keeper.mark import MARK
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET
 from openme.keeper.store import DATABASE, make_memory
-from openme.server import control
 from support.claims import SSH, ClaimsWorld, noted
 from support.disk import Disk, Ext4Disk, TinyDisk
 from support.netns import until
@@ -214,8 +214,8 @@ class DiskWorld(ClaimsWorld):
 
     def ask(self, command: str, **values: object) -> dict[str, Any]:
         # Where the disk takes no socket it is in /run, named by the directory as the server knows it.
-        where = self.state_dir if _listens(control.in_run_dir(self.state_dir)) else self.disk.seen
-        return control.ask(where, {"command": command, **values})
+        where = self.state_dir if _listens(place.in_run_dir(self.state_dir)) else self.disk.seen
+        return asking.ask(where, {"command": command, **values})
 
 
 def _listens(path: Path) -> bool:

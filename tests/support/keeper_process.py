@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from openme.control import place, serving
 from openme.firewall.base import CutTarget, Door, FirewallError, IsOpen, PortList, Rules, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
 from openme.keeper.keeper import Now
@@ -26,7 +27,6 @@ from openme.keeper.rules import rules_for
 from openme.keeper.store import Store, has_lived, make_memory
 from openme.seam.channel import ORDER_SIZES, channel, received
 from openme.seam.messages import Order, unpack_order
-from openme.server import control
 from openme.server.config_watch import ConfigWatch
 from openme.server.keeper_process import KeeperProcess, Parts, Trial
 from openme.wire.knock import IPAddress
@@ -199,7 +199,7 @@ class KeeperWorld:
         """The bytes of an answer to these bytes."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             peer.settimeout(10)
-            peer.connect(str(self.state_dir / control.SOCKET_NAME))
+            peer.connect(str(self.state_dir / place.SOCKET_NAME))
             peer.sendall(request)
             peer.shutdown(socket.SHUT_WR)
             self.process._on_control()
@@ -282,7 +282,7 @@ def keeper_world(
             watch=watch,
             journal=judge._journal,
             listener=kept,  # type: ignore[arg-type]  # all that the keeper does with its end
-            control=stack.enter_context(control.listen(state_dir)),
+            control=stack.enter_context(serving.listen(state_dir)),
             state_file=state_file,
             trial=trial,
         )

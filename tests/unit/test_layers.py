@@ -39,6 +39,7 @@ ALLOWED = {
     "networks": set(),
     "ports": set(),
     "refusals": set(),
+    "run_dir": set(),
     "steps": set(),
     "visible": set(),
     "keys": set(),
@@ -49,10 +50,11 @@ ALLOWED = {
     "firewall": {"errors", "netlink", "networks", "ports", "steps"},
     "listener": {"seam", "wire", "keys"},
     "keeper": {*BASE, "config", "firewall.base", "refusals", "seam"},
+    "control": {*BASE, "keeper.store", "run_dir"},
     "client": {*BASE, "config.model"},
-    "server": {*BASE, "config", "firewall", "keeper", "listener", "netlink", "refusals", "seam"},
+    "server": {*BASE, "config", "control", "run_dir", "firewall", "keeper", "listener", "netlink", "refusals", "seam"},
     "cli": {
-        *(*BASE, "config", "client", "server"),
+        *(*BASE, "config", "control", "client", "server"),
         *("keeper.store", "keeper.provided", "keeper.ratchet_file", "keeper.revoked_keys"),
     },
 }

@@ -20,9 +20,9 @@ from openme.config.client_keys import client_keys
 from openme.config.edit import NoClientError, remove_client, state_dir_of
 from openme.config.model import ConfigError
 from openme.config.server import load_server_config
+from openme.control import asking
 from openme.errors import OpenmeError
 from openme.keeper.revoked_keys import FILE_NAME, read_revoked, revoke_keys
-from openme.server import control
 from openme.server.admin import key_texts, parse_keys
 
 
@@ -89,9 +89,9 @@ class _Revocation:
             return None
         try:
             return self._server.exchange(request)
-        except control.NoServerError:
+        except asking.NoServerError:
             self._runs = False
-        except control.NoAnswerError as error:
+        except asking.NoAnswerError as error:
             self._silent = error
         except OpenmeError as error:
             if request["command"] != "client":  # of an older server, whose next answers say as much

@@ -10,8 +10,8 @@ from openme.cli.output import warn
 from openme.config.content_hash import content_hash
 from openme.config.edit import set_server, state_dir_of
 from openme.config.server import load_server_config
+from openme.control import asking
 from openme.errors import OpenmeError
-from openme.server import control
 from openme.server.firewall_lock import firewall_holder
 
 FOUND_BY_ITSELF = "the running server finds the change by itself, or at its restart"
@@ -32,18 +32,18 @@ class RunningServer:
         self._told_fault: str | None = None
 
     def exchange(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The server's answer to a request that carries the hash of our file. As `control.ask`.
+        """The server's answer to a request that carries the hash of our file. As `asking.ask`.
 
         Where somebody edits the file meanwhile, so that the two have not seen the same, it is compared again.
         """
         ours = content_hash(self._path)
-        reply = control.ask(self._state_dir, {**request, "sha256": ours})
+        reply = asking.ask(self._state_dir, {**request, "sha256": ours})
         for _ in range(_LOOKS):
             if reply.get("same") is not False or (now := content_hash(self._path)) == ours:
                 break
             ours = now
             time.sleep(_RETRY)
-            reply |= control.ask(self._state_dir, {"command": "reload", "sha256": ours})
+            reply |= asking.ask(self._state_dir, {"command": "reload", "sha256": ours})
         return reply
 
     def tell(self, request: Mapping[str, Any], otherwise: str) -> dict[str, Any] | None:
@@ -82,7 +82,7 @@ class RunningServer:
             return None
         try:
             reply = self.exchange(request)
-        except control.NoServerError:
+        except asking.NoServerError:
             if (other := another_serves(self._state_dir)) is not None:
                 self._may_answer = False
                 warn(f"{other.message}: {unknown}; {other.hint}")
@@ -99,7 +99,7 @@ def ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """The server's answer. OpenmeError: what is wrong with the config if that explains why no server is found."""
     try:
         return RunningServer(path, state_dir_of(path)).exchange(request)
-    except control.NoServerError:
+    except asking.NoServerError:
         load_server_config(path)
         raise
 

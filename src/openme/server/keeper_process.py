@@ -19,6 +19,8 @@ from typing import Any
 from openme import interrupts
 from openme.config.model import ServerConfig
 from openme.config.section import nearest
+from openme.control import serving
+from openme.control.slow_askers import Replies
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Door, Firewall, FirewallError, IPAddress, Rules, Steps
@@ -49,7 +51,7 @@ from openme.seam.messages import (
     UseV1Key,
     accepted,
 )
-from openme.server import control, logs
+from openme.server import logs
 from openme.server.admin import Request, RequestError, about_file, key_texts, parse_request
 from openme.server.config_watch import ConfigWatch
 from openme.server.cutting import Cutting
@@ -61,7 +63,6 @@ from openme.server.health_port import worded as health_words
 from openme.server.hidden_ports import HiddenPorts, refuse_named, unnamed
 from openme.server.interfaces import InterfaceWatch
 from openme.server.listener_reports import Reports
-from openme.server.replies import Replies
 from openme.server.slices import Slices
 from openme.server.state_file import json_text, sessions_value, write_state_file
 from openme.server.stored import moment, stored_value
@@ -846,7 +847,7 @@ class KeeperProcess:
     def _on_control(self) -> None:
         with suppress(OSError):
             peer, _ = self._control.accept()
-            if not control.is_allowed(peer):
+            if not serving.is_allowed(peer):
                 peer.close()
                 return
             self._selector.register(peer, selectors.EVENT_READ, lambda: self._on_request(peer))
@@ -855,7 +856,7 @@ class KeeperProcess:
         self._selector.unregister(peer)
         try:
             peer.setblocking(False)  # noqa: FBT003  # the standard library's signature
-            raw = peer.recv(control.MAX_REQUEST)
+            raw = peer.recv(serving.MAX_REQUEST)
         except OSError:
             raw = b""
         if not raw:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from openme.config.model import ServerConfig
+from openme.control import place
 from openme.errors import OpenmeError
 from openme.firewall.choose import look_at_firewall
 from openme.keeper.rules import rules_for
-from openme.server import control
 from openme.server.firewall_lock import refuse_second_server
 from openme.server.health_port import why_not_ours, worded
 from openme.server.leftovers import leftover_warnings
@@ -58,7 +58,7 @@ def before_start(config: ServerConfig, config_path: Path, held: Held | None = No
     """
     found = Findings()
     ours = [config_path.resolve(), *([config.state_dir] if config.state_dir.is_dir() else [])]
-    is_starting = held is None and control.is_locked(config.state_dir)
+    is_starting = held is None and place.is_locked(config.state_dir)
 
     def privilege() -> None:
         if config.firewall != "memory" and not has_net_admin():

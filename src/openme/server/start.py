@@ -16,6 +16,7 @@ from typing import Any
 
 from openme.config.model import ServerConfig
 from openme.config.who_can_knock import CURE, hides_without_clients, nobody_can_knock
+from openme.control import place, serving
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import Firewall, FirewallError
@@ -28,9 +29,9 @@ from openme.keeper.rules import rules_for
 from openme.keeper.store import Store, beside, has_lived
 from openme.listener.listener import Listener
 from openme.ports import merged
+from openme.run_dir import RUN_DIR
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
 from openme.seam.messages import REPORT_SIZE, NoLandlock, Ready
-from openme.server import control
 from openme.server.addresses import OwnAddresses
 from openme.server.children import (
     ListenerAndGuardian,
@@ -69,7 +70,7 @@ from openme.server.sandbox import confine_keeper, confine_listener, find_landloc
 from openme.server.saved_rules import saved_rule_warnings
 from openme.server.sockets import bind_knock
 from openme.server.state_dir import is_open_to_others, unusable
-from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
+from openme.server.state_file import DEFAULT_STATE_FILE, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
 
 _LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
@@ -130,15 +131,15 @@ def _lock(descriptor: int) -> None:
 def _open_lock(state_dir: Path) -> int:
     flags = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(state_dir / control.LOCK_NAME, os.O_RDWR | flags, 0o600)
+        return os.open(state_dir / place.LOCK_NAME, os.O_RDWR | flags, 0o600)
     except OSError as error:
         # A disk that takes no changes must keep nobody out: what there is can be locked, or one in the run directory.
         if error.errno not in REFUSES_CHANGES:
             raise
     try:
-        return os.open(state_dir / control.LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return os.open(state_dir / place.LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return os.open(beside(RUN_DIR, control.LOCK_NAME, state_dir), os.O_RDWR | flags, 0o600)
+        return os.open(beside(RUN_DIR, place.LOCK_NAME, state_dir), os.O_RDWR | flags, 0o600)
 
 
 def serve(
@@ -249,8 +250,8 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
 
     store = Store(config.state_dir, RUN_DIR)
     stack.callback(store.close)
-    control_socket = stack.enter_context(control.listen(config.state_dir))
-    stack.callback(control.remove, config.state_dir)
+    control_socket = stack.enter_context(serving.listen(config.state_dir))
+    stack.callback(serving.remove, config.state_dir)
     writable = [config.state_dir]
     for directory in {RUN_DIR, *([] if state_file is None else [state_file.parent])}:
         with suppress(OSError):

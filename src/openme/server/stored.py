@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from openme.config.model import ServerConfig
+from openme.control import asking
 from openme.errors import OpenmeError
 from openme.firewall.base import Steps
 from openme.keeper.keeper import Now
 from openme.keeper.replay import ReplayMemory
 from openme.keeper.store import Seen, Store, StoreError, make_memory, read_renewals, read_seen
 from openme.moments import rfc3339
-from openme.server import control
 
 REFUSES_CHANGES = {errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 """What a disk says that takes no changes but can be read."""
@@ -112,7 +112,7 @@ def disk_fault(state_dir: Path) -> str | None:
 
 def _asked(state_dir: Path) -> dict[str, Any] | None:
     try:
-        return control.ask(state_dir, {"command": "stored"})
+        return asking.ask(state_dir, {"command": "stored"})
     except (OpenmeError, OSError):
         return None
 

@@ -2,21 +2,21 @@ import json
 import threading
 from pathlib import Path
 
-from openme.server import control
+from openme.control import asking, serving
 
 
 def test_an_answer_of_any_length_arrives_whole(tmp_path: Path) -> None:
     answer = {"last_seen": {f"client-{number}": "2026-11-23T00:00:00Z" for number in range(30_000)}}
-    with control.listen(tmp_path) as listening:
+    with serving.listen(tmp_path) as listening:
         listening.settimeout(10)
 
         def serve() -> None:
             peer, _ = listening.accept()
             with peer:
-                assert json.loads(peer.recv(control.MAX_REQUEST)) == {"command": "sessions"}
+                assert json.loads(peer.recv(serving.MAX_REQUEST)) == {"command": "sessions"}
                 peer.sendall(json.dumps(answer).encode())
 
         thread = threading.Thread(target=serve)
         thread.start()
-        assert control.ask(tmp_path, {"command": "sessions"}) == answer
+        assert asking.ask(tmp_path, {"command": "sessions"}) == answer
         thread.join()
