@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from openme.control import asking, serving
+from openme.control import serving
 from openme.firewall.nft import NftFirewall
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
@@ -40,6 +40,7 @@ from openme.seam.channel import channel
 from openme.server.config_watch import ConfigWatch
 from openme.server.epoch_keys import open_epochs
 from openme.server.keeper_process import KeeperProcess, Parts, read_clocks
+from support.control import asked
 from support.netns import namespace
 
 COUNTS = (1_000, 20_000)
@@ -197,7 +198,7 @@ class World:
 
     def ask(self, command: str, **values: object) -> dict[str, object]:
         """A request, as the commands make it."""
-        return asking.ask(self.state_dir, {"command": command, **values}, timeout=120)
+        return asked(self.state_dir, command, values, timeout=120)
 
     def edit(self, text: str) -> None:
         """Another file in the config's place; returns when the keeper has read it."""

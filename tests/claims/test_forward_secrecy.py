@@ -23,7 +23,6 @@ import monocypher
 import pytest
 from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt, crypto_scalarmult
 
-from openme.control import asking
 from openme.keeper.ratchet_file import FILE_NAME, finish_erasing, read_ratchet, write_ratchet
 from openme.keeper.store import make_memory
 from openme.keys.ratchet import Ratchet
@@ -32,6 +31,7 @@ from openme.wire import v1, v2
 from openme.wire.knock import BadPacket
 from support import independent_v2
 from support.claims import ClaimsWorld
+from support.control import asked
 from support.disk import Ext4Disk
 from support.netns import until
 from support.recorded import Recorder, recorder
@@ -130,7 +130,7 @@ class Thief(ClaimsWorld):
         until(self._serves)
 
     def ask(self, command: str, **values: object) -> dict[str, Any]:
-        return asking.ask(self.disk.seen, {"command": command, **values})
+        return asked(self.disk.seen, command, values)
 
 
 @pytest.mark.root

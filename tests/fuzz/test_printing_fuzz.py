@@ -24,6 +24,7 @@ from openme.client.known import PastKnock
 from openme.client.receipt import Proof
 from openme.config.template import render_server_config
 from openme.control import asking, serving
+from openme.control.requests import Stored
 from openme.errors import OpenmeError
 from openme.keeper.journal import Journal
 from openme.keys.ed25519 import encode_base64
@@ -261,7 +262,7 @@ class Server:
     def end(self) -> None:
         self._going = False
         with contextlib.suppress(OpenmeError):
-            asking.ask(self.home / "state", {})
+            asking.ask(self.home / "state", Stored())
         self._thread.join(30)
         self._listening.close()
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from openme.control import place, serving
+from openme.control.requests import Reply, refusal_value, reply_value
+from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Door, FirewallError, IsOpen, PortList, Rules, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
 from openme.keeper.keeper import Now
@@ -116,16 +118,18 @@ class ScriptedFirewall(MemoryFirewall):
 
 def answered(process: KeeperProcess, request: dict[str, object]) -> dict[str, Any]:
     """What a process says to a request over the control socket, once the work that it asks for is done."""
-    answer = process._answer(json.dumps(request).encode())
-    if isinstance(answer, dict):
-        return answer
-    while True:
-        try:
-            next(answer)
-        except StopIteration as done:
-            value: dict[str, Any] = done.value
-            return value
-        process._slices.advance()
+    try:
+        answer = process._answer(json.dumps(request).encode())
+        while not isinstance(answer, Reply):
+            try:
+                next(answer)
+            except StopIteration as done:
+                answer = done.value
+            else:
+                process._slices.advance()
+    except OpenmeError as error:
+        return refusal_value(error)
+    return reply_value(answer)
 
 
 class KeptMessages:

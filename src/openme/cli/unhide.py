@@ -11,6 +11,7 @@ from openme.config.edit import unhide_ports
 from openme.config.model import ServerConfig
 from openme.config.server import load_server_config
 from openme.control import asking
+from openme.control.requests import Unhide
 from openme.errors import OpenmeError
 from openme.ports import PortRange, common, merged, parse_port_spec
 from openme.server.hidden_ports import FILE_NAME, kept_ports, refuse_named, unnamed, write_kept_without
@@ -72,10 +73,9 @@ def _take_out(config: ServerConfig, ports: tuple[PortRange, ...]) -> None:
 
 
 def _ask(config: ServerConfig, ports: tuple[PortRange, ...]) -> None:
-    request = {"command": "unhide", "ports": [str(item) for item in ports]}
     server = RunningServer(config.path, config.state_dir)
     deadline = time.monotonic() + _PATIENCE
-    while (reply := server.exchange(request)).get("reading"):
+    while (reply := server.exchange(Unhide(ports=ports))).reading:
         if time.monotonic() >= deadline:
             raise OpenmeError("the server is still reading the changed config", "run it again in a minute")
         time.sleep(_POLL)

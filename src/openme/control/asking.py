@@ -1,13 +1,11 @@
 """A command's end of the control socket."""
 
-import json
 import socket
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from openme.control.place import LOCK_NAME, in_run_dir, is_locked, short_path
+from openme.control.requests import AnyReply, Request, reply_from, request_bytes
 from openme.errors import OpenmeError
 from openme.interrupts import heard
 
@@ -34,24 +32,18 @@ def _connect(control: socket.socket, state_dir: Path) -> None:
             raise nobody from None  # only root looks in there, and only root's servers are
 
 
-def ask(state_dir: Path, request: Mapping[str, Any], timeout: float = 30.0) -> dict[str, Any]:
-    """Send a request to the running server and return its answer.
+def ask(state_dir: Path, request: Request[AnyReply], timeout: float = 30.0) -> AnyReply:
+    """Send a request to the running server and return its reply.
 
-    NoServerError if none runs on this `state_dir`; NoAnswerError if one may, but gave no answer; OpenmeError with the
-    server's own words if it refuses.
+    NoServerError if none runs on this `state_dir`; NoAnswerError if one may, but gave no answer; OtherVersionError if
+    it does not speak our version of this request; OpenmeError with the server's own words if it refuses.
     """
-    message = json.dumps(request).encode()
     with heard():
-        raw = _exchange(state_dir, message, timeout)
-    try:
-        answer = json.loads(raw)
-    except (ValueError, RecursionError):
-        answer = None
-    if not isinstance(answer, dict):
+        raw = _exchange(state_dir, request_bytes(request), timeout)
+    reply = reply_from(raw, request)
+    if reply is None:
         raise NoAnswerError("the server did not answer: " + ("what it sent made no sense" if raw else "it hung up"))
-    if "error" in answer:
-        raise OpenmeError(str(answer["error"]))
-    return answer
+    return reply
 
 
 def _exchange(state_dir: Path, request: bytes, timeout: float) -> bytes:

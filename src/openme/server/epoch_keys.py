@@ -7,6 +7,7 @@ from pathlib import Path
 from openme.config.locked import locked_directory
 from openme.config.model import ServerConfig
 from openme.control import asking
+from openme.control.requests import NewRatchet, SaveRatchet
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.keeper.epochs import Epochs
@@ -146,7 +147,7 @@ def replace_ratchet(config: ServerConfig) -> None:
     What clients carry of an old one is of no use any more.
     """
     try:
-        asking.ask(config.state_dir, {"command": "new_ratchet", "epoch_length": config.epoch_length})
+        asking.ask(config.state_dir, NewRatchet(epoch_length=config.epoch_length))
     except asking.NoServerError:
         _made_without_server(config).forget()
     else:
@@ -168,7 +169,7 @@ def ensure_ratchet(config: ServerConfig) -> tuple[Ratchet, bool]:
         ratchet, made = read_ratchet(config.state_dir), False
         if ratchet is None:
             try:
-                made = bool(asking.ask(config.state_dir, {"command": "ratchet"}).get("made"))
+                made = asking.ask(config.state_dir, SaveRatchet()).made
                 ratchet = read_ratchet(config.state_dir)
             except asking.NoServerError:
                 made = True

@@ -16,9 +16,10 @@ from openme.config import edit
 from openme.config.content_hash import content_hash
 from openme.config.server import load_server_config
 from openme.control import asking
+from openme.control.forms import key_texts
+from openme.control.requests import Client
 from openme.errors import OpenmeError
 from openme.keeper.revoked_keys import FILE_NAME, read_revoked
-from openme.server.admin import key_texts
 from support.another_server import another_server
 from support.command import Place, place
 
@@ -47,9 +48,8 @@ def revoke(here: Place, name: str = "alice") -> int:
 
 def in_force(here: Place, name: str, key: bytes) -> bool:
     """Whether the running server lets this key in."""
-    text = key_texts([key])
-    reply = asking.ask(here.state, {"command": "client", "name": name, "keys": text})
-    return text == reply["keys"] and not reply["revoked"]
+    reply = asking.ask(here.state, Client(name=name, keys=frozenset({key})))
+    return reply.keys == {key} and not reply.revoked
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +317,7 @@ def test_lifting_leaves_ports_and_expiry_as_they_are_or_is_refused(here: Place) 
 def test_a_removal_by_hand_lists_no_key(here: Place) -> None:
     with here.serving():
         edit.remove_client(here.config, "alice")
-        assert asking.ask(here.state, {"command": "client", "name": "alice"})["keys"] == []
+        assert asking.ask(here.state, Client(name="alice")).keys == frozenset()
     assert not os.path.lexists(here.state / FILE_NAME)
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from openme.control import asking, place, serving
+from openme.control.requests import Sessions, SessionsReply
 from openme.errors import OpenmeError
 
-REQUEST = {"command": "sessions"}
+REQUEST = Sessions()
 
 
 @contextmanager
@@ -72,12 +73,12 @@ def test_a_server_that_begins_to_listen_meanwhile_is_asked(tmp_path: Path) -> No
         asked: list[object] = []
         thread = threading.Thread(target=lambda: asked.append(asking.ask(tmp_path, REQUEST)))
         thread.start()
-        with answering(tmp_path, lambda peer: peer.sendall(b'{"a": 1}')):
+        with answering(tmp_path, lambda peer: peer.sendall(b'{"updated_at": "now", "active_sessions": []}')):
             thread.join()
-    assert asked == [{"a": 1}]
+    assert asked == [SessionsReply(updated_at="now", active_sessions=[])]
 
 
-@pytest.mark.parametrize("answer", [b"", b"{", b"[]", b"null", b"7", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("answer", [b"", b"{", b"[]", b"{}", b"null", b"7", b"\xff", b"[" * 100_000])
 def test_what_is_no_answer_is_not_taken_for_one(tmp_path: Path, answer: bytes) -> None:
     with (
         answering(tmp_path, lambda peer: peer.sendall(answer)),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from openme.config.model import ServerConfig
+from openme.control.requests import Reply, StoredReply
 from openme.firewall.base import CutTarget, IPAddress, IsOpen, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
 from openme.keeper.grants import Grant
@@ -296,15 +297,16 @@ def test_what_is_stored_of_many_is_told_in_steps(made: Process) -> None:
     knocks = [Remembered(key, NOW.unix_ns, nonce(HOME), HOME, 0) for key in keys]
     made.store.commit([Accepted(knock, "somebody", NOW.unix, None) for knock in knocks])
     steps = made.process._answer(b'{"command": "stored"}')
-    assert not isinstance(steps, dict)
+    assert not isinstance(steps, Reply)
     taken = 0
-    answer: dict[str, Any] = {}
-    while not answer:
+    answer = None
+    while answer is None:
         try:
             next(steps)
         except StopIteration as end:
             answer = end.value
         taken += 1
     assert taken >= 5
-    assert [base64.b64decode(key) for key, *_ in answer["seen"]] == keys
-    assert answer["seen"][0][1:] == ["somebody", NOW.unix, str(HOME)]
+    assert isinstance(answer, StoredReply)
+    assert [base64.b64decode(key) for key, *_ in answer.seen] == keys
+    assert answer.seen[0][1:] == ("somebody", NOW.unix, str(HOME))
