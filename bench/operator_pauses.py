@@ -30,9 +30,7 @@ from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
 from openme.keeper.policy import client_lists
-from openme.keeper.replay import Remembered, ReplayMemory
 from openme.keeper.rules import rules_for
-from openme.keeper.store import MOST_HOLDERS, Accepted, Holder, Store
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.netlink.conntrack import connection_table, established_entry
@@ -40,6 +38,9 @@ from openme.seam.channel import channel
 from openme.server.config_watch import ConfigWatch
 from openme.server.epoch_keys import open_epochs
 from openme.server.keeper_process import KeeperProcess, Parts, read_clocks
+from openme.store.base import Claim, Holder
+from openme.store.sqlite import MOST_HOLDERS, SqliteStore
+from openme.wire.knock import Knock
 from support.control import asked
 from support.netns import namespace
 
@@ -160,8 +161,9 @@ class World:
             firewall = NftFirewall()
             fill_table(self.count)
         watch = ConfigWatch(self.config)
-        store = Store(self.state_dir)
-        keeper = Keeper(watch.config, ReplayMemory(60 * 10**9), Journal(), lambda _: False)
+        store = SqliteStore(self.state_dir)
+        store.load(60 * 10**9, time.time_ns())
+        keeper = Keeper(watch.config, lambda _: False)
         keeper.epochs = open_epochs(watch.config, store, read_clocks())
         firewall.start(rules_for(watch.config))
         parts = Parts(
@@ -188,13 +190,14 @@ class World:
             if number >= self.count + MOST_HOLDERS:
                 continue  # as many as one client's doors are remembered
             holder = Holder(key, address, client.name, client.ports, now.unix, now.unix + LONG)
-            remembered = Remembered(key, now.unix_ns + number, number.to_bytes(16, "big"), address, 0)
-            accepted.append(Accepted(remembered, client.name, now.unix, holder))
+            # So far apart that the replay memory takes as many of one client.
+            knock = Knock(now.unix_ns - (2 * self.count - number) * 10**9, number.to_bytes(16, "big"), None)
+            accepted.append(Claim(key, knock, address, client.name, now.unix, holder))
         for start in range(0, len(grants), 1000):
             for grant in grants[start : start + 1000]:
                 parts.keeper.grants.add(grant)
             parts.firewall.open(parts.keeper.grants.doors_of(grants[start : start + 1000], now.monotonic).values())
-        parts.store.commit(accepted)
+        parts.store.claim(accepted, lambda _: None)
 
     def ask(self, command: str, **values: object) -> dict[str, object]:
         """A request, as the commands make it."""

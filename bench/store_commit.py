@@ -14,16 +14,20 @@ import time
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from openme.keeper.replay import Remembered
-from openme.keeper.store import Accepted, Store, make_memory
+from openme.store.base import FIRST, Claim
+from openme.store.sqlite import SqliteStore, make_memory
 from openme.wire.knock import Knock
+
+if TYPE_CHECKING:
+    from openme.store.base import Outcome
 
 NS = 10**9
 HOME = ip_address("203.0.113.5")
 
 
-class Unmarked(Store):
+class Unmarked(SqliteStore):
     """A store that says nowhere how far it must reach."""
 
     def _write_marks(self) -> None:
@@ -36,8 +40,8 @@ class Side:
     def __init__(self, folder: Path, *, marked: bool) -> None:
         folder.mkdir()
         make_memory(folder)
-        self.store = Store(folder) if marked else Unmarked(folder)
-        self.memory = self.store.load(60 * NS, 0)
+        self.store = SqliteStore(folder) if marked else Unmarked(folder)
+        self.store.load(60 * NS, 0)
         self.seconds: list[float] = []
 
     def commit(self, number: int, size: int) -> None:
@@ -45,13 +49,13 @@ class Side:
         batch = []
         for client in range(size):
             knock = Knock(number * NS, (number << 64 | client).to_bytes(16, "big"), None)
-            known = self.memory.accept(client.to_bytes(32, "big"), knock, HOME)
-            if not isinstance(known, Remembered):
-                raise SystemExit("a knock was refused")
-            batch.append(Accepted(known, "x", 0.0, None))
+            batch.append(Claim(client.to_bytes(32, "big"), knock, HOME, "x", 0.0, None))
+        outcomes: list[Outcome] = []
         started = time.perf_counter()
-        self.store.commit(batch)
+        self.store.claim(batch, outcomes.extend)
         self.seconds.append(time.perf_counter() - started)
+        if any(outcome != FIRST for outcome in outcomes):
+            raise SystemExit("a knock was refused")
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 import logging
 from collections import Counter
 
+from openme.reasons import Reason
+
 REPORT_INTERVAL = 60.0  # seconds between two reports
 
 
@@ -10,13 +12,13 @@ class RefusalCounts:
     """Counts of what was dropped. The keeper has one of its own, and one of what the listener says."""
 
     def __init__(self) -> None:
-        self.total: Counter[str] = Counter()
+        self.total: Counter[Reason] = Counter()
         """Refusals by reason since the start."""
-        self._unreported: Counter[str] = Counter()
+        self._unreported: Counter[Reason] = Counter()
         self._last_report = float("-inf")
 
-    def add(self, reason: str, count: int = 1) -> None:
-        """Count a refusal under a short fixed word."""
+    def add(self, reason: Reason, count: int = 1) -> None:
+        """Count a refusal."""
         self.total[reason] += count
         self._unreported[reason] += count
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from openme.keeper.mark import MARK
-from openme.keeper.store import DATABASE
+from openme.store.mark import MARK
+from openme.store.places import DATABASE
 from support.claims import ClaimsWorld, noted
 from support.server import CLIENT
 

@@ -24,9 +24,9 @@ import pytest
 from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt, crypto_scalarmult
 
 from openme.keeper.ratchet_file import FILE_NAME, finish_erasing, read_ratchet, write_ratchet
-from openme.keeper.store import make_memory
 from openme.keys.ratchet import Ratchet
 from openme.keys.x25519 import public_key_of
+from openme.store.sqlite import make_memory
 from openme.wire import v1, v2
 from openme.wire.knock import BadPacket
 from support import independent_v2

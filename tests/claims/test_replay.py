@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from openme.control import place
-from openme.keeper.mark import MARK
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET
-from openme.keeper.store import DATABASE, make_memory
+from openme.store.mark import MARK
+from openme.store.places import DATABASE
+from openme.store.sqlite import make_memory
 from support.claims import SSH, ClaimsWorld, noted
 from support.control import asked
 from support.disk import Disk, Ext4Disk, TinyDisk

@@ -8,9 +8,19 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from openme.firewall.base import MAX_SECONDS, CutTarget, Door, Firewall, FirewallError, IPAddress, PortList, Rules
-from openme.firewall.memory import MemoryFirewall
+from openme.firewall.base import (
+    MAX_SECONDS,
+    CutTarget,
+    Door,
+    Firewall,
+    FirewallError,
+    IPAddress,
+    LockScope,
+    PortList,
+    Rules,
+)
 from openme.firewall.nft import NftFirewall
+from openme.firewall.registry import KINDS, Kind
 from openme.ports import merged, parse_port_spec
 from support.netns import namespace, until
 from support.steps import done
@@ -40,9 +50,16 @@ class Subject:
     """What a later run of the server would hold; the first one is used no more."""
 
 
-def _memory(_: ExitStack) -> Subject:
-    firewall = MemoryFirewall()
-    return Subject(firewall, lambda: firewall)
+def _registered(kind: Kind) -> Callable[[ExitStack], Subject]:
+    """A firewall as the registry opens it. What a later run opens is the same one if that is how it is told to be."""
+
+    def subject(stack: ExitStack) -> Subject:
+        if kind.abilities.lock is LockScope.NETWORK_NAMESPACE:
+            stack.enter_context(namespace(stack).entered())
+        firewall = kind.open()
+        return Subject(firewall, kind.open if kind.abilities.stays else lambda: firewall)
+
+    return subject
 
 
 def _nft_expires(stack: ExitStack) -> Subject:
@@ -57,7 +74,11 @@ def _nft_replace(stack: ExitStack) -> Subject:
 
 @pytest.fixture(
     params=[
-        pytest.param(_memory, id="memory"),
+        *(
+            pytest.param(_registered(kind), id=kind.name, marks=[pytest.mark.root] * kind.abilities.needs_net_admin)
+            for kind in KINDS
+            if kind.served_by is None
+        ),
         pytest.param(_nft_expires, id="nft-expires", marks=pytest.mark.root),
         pytest.param(_nft_replace, id="nft-replace", marks=pytest.mark.root),
     ]

@@ -59,7 +59,7 @@ def test_a_host_where_nothing_is_wrong_is_fine_before_a_start_and_while_a_server
     serving = world.server.ruleset()
     done = check(world, code=0)
     assert done.stderr == ""
-    assert done.stdout.endswith(": fine\n")
+    assert done.stdout.endswith(": fine (clients: 1, managed port ranges: 2)\n")
     assert world.server.ruleset() == serving
     assert "putting" not in world.log()
 
@@ -165,7 +165,9 @@ def test_without_root_it_says_what_it_has_not_seen_and_the_file_decides(world: S
     with closing(world.socket_on(world.server, socket.SOCK_DGRAM, 6)) as held:
         held.bind(("::", KNOCK_PORT))
         done = check(world, prefix=person)
-        assert (done.returncode, done.stdout.endswith(": fine\n")) == (0, True), done.stderr
+        assert (done.returncode, done.stdout.endswith(": fine (clients: 1, managed port ranges: 2)\n")) == (0, True), (
+            done.stderr
+        )
         assert "openme: not looked at: what only root sees" in done.stderr
         value = check(world, "--json", prefix=person, code=0).stdout
     assert "not_looked_at" in value

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from openme.keeper.keeper import Judgement
 from openme.seam.messages import FRAME_SIZE, unpack_frame_untrusted
 from openme.wire.knock import BadPacket
 from support import independent_v2
 from support.fuzzing import SEED, mutated, rounds
-from support.knocks import EPOCH, HOME, NOW, frame, keeper, listener, packet, packet_v2, ratchet
+from support.knocks import EPOCH, HOME, NOW, Judgement, frame, keeper, listener, packet, packet_v2, ratchet
 
 HERE = Path(__file__).parent / "corpus"
 DATAGRAMS = sorted((HERE / "datagrams").glob("*.bin"))

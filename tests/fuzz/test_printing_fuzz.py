@@ -29,10 +29,11 @@ from openme.errors import OpenmeError
 from openme.keeper.journal import Journal
 from openme.keys.ed25519 import encode_base64
 from openme.keys.x25519 import ServerPrivateKey
+from openme.reasons import Reason
 from openme.server import logs
 from openme.visible import is_visible, visible
+from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import Receipt
-from openme.wire.v2 import ReceiptKeys
 from support.fuzzing import SEED, rounds
 from support.knocks import ALICE, HOME, SERVER
 
@@ -375,7 +376,7 @@ def test_log_lines(chance: random.Random, *, as_json: bool, journald: bool) -> N
     try:
         for _ in range(ROUNDS):
             text = nasty(chance)
-            Journal().refused_client(text, text, HOME, text)
+            Journal().refused_client(text, Reason.TIME, HOME, text)
             logger.error("%s: %s", text, OpenmeError(text))
             try:
                 json.loads(text)

@@ -11,9 +11,9 @@ from openme.client.known import HORIZON, Known
 from openme.config.model import ClientConfig, EpochKeys, Profile
 from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import FILE_NAME, read_ratchet
+from openme.wire.base import ReceiptKeys
 from openme.wire.knock import BadPacket
 from openme.wire.receipt import EpochKeyList, Receipt, open_receipt_untrusted
-from openme.wire.v2 import ReceiptKeys
 from support.fuzzing import SEED, mutated, rounds
 from support.knocks import ALICE, EPOCH, SERVER, WEEK, ratchet
 

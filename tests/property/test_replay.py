@@ -6,16 +6,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from openme.keeper.mark import MARK
-from openme.keeper.replay import MAX_NONCES, Remembered
-from openme.keeper.store import DATABASE, Accepted, Store, make_memory
+from openme.store.base import FIRST, Claim
+from openme.store.mark import MARK
+from openme.store.places import DATABASE
+from openme.store.replay import MAX_NONCES
+from openme.store.sqlite import SqliteStore, make_memory
 from openme.wire.knock import Knock
 from support.knocks import HOME, NS, START, nonce
+
+if TYPE_CHECKING:
+    from openme.store.base import Outcome
 
 WINDOWS = (5, 60, 600)
 SHORTEST_REACH = 60  # how far ahead a knock may have been dated where nothing tells, whatever the window is now
@@ -30,17 +36,22 @@ def read(folder: Path) -> Files:
     return {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
 
 
+def claimed(store: SqliteStore, client: bytes, knock: Knock) -> bool:
+    """Whether the store says that it is the first."""
+    outcomes: list[Outcome] = []
+    store.claim([Claim(client, knock, HOME, "x", 0.0, None)], outcomes.extend)
+    return outcomes == [FIRST]
+
+
 def another_servers_files() -> Files:
     """Of a server that has accepted something, too."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         make_memory(home)
-        store = Store(home)
-        memory = store.load(60 * NS, START)
+        store = SqliteStore(home)
+        store.load(60 * NS, START)
         for number in range(3):
-            known = memory.accept(b"C" * 32, Knock(START + number, nonce(number), None), HOME)
-            assert isinstance(known, Remembered)
-            store.commit([Accepted(known, "c", 0.0, None)])
+            claimed(store, b"C" * 32, Knock(START + number, nonce(number), None))
         files = read(home)
         store.close()
     return files
@@ -73,20 +84,18 @@ class World:
         return START + round(self.clock * NS)
 
     def start(self, how: str) -> None:
-        self.store = Store(self.home, self.run)
-        self.memory = self.store.load(self.window * NS, self.now)
+        self.store = SqliteStore(self.home, self.run)
+        self.store.load(self.window * NS, self.now)
         assert self.store.failing is None
-        floor_ns = self.memory.floor_ns or 0
+        floor_ns = self.store.floor_ns or 0
         self.waits.append((how if self.store.loss else "whole", max(0.0, (floor_ns - self.now) / NS)))
 
     def deliver(self, client: bytes, knock: Knock) -> bool:
         """What the keeper does from the time check on."""
         if abs(knock.timestamp_ns - self.now) > self.window * NS:
             return False
-        outcome = self.memory.accept(client, knock, HOME)
-        if not isinstance(outcome, Remembered):
+        if not claimed(self.store, client, knock):
             return False
-        self.store.commit([Accepted(outcome, "x", self.clock, None)])
         assert self.store.failing is None
         name = (client, knock.random_nonce)
         assert name not in self.opened or name in self.excused, "a nonce opened twice"
@@ -100,7 +109,7 @@ class World:
         knock = Knock(self.now + offset * NS, nonce(len(self.sent)), None)
         self.sent.append((client, knock))
         honest = offset == 0 and self.newest.get(client, self.now) <= self.now
-        waits = (self.memory.floor_ns or 0) > self.now
+        waits = (self.store.floor_ns or 0) > self.now
         accepted = self.deliver(client, knock)
         assert accepted or not honest or waits or len(self.opened) >= MAX_NONCES, "an honest knock was refused"
 
@@ -153,7 +162,7 @@ class World:
         self.start(how)
         if not reboot:
             newest_ns = max([0, *self.opened.values(), START + 2])  # the other server's is not above ours
-            assert (self.memory.floor_ns or 0) <= max(newest_ns + 1, self.highest_floor)
+            assert (self.store.floor_ns or 0) <= max(newest_ns + 1, self.highest_floor)
 
     highest_floor = 0
 
@@ -187,7 +196,7 @@ class Replay(RuleBasedStateMachine):
     @rule(window=st.sampled_from(WINDOWS))
     def window_changes(self, window: int) -> None:
         self.world.window = window
-        self.world.memory.set_window(window * NS)
+        self.world.store.set_window(window * NS)
 
     @rule()
     def backup(self) -> None:
@@ -196,8 +205,7 @@ class Replay(RuleBasedStateMachine):
     @rule(client=st.sampled_from(CLIENTS))
     def reset(self, client: bytes) -> None:
         world = self.world
-        if (done := world.memory.reset(client, world.now)) is not None:
-            world.store.reset([done], None)
+        if (done := world.store.reset(client, world.now)) is not None:
             # When its time comes an honest knock may fall into a run that stays shut.
             world.newest[client] = max(last for _, last in done.shut) + 1
 

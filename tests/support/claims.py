@@ -22,8 +22,8 @@ from openme.config.profile import render_profile
 from openme.config.server import load_server_config
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET
 from openme.keeper.ratchet_file import read_ratchet
-from openme.keeper.store import make_memory
 from openme.keys.ed25519 import ClientPrivateKey
+from openme.store.sqlite import make_memory
 from support.clock import Clock
 from support.netns import Namespace, until
 from support.server import SERVER, ServerWorld

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from openme.config.template import render_server_config
-from openme.keeper.store import beside
 from openme.keys.x25519 import ServerPrivateKey
 from openme.run_dir import RUN_DIR
+from openme.store.places import beside
 from support.ports import free_port
 
 DEADLINE = 20.0

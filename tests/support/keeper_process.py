@@ -26,11 +26,12 @@ from openme.firewall.base import CutTarget, Door, FirewallError, IsOpen, PortLis
 from openme.firewall.memory import MemoryFirewall
 from openme.keeper.keeper import Now
 from openme.keeper.rules import rules_for
-from openme.keeper.store import Store, has_lived, make_memory
 from openme.seam.channel import ORDER_SIZES, channel, received
 from openme.seam.messages import Order, unpack_order
 from openme.server.config_watch import ConfigWatch
 from openme.server.keeper_process import KeeperProcess, Parts, Trial
+from openme.store.places import has_lived
+from openme.store.sqlite import SqliteStore, make_memory
 from openme.wire.knock import IPAddress
 from support.knocks import ALICE, BOB, HOME, NOW, SERVER, frame, keeper, later
 
@@ -162,6 +163,7 @@ class KeeperWorld:
 
     process: KeeperProcess
     parts: Parts
+    store: SqliteStore
     clock: GivenClock
     firewall: ScriptedFirewall
     listener: socket.socket
@@ -186,7 +188,7 @@ class KeeperWorld:
         if self.firewall.touched:
             self.process._on_ruleset_change()
         self.process._outbox.flush()
-        self.process._serve_strangers()
+        self.process._admission.serve_waiting()
         self.work_off()
         self.process._tick()
 
@@ -266,12 +268,11 @@ def keeper_world(
         watch = ConfigWatch(path)
         if not has_lived(state_dir):
             make_memory(state_dir)  # as `init` does
-        store = Store(state_dir)
+        store = SqliteStore(state_dir)
         stack.callback(store.close)
         clock = GivenClock()
-        replay = store.load(round(watch.config.replay_window * 10**9), clock.now.unix_ns)
         firewall = ScriptedFirewall(clock)
-        judge = keeper(watch.config, replay)
+        judge = keeper(watch.config, store)
         firewall.start(rules_for(watch.config))
         firewall.calls.clear()
         firewall.refusing |= set(refusing)
@@ -284,7 +285,7 @@ def keeper_world(
             store=store,
             firewall=firewall,
             watch=watch,
-            journal=judge._journal,
+            journal=judge.journal,
             listener=kept,  # type: ignore[arg-type]  # all that the keeper does with its end
             control=stack.enter_context(serving.listen(state_dir)),
             state_file=state_file,
@@ -293,4 +294,4 @@ def keeper_world(
         process = KeeperProcess(parts, clock)
         process._end_what_was_lost_before()  # as the beginning of `run` does: from here on expiries are known
         stack.callback(process._selector.close)
-        yield KeeperWorld(process, parts, clock, firewall, listener_end, kept, path, state_dir, stack)
+        yield KeeperWorld(process, parts, store, clock, firewall, listener_end, kept, path, state_dir, stack)

@@ -2,27 +2,37 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import monocypher
 
-from openme.config.model import ServerConfig
+from openme.config.model import ClientEntry, ServerConfig
 from openme.config.server import parse_server_config
 from openme.keeper.epochs import Epochs
+from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
-from openme.keeper.keeper import Judgement, Keeper, Now
-from openme.keeper.replay import ReplayMemory
+from openme.keeper.keeper import Keeper, Now, Reconfiguration
+from openme.keeper.stages import Authenticated, Claimed, Decided, Opened, Refused, Searched
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import Ratchet
 from openme.keys.x25519 import ServerPrivateKey
 from openme.listener.listener import Listener
 from openme.seam.messages import Order, UseEpochKey, UseV1Key
+from openme.server.admission import Admission
+from openme.store.base import Outcome, Store
+from openme.store.memory import MemoryStore
 from openme.wire import v1, v2
 from openme.wire.knock import IPAddress, Knock
+
+if TYPE_CHECKING:
+    from openme.server.verdicts import Verdicts
 
 NS = 10**9
 SERVER = ServerPrivateKey(b"\x11" * 32)
@@ -114,18 +124,123 @@ def frame(datagram: bytes, source: IPAddress = HOME) -> bytes:
     return listener().frame_untrusted(datagram, source)[0].pack()
 
 
-def keeper(parsed: ServerConfig | None = None, replay: ReplayMemory | None = None) -> Keeper:
+@dataclass(frozen=True)
+class Judgement:
+    """What became of a knock up to the claim. `remembered`: what is used up."""
+
+    reason: str
+    source: IPAddress | None
+    tag: bytes | None
+    what: Authenticated | None
+    claim: Claimed | None
+    grant: Grant | None
+
+    @property
+    def client(self) -> ClientEntry | None:
+        return None if self.what is None else self.what.client
+
+    @property
+    def epoch(self) -> int:
+        return 0 if self.what is None else self.what.epoch
+
+    @property
+    def remembered(self) -> Knock | None:
+        return None if self.claim is None else self.claim.decided.what.knock
+
+    @property
+    def opened(self) -> Opened:
+        """The same once the firewall has taken its doors."""
+        assert self.claim is not None
+        assert self.grant is not None
+        return Opened(self.claim.decided, self.grant)
+
+
+class Judge(Keeper):
+    """A keeper, a store and a journal, and the stages of admission without doors and without a listener."""
+
+    def __init__(self, parsed: ServerConfig, store: Store) -> None:
+        super().__init__(parsed, lambda address: address == OWN)
+        self.store = store
+        self.journal = Journal()
+        self.store.load(round(parsed.replay_window * NS), NOW.unix_ns)
+
+    def follow(self, plan: Reconfiguration) -> None:
+        super().follow(plan)
+        self.store.set_window(round(plan.config.replay_window * NS))
+
+    def judge_untrusted(self, raw: bytes, now: Now) -> Judgement:
+        """One frame, however long the search for its client takes, up to the claim; refusals are told."""
+        doors: list[Grant] = []
+
+        def nothing_opens(grants: list[Grant], _: Now) -> set[int]:
+            doors.extend(grants)
+            return set()
+
+        told: list[Refused] = []
+        verdicts = cast("Verdicts", SimpleNamespace(refused=told.append))
+        stages = Watched(self, self.store, self.journal, nothing_opens, verdicts, lambda *_: None, lambda: now)
+        stages.admit_untrusted([bytes(bytearray(raw))], now)  # a copy, since it may be wiped
+        while stages:
+            stages.serve_waiting()
+        (refused,) = told
+        what = next((one for one in stages.seen if isinstance(one, Authenticated)), None)
+        claim = next((one for one in stages.seen if isinstance(one, Claimed)), None)
+        grant = doors[0] if doors else None
+        reason = refused.reason if grant is None else "accepted"
+        return Judgement(reason, refused.source, refused.tag, what, claim, grant)
+
+
+Stage = Searched | Authenticated | Decided | Claimed | Opened | Refused
+
+
+class Watched(Admission):
+    """Admission that notes what a knock was in each of its states."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.seen: list[Stage] = []
+
+    def _note(self, *found: Stage) -> None:
+        self.seen.extend(found)
+
+    def authenticate_untrusted(self, frame: bytes) -> Authenticated | Searched | Refused:
+        found = super().authenticate_untrusted(frame)
+        self._note(found)
+        return found
+
+    def search(self, knock: Searched, may_go_on: Callable[[], bool]) -> Authenticated | Refused | None:
+        found = super().search(knock, may_go_on)
+        if found is not None:
+            self._note(found)
+        return found
+
+    def decide(self, knock: Authenticated, now: Now) -> Decided | Refused:
+        found = super().decide(knock, now)
+        self._note(found)
+        return found
+
+    def claim(self, decided: Decided, outcome: Outcome, now: Now, *, late: bool) -> Claimed | Refused:
+        found = super().claim(decided, outcome, now, late=late)
+        self._note(found)
+        return found
+
+    def open(self, claimed: Iterable[Claimed | Refused], now: Now) -> list[Opened | Refused]:
+        found = super().open(claimed, now)
+        self._note(*found)
+        return found
+
+
+def keeper(parsed: ServerConfig | None = None, store: Store | None = None) -> Judge:
     """A keeper with an empty memory on a host whose own address is `OWN`."""
     parsed = config() if parsed is None else parsed
-    memory = ReplayMemory(round(parsed.replay_window * NS)) if replay is None else replay
-    made = Keeper(parsed, memory, Journal(), lambda address: address == OWN)
+    made = Judge(parsed, MemoryStore() if store is None else store)
     made.epochs = Epochs(ratchet(), parsed.replay_window, parsed.epoch_horizon)
     made.epochs.look(NOW.unix_ns, NOW.monotonic)
     return made
 
 
-def judged(judge: Keeper, datagram: bytes, now: Now = NOW, source: IPAddress = HOME) -> Judgement:
-    """The judgement on a datagram that came through the listener."""
+def judged(judge: Judge, datagram: bytes, now: Now = NOW, source: IPAddress = HOME) -> Judgement:
+    """What becomes of a datagram that came through the listener."""
     return judge.judge_untrusted(frame(datagram, source), now)
 
 

@@ -2,6 +2,7 @@
 
 from ipaddress import ip_address
 
+from openme.reasons import Reason
 from openme.seam.messages import (
     Delivered,
     Dropped,
@@ -50,7 +51,7 @@ def examples() -> list[Message]:
     """One message of each type."""
     return [
         Frame(1, ip_address("203.0.113.5"), 7, secret(), bytes(bytearray(b"n" * 12)), b"p" * 165),
-        Dropped("copy", 7, ip_address("192.0.2.7")),
+        Dropped(Reason.COPY, 7, ip_address("192.0.2.7")),
         ReceivingFailed(5),
         NoSeccompLibrary(),
         NoSeccomp(22),

@@ -41,8 +41,8 @@ from openme.config.model import Profile
 from openme.config.profile import load_client_config
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
-from openme.keeper.store import beside
 from openme.run_dir import RUN_DIR
+from openme.store.places import beside
 from openme.wire.knock import IPAddress
 from support.control import asked
 from support.netns import Namespace, add_addresses, namespace, until, v4, v6

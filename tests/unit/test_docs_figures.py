@@ -19,12 +19,13 @@ from openme.cli import knock as cli_knock
 from openme.client import address_page, door, known, nat64, plan, receipt, renewal
 from openme.config import model, nodes, server
 from openme.firewall import nftables_rules
-from openme.keeper import journal, mark, ratchet_file, replay, store
+from openme.keeper import journal, ratchet_file
 from openme.keys import ratchet
 from openme.listener import load
 from openme.refusals import REPORT_INTERVAL
 from openme.seam import messages
 from openme.server import (
+    admission,
     config_watch,
     earlier_sessions,
     hidden_ports,
@@ -33,6 +34,7 @@ from openme.server import (
     own_user,
     roles,
 )
+from openme.store import mark, replay, sqlite
 from openme.wire import v1, v2
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +76,7 @@ STATED = (
     ("docs/clients.md", "the same packet, «sixteen» of them at most", plan.MOST_ADDRESSES),
     ("docs/clients.md", "the page has «three seconds», from", address_page.PATIENCE),
     ("docs/clients.md", "in at most «1 KiB».", address_page.MOST_BYTES),
-    ("docs/clients.md", "Two version 1 packets leave «20 ms» apart", plan.V1_PAUSE),
+    ("docs/clients.md", "Two version 1 packets leave «20 ms» apart", v1.WIRE.pause),
     ("docs/clients.md", "`ipv4only.arpa`, for «half a second» at most", nat64.PATIENCE),
     ("docs/clients.md", "remembers the\nanswer for «a day».", nat64.LIFETIME),
     ("docs/clients.md", "once «a day» (more often", renewal.TRY_EVERY),
@@ -117,9 +119,9 @@ STATED = (
     ("docs/operating.md", "by chance: «54154» is one of", model.DEFAULT_UDP_PORT),
     ("docs/operating.md", "local_reserved_ports = «54154»`", model.DEFAULT_UDP_PORT),
     ("docs/operating.md", "For «one hour» the\n  service also cannot begin", nftables_rules.CUT_SECONDS),
-    ("docs/operating.md", "for «30 days» after its doors have closed", store._KEEP_HOLDERS),
-    ("docs/operating.md", "the last «1,024» of them", store.MOST_HOLDERS),
-    ("docs/operating.md", "a door in the last «30 days» |", store._KEEP_HOLDERS),
+    ("docs/operating.md", "for «30 days» after its doors have closed", sqlite._KEEP_HOLDERS),
+    ("docs/operating.md", "the last «1,024» of them", sqlite.MOST_HOLDERS),
+    ("docs/operating.md", "a door in the last «30 days» |", sqlite._KEEP_HOLDERS),
     ("docs/operating.md", "again every «five seconds»", hidden_ports.RETRY),
     ("docs/operating.md", "more than «500» packets a second do not", nftables_rules.OTHER_LENGTHS),
     ("docs/operating.md", "Of more than «500» datagrams of another length", nftables_rules.OTHER_LENGTHS),
@@ -136,7 +138,7 @@ STATED = (
     ("docs/operating.md", "more than «256» knocks of one client", replay.MAX_NONCES),
     ("docs/operating.md", "| «256 MiB»; no load", roles.LISTENER_GROWTH),
     ("docs/operating.md", "0600, «4096» bytes: **keep it out", ratchet_file.FILE_SIZE),
-    ("docs/operating.md", "`replay_window`, «60 s» at least", store._SHORTEST_REACH_NS / 10**9),
+    ("docs/operating.md", "`replay_window`, «60 s» at least", sqlite._SHORTEST_REACH_NS / 10**9),
     ("docs/operating.md", "more than `replay_window` («60 s») after", DEFAULTS["replay_window"]),
     ("docs/operating.md", "after «half a second», then less and less often", keeper_process._FIRST_RETRY),
     ("docs/privilege-separation.md", "frame, «234» bytes", messages.FRAME_SIZE),
@@ -152,8 +154,8 @@ STATED = (
     ("docs/architecture.md", "Order, «41» bytes (and", messages.ORDER_SIZE),
     ("docs/architecture.md", "(and «4,096» of text)", messages.TEXT_SIZE),
     ("docs/architecture.md", "Report, «26» bytes", messages.REPORT_SIZE),
-    ("docs/architecture.md", "a queue of «256» and", keeper_process._MAX_STRANGERS),
-    ("docs/security.md", "`replay_window`, «one minute» at least", store._SHORTEST_REACH_NS / 10**9),
+    ("docs/architecture.md", "a queue of «256» and", admission._MAX_SEARCHED),
+    ("docs/security.md", "`replay_window`, «one minute» at least", sqlite._SHORTEST_REACH_NS / 10**9),
     ("docs/security.md", "up to the last «14 days»", 2 * DEFAULTS["epoch_length"]),
     ("docs/security.md", "for more than «10,000» sessions from before", earlier_sessions._MOST),
     ("docs/security.md", "Bit «0x40000000» of packet marks", nftables_rules.MARK_BIT),

@@ -12,6 +12,7 @@ import pytest
 from openme.keys.ed25519 import parse_private_key
 from openme.keys.ratchet import Ratchet, epoch_at
 from openme.wire import v2
+from openme.wire.base import ReceiptKeys
 from openme.wire.knock import Knock
 from openme.wire.receipt import open_receipt_untrusted, seal_receipt
 
@@ -73,7 +74,7 @@ def test_the_server_opens_the_known_packet(vector: dict[str, Any]) -> None:
 
 @each
 def test_the_known_receipt(vector: dict[str, Any]) -> None:
-    keys = v2.ReceiptKeys(*(raw(vector, f"receipt_{part}") for part in ("id", "key", "nonce")))
+    keys = ReceiptKeys(*(raw(vector, f"receipt_{part}") for part in ("id", "key", "nonce")))
     answer = seal_receipt(vector["receipt_json"].encode(), keys)
     assert len(answer) == 4096
     assert hashlib.sha256(answer).hexdigest() == vector["receipt_sha256"]

@@ -53,7 +53,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
             built_in = ", ".join(map(str, config.groups[DEFAULT_GROUP]))
         hidden, notes = _hidden_though_unnamed(config, is_readable=is_readable)
         warnings += tuple(notes)
-        if is_readable and "v2" in config.protocols and (ratchet := read_ratchet(config.state_dir)) is not None:
+        if is_readable and config.has_epochs and (ratchet := read_ratchet(config.state_dir)) is not None:
             check_length(ratchet, config)
     except DamagedRatchetError as error:
         warnings = (*warnings, f"{error.message}: serve will make a new one")

@@ -23,12 +23,12 @@ from openme.control.requests import AnyReply, Client, Close, OtherVersionError, 
 from openme.errors import OpenmeError
 from openme.keeper.provided import note_file
 from openme.keeper.revoked_keys import Revocation, cure, lift_key, read_revoked, without_revoked
-from openme.keeper.store import Seen
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey, KeyTextError, parse_public_key
 from openme.keys.ratchet import epoch_at
 from openme.moments import rfc3339
 from openme.server.epoch_keys import clock_trouble, ensure_ratchet
 from openme.server.stored import last_knocks
+from openme.store.base import Seen
 
 
 def configure(name: str, parser: argparse.ArgumentParser) -> None:
@@ -208,7 +208,7 @@ def _renew(args: argparse.Namespace) -> int:
     RunningServer(args.config, config.state_dir).refuse_another()
     if args.v1 and "v1" not in client.protocols:
         raise OpenmeError(f"{args.name} may not speak version 1", "see protocols in its entry and under server")
-    epoch_keys = _epoch_keys(config) if "v2" in client.protocols and not args.v1 else None
+    epoch_keys = _epoch_keys(config) if client.has_epochs and not args.v1 else None
     text = _profile_text(config, args.profile or config.default_profile, client.public_key, None, epoch_keys)
     handover.write_files(text)
     handover.print(text)
@@ -247,7 +247,7 @@ def _profile_text(
 
 def _epoch_keys(config: ServerConfig) -> EpochKeys:
     """The epoch keys that a client file made now carries. OpenmeError if there are none."""
-    if "v2" not in config.protocols:
+    if not config.has_epochs:
         raise OpenmeError(
             f"{config.path}: server.protocols does not accept v2",
             "openme init --upgrade adds it; or add the client with --v1",

@@ -11,18 +11,20 @@ from openme.cli.options import port_number
 from openme.cli.output import answer, hint, note, warn
 from openme.cli.running_server import RunningServer
 from openme.config.locked import locked_directory, replace_file
-from openme.config.model import DEFAULT_UDP_PORT, FIREWALLS, ServerConfig
+from openme.config.model import DEFAULT_UDP_PORT, ServerConfig
 from openme.config.server import load_server_config, parse_server_config
 from openme.config.template import render_server_config
 from openme.errors import OpenmeError
+from openme.firewall import registry as firewalls
 from openme.interrupts import check, held_back
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET_FILE
 from openme.keeper.ratchet_file import read_ratchet
-from openme.keeper.store import has_lived, make_memory, unmake_memory
 from openme.keys.ed25519 import encode_base64
 from openme.keys.x25519 import ServerPrivateKey
 from openme.server.epoch_keys import check_length, ensure_ratchet, replace_ratchet
 from openme.server.interfaces import require_interface
+from openme.store.places import has_lived
+from openme.store.sqlite import make_memory, unmake_memory
 
 _DEFAULT_STATE_DIR = Path("/var/lib/openme")
 
@@ -31,7 +33,9 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     """The arguments of `init`."""
     parser.add_argument("--server", metavar="HOST", help="public name or address, for client profiles (needed)")
     parser.add_argument("--port", type=port_number, default=DEFAULT_UDP_PORT, help="knock port (%(default)s)")
-    parser.add_argument("--firewall", choices=FIREWALLS, default="nft", help="firewall (%(default)s)")
+    parser.add_argument(
+        "--firewall", choices=firewalls.names(), default=firewalls.DEFAULT, help="firewall (%(default)s)"
+    )
     parser.add_argument("--interface", metavar="IF", help="apply rules only to packets arriving here (all)")
     parser.add_argument(
         "--state-dir", type=Path, default=_DEFAULT_STATE_DIR, metavar="DIR", help="replay memory (%(default)s)"

@@ -54,7 +54,7 @@ def _epochs(args: argparse.Namespace) -> int:
     fault = disk_fault(config.state_dir)
     epoch = epoch_at(now, length)
     files, renewals = read_files(config.state_dir), renewals_of(config.state_dir)
-    clients = [c for c in config.clients.values() if "v2" in c.protocols]
+    clients = [c for c in config.clients.values() if c.has_epochs]
     reach = {c.name: (files.get(c.public_key.raw), renewals.get(c.public_key.raw)) for c in clients}
     if args.json:
         answer_json(
@@ -102,7 +102,7 @@ def _warn(config: ServerConfig, reach: Mapping[str, tuple[int | None, int | None
     A file may be on several devices, of which each fetches keys for itself: the receipt that one has fetched says
     nothing of the others.
     """
-    if "v2" not in config.protocols:
+    if not config.has_epochs:
         warn("server.protocols does not accept v2")
     for name, (file, fetched) in reach.items():
         end = max(-1 if known is None else known for known in (file, fetched))

@@ -25,6 +25,7 @@ from openme.errors import OpenmeError
 from openme.interrupts import ending
 from openme.keys.ratchet import NS
 from openme.moments import day, rfc3339
+from openme.wire.base import Keys
 
 SHUT = 3
 DEFAULT_INTERVAL = 25.0  # seconds; below the usual knock_timeout of 30, so that the door stays open
@@ -69,8 +70,8 @@ class _Client:
     def __init__(self, profile: Profile, known: Known) -> None:
         self.profile = profile
         self.known = known
-        self.is_v2 = version_of(profile) == 2
-        if self.is_v2 and profile.epoch_keys is not None:
+        self.has_epochs = version_of(profile).keys is Keys.EPOCH
+        if self.has_epochs and profile.epoch_keys is not None:
             other = known.other_host_with(profile, profile.epoch_keys.keys)
             if other is not None:
                 raise OpenmeError(
@@ -112,7 +113,7 @@ class _Client:
         That nothing came is no failure: there is another try tomorrow, and a warning when time runs short.
         """
         profile = self.profile
-        if not self.is_v2 or profile.epoch_keys is None:
+        if not self.has_epochs or profile.epoch_keys is None:
             return None
         now_ns = time.time_ns()
         if not is_due(profile.epoch_keys, self.known.keys(profile), now_ns, self.known.tried(profile)):
@@ -131,7 +132,7 @@ class _Client:
         if problem:
             warn(problem)
         profile = self.profile
-        if not self.is_v2 or profile.epoch_keys is None:
+        if not self.has_epochs or profile.epoch_keys is None:
             return
         end = last_moment(profile.epoch_keys, self.known.keys(profile), time.time_ns())
         if end is not None:
@@ -142,7 +143,7 @@ class _Client:
 
     def _send(self, wanted: str | None) -> Attempt:
         profile = self.profile
-        keys = self.known.keys(profile) if self.is_v2 else None
+        keys = self.known.keys(profile) if self.has_epochs else None
         networks = Nat64(self.known.networks, self.known.note_networks)
         attempt = knock(profile, wanted, epoch_keys=keys, prefixes=networks.prefixes)
         for sent in attempt.sent:
@@ -198,8 +199,8 @@ class _Client:
         if not opened:
             self._say_closed(attempt, "--ip source")
             return SHUT
-        proofs = self._prove(attempt, opened) if self.is_v2 else []
-        code = _say_proofs(proofs) if self.is_v2 else _say_open()
+        proofs = self._prove(attempt, opened) if self.has_epochs else []
+        code = _say_proofs(proofs) if self.has_epochs else _say_open()
         for sent in attempt.sent:
             if sent.endpoint not in opened:
                 warn(f"open, but not over {sent.endpoint}")
@@ -273,16 +274,16 @@ class _Client:
             attempt = self._send(profile.ip)
             endpoints = [sent.endpoint for sent in attempt.sent]
             opened = wait_open(endpoints, profile.server_health_port)
-            if self.is_v2:
+            if self.has_epochs:
                 proofs = self._prove(attempt, opened)
         else:
             families = by_family(resolve(profile.server_host, profile.server_udp_port))
             endpoints = [endpoint for family in families for endpoint in family.endpoints]
             opened = open_endpoints(endpoints, profile.server_health_port, 2.0)
-            if self.is_v2:
+            if self.has_epochs:
                 proofs = self._ask_again(opened)
         self._warn_of_keys()
-        by_proof = self.is_v2 and args.knock
+        by_proof = self.has_epochs and args.knock
         is_open = any(proof.opened_as_asked for proof in proofs) if by_proof or proofs else bool(opened)
         if args.json:
             answer_json(

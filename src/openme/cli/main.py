@@ -48,7 +48,7 @@ COMMANDS = {
     "close": Command("clients", "end a client's open doors now"),
     "unhide": Command("unhide", "stop hiding a port that the config no longer names"),
     "reset": Command("clients", "accept a client's, or everybody's, knocks again after a clock was far ahead"),
-    "check-config": Command("check_config", "say what is wrong with a config"),
+    "check-config": Command("check_config", "say what is wrong with a config, and with this host for it"),
     "serve": Command("serve", "run the server"),
     "try": Command("serve", "hide the ports, and undo it unless somebody knocks in time"),
     "epochs": Command("keys", "where the key ratchet stands, and how far each client's keys reach", answers=True),

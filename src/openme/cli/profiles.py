@@ -67,7 +67,7 @@ def _value(profile: Profile) -> dict[str, object]:
         "public_key": None if profile.public_key is None else str(profile.public_key),
         "fingerprint": _fingerprint(profile),
         "private_key": "present" if profile.private_key is not None else "missing",
-        "protocol": f"v{version_of(profile)}",
+        "protocol": version_of(profile).name,
         "epoch_keys": _epoch_range(profile),
         "ip": profile.ip,
         "post_knock": profile.post_knock,

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 from openme.client.addresses import AUTO, SOURCE, BadPageError, Endpoint, is_page, local_address, resolve
 from openme.client.known import PastKnock
-from openme.client.plan import V1_PAUSE, by_family, is_translated, target
+from openme.client.plan import by_family, is_translated, target
 from openme.config.model import Profile
 from openme.errors import OpenmeError
-from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import epoch_at
 from openme.moments import day
-from openme.wire import v1, v2
-from openme.wire.knock import IPAddress, Knock
+from openme.wire.base import Keys, ReceiptKeys, Version
+from openme.wire.knock import RANDOM_NONCE_SIZE, IPAddress, Knock
+from openme.wire.versions import VERSIONS, by_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ class Built(NamedTuple):
 
     datagram: bytes
     epoch: int
-    receipt: v2.ReceiptKeys | None
+    receipt: ReceiptKeys | None
 
 
-def version_of(profile: Profile) -> int:
-    """The wire version that a profile knocks with: 2 when it has epoch keys, unless it says otherwise."""
+def version_of(profile: Profile) -> Version:
+    """The wire version that a profile knocks with: the first that it has keys for, unless it says otherwise."""
     if profile.protocol is not None:
-        return 1 if profile.protocol == "v1" else 2
-    return 2 if profile.epoch_keys is not None else 1
+        return by_name(profile.protocol)
+    return next(version for version in VERSIONS if version.keys is not Keys.EPOCH or profile.epoch_keys is not None)
 
 
 def build(
@@ -79,36 +79,26 @@ def build(
             f"profile {profile.name} has no private_key",
             "complete it with the file that 'openme add' made for this client",
         )
-    knock = Knock(now_ns, secrets.token_bytes(v1.RANDOM_NONCE_SIZE), target)
-    if version_of(profile) == 1:
-        return Built(_v1_packet(profile, profile.private_key, knock), 0, None)
-    epoch, key = _epoch_key(profile, now_ns, epoch_keys)
+    knock = Knock(now_ns, secrets.token_bytes(RANDOM_NONCE_SIZE), target)
+    version = version_of(profile)
+    epoch, key, field = 0, profile.server_pubkey, "server_pubkey"
+    cure = "get the server's key again"
+    if version.keys is Keys.EPOCH:
+        epoch, key = _epoch_key(profile, version, now_ns, epoch_keys)
+        field, cure = "epoch_keys", "get a new file from the server"
     try:
-        datagram, receipt = v2.seal(key, profile.private_key, knock, ephemeral=v2.new_ephemeral())
+        datagram, receipt = version.seal(key, profile.private_key, knock)
     except ValueError as error:
-        raise OpenmeError(f"profile {profile.name}: epoch_keys: {error}", "get a new file from the server") from None
+        raise OpenmeError(f"profile {profile.name}: {field}: {error}", cure) from None
     return Built(datagram, epoch, receipt)
 
 
-def _v1_packet(profile: Profile, private_key: ClientPrivateKey, knock: Knock) -> bytes:
-    try:
-        return v1.seal(
-            profile.server_pubkey,
-            private_key,
-            knock,
-            ephemeral_private=secrets.token_bytes(v1.EPHEMERAL_SIZE),
-            aead_nonce=secrets.token_bytes(v1.AEAD_NONCE_SIZE),
-        )
-    except ValueError as error:
-        raise OpenmeError(f"profile {profile.name}: server_pubkey: {error}", "get the server's key again") from None
-
-
-def _epoch_key(profile: Profile, now_ns: int, known: Mapping[int, bytes] | None) -> tuple[int, bytes]:
+def _epoch_key(profile: Profile, version: Version, now_ns: int, known: Mapping[int, bytes] | None) -> tuple[int, bytes]:
     """The epoch of our clock, and its key. OpenmeError with the clock and the dates that there are keys for."""
     keys = profile.epoch_keys
     if keys is None:
         raise OpenmeError(
-            f"profile {profile.name} has no epoch_keys, which protocol: v2 needs",
+            f"profile {profile.name} has no epoch_keys, which protocol: {version.name} needs",
             "get a file with them from the server (openme renew NAME), or remove protocol",
         )
     length = int(keys.length)
@@ -176,8 +166,8 @@ def knock(
                         is_own = named == own
                         now_ns = clock_ns()
                         built = build(profile, named, now_ns, epoch_keys)
-                    if version == 1 and sent:
-                        pause(V1_PAUSE)
+                    if version.pause and sent:
+                        pause(version.pause)
                     sock.send(built.datagram)
             except OSError as error:
                 failed.append((endpoint, error.strerror or str(error)))
@@ -217,9 +207,9 @@ def _target(
     own: IPAddress,
     endpoints: tuple[Endpoint, ...],
     prefixes: Callable[[IPv6Address], Iterable[IPv6Network]],
-    version: int,
+    version: Version,
 ) -> IPAddress | None:
-    by_default = SOURCE if version == 1 else AUTO
+    by_default = AUTO if version.names_own_address else SOURCE
     named = target(wanted, own, endpoints, by_default=by_default)
     if named is None or (wanted or by_default) != AUTO or not isinstance(own, IPv6Address):
         return named

@@ -21,9 +21,9 @@ from nacl.exceptions import CryptoError
 from openme.config.model import ClientConfig, EpochKeys, Profile
 from openme.files import replace_file
 from openme.keys.ed25519 import KEY_SIZE
+from openme.wire.base import RECEIPT_ID_SIZE, RECEIPT_KEY_SIZE, RECEIPT_NONCE_SIZE, ReceiptKeys
 from openme.wire.knock import IPAddress
 from openme.wire.receipt import EpochKeyList
-from openme.wire.v2 import RECEIPT_ID_SIZE, RECEIPT_KEY_SIZE, RECEIPT_NONCE_SIZE, ReceiptKeys
 
 _NETWORKS = "networks.json"
 HORIZON = 53

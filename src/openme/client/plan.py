@@ -14,8 +14,6 @@ from openme.wire.knock import IPAddress
 
 MOST_ADDRESSES = 16
 """Addresses of one family that are knocked at."""
-V1_PAUSE = 0.02
-"""Seconds between two version 1 packets: an existing server loses one of two that come back to back."""
 
 TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 """Where IPv4 hosts are reached from an IPv6-only network (RFC 6052, RFC 8215)."""

@@ -14,15 +14,17 @@ from openme.errors import OpenmeError
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.ports import PortRange, merged, port
+from openme.wire import versions as wire_versions
+from openme.wire.base import Keys
 
 Network = IPv4Network | IPv6Network
 HiddenAs = Literal["drop", "reject"]
 
 DEFAULT_UDP_PORT = 54154
 DEFAULT_EPOCH_LENGTH = 7 * 86400.0  # seconds
-WIRE_VERSIONS = ("v1", "v2")
-FIREWALLS = ("nft", "iptables", "memory")
+WIRE_VERSIONS = wire_versions.names()
 
+HOST_PATTERN = r"[^\s\x00-\x1f\x7f]{1,253}"
 PAGE = re.compile(
     r"https://(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?(?P<path>[/?][!\"$-~]{0,2000})?"
 )
@@ -79,6 +81,16 @@ class ClientEntry:
     prefix_v4: int = 32
     prefix_v6: int = 128
     line: int = 0
+
+    @property
+    def has_epochs(self) -> bool:
+        """Whether it may speak a version that is opened by the keys of epochs."""
+        return wire_versions.opened_by(Keys.EPOCH, self.protocols)
+
+    @property
+    def needs_epochs(self) -> bool:
+        """Whether it may speak nothing else, so that its file carries such keys."""
+        return not wire_versions.opened_by(Keys.SERVER, self.protocols)
 
 
 MOST_DISABLED = 256
@@ -138,6 +150,17 @@ class ServerConfig:
     disabled: tuple[DisabledClient, ...] = ()
     orphan_ports: tuple[PortRange, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def has_epochs(self) -> bool:
+        """Whether a version is accepted that is opened by the keys of epochs."""
+        return wire_versions.opened_by(Keys.EPOCH, self.protocols)
+
+    @property
+    def keys(self) -> tuple[ServerPrivateKey | None, ...]:
+        """The keys that open knocks of versions without epochs, if one is accepted: this one, and the one before it."""
+        served = wire_versions.opened_by(Keys.SERVER, self.protocols)
+        return (self.private_key, self.previous_private_key) if served else ()
 
     @cached_property
     def managed_ports(self) -> tuple[PortRange, ...]:

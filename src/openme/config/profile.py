@@ -7,6 +7,7 @@ from pathlib import Path
 from openme.config.files import check_client_file, open_regular, read_text
 from openme.config.model import (
     DEFAULT_UDP_PORT,
+    HOST_PATTERN,
     PAGE,
     WIRE_VERSIONS,
     ClientConfig,
@@ -19,7 +20,6 @@ from openme.config.model import (
 from openme.config.nodes import Mapping, compose
 from openme.config.scalars import quote
 from openme.config.section import Section, root_section, shown
-from openme.config.server import HOST_PATTERN
 from openme.durations import format_duration
 from openme.keys.ed25519 import (
     KEY_SIZE,

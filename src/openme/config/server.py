@@ -16,7 +16,7 @@ from openme.config.files import check_server_file, open_regular, read_text
 from openme.config.model import (
     DEFAULT_EPOCH_LENGTH,
     DEFAULT_UDP_PORT,
-    FIREWALLS,
+    HOST_PATTERN,
     MOST_DISABLED,
     WIRE_VERSIONS,
     ClientEntry,
@@ -30,6 +30,7 @@ from openme.config.nodes import Mapping, Scalar, Sequence, collector_paused, com
 from openme.config.section import Section, nearest, root_section, shown
 from openme.config.trusted_path import changeable_by_others
 from openme.durations import format_duration
+from openme.firewall import registry as firewalls
 from openme.keys.ed25519 import ClientPublicKey, KeyTextError, parse_public_key
 from openme.keys.x25519 import parse_server_private_key, parse_server_public_key
 from openme.networks import collapsed
@@ -75,7 +76,6 @@ _PORT_EXAMPLE = "[22/tcp, 80, 8080-8090/tcp]"
 _NEW_NAME = re.compile(r"(?![-.])[A-Za-z0-9._@-]{1,64}", re.ASCII)
 LONGEST_DOOR = 366 * 86400.0  # seconds
 LONGEST_WINDOW = 366 * 86400.0
-HOST_PATTERN = r"[^\s\x00-\x1f\x7f]{1,253}"
 INTERFACE_PATTERN = r"(?!\.{1,2}$)[^\s/\x00-\x1f\x7f]{1,15}"  # Linux: dev_valid_name, IFNAMSIZ less its NUL
 _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:[Tt]|[ ]+)([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?"
@@ -161,9 +161,9 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
 
     udp_port = server.whole("udp_port", DEFAULT_UDP_PORT, 1, MAX_PORT)
     health_port = _health_port(server, udp_port)
-    firewall = server.choice("firewall", "nft", FIREWALLS)
-    if firewall == "iptables":
-        notes.append(_note(server, "firewall", "iptables is served by nft"))
+    firewall = server.choice("firewall", firewalls.DEFAULT, firewalls.names())
+    if (served_by := firewalls.kind_of(firewall).served_by) is not None:
+        notes.append(_note(server, "firewall", f"{firewall} is served by {served_by}"))
     private_key = server.parsed("private_key", "the server's private key in base64", parse_server_private_key)
     if private_key is None and not any(f.key == "server.private_key" for f in faults):
         server.fault("private_key", "expected the server's private key in base64", _INIT_HINT)

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from openme.config.model import DEFAULT_UDP_PORT
+from openme.config.model import DEFAULT_UDP_PORT, WIRE_VERSIONS
 from openme.config.scalars import quote
+from openme.firewall import registry as firewalls
 from openme.keys.ed25519 import encode_base64
 from openme.keys.x25519 import ServerPrivateKey
 
@@ -20,7 +21,7 @@ server:
   # Accept the knock port in this host's firewall.
   open_knock_port: true
 
-  # nft: the kernel's firewall. memory: a dry run that decides and logs, and touches nothing.
+  # {firewalls}
   firewall: {firewall}
   # Hide every port under 'ports' and of every client from whoever has not knocked.
   drop_ports: true
@@ -43,7 +44,7 @@ server:
   # Largest accepted difference between a knock's time and this machine's clock.
   replay_window: 60s
   # Wire formats to accept, as far as this version of openme speaks them.
-  protocols: [v1, v2]
+  protocols: [{protocols}]
   # Key epochs of wire format v2: the length of one, and for how many a client carries keys.
   epoch_length: 7d
   epoch_horizon: 53
@@ -74,7 +75,7 @@ def render_server_config(
     *,
     host: str | None = None,
     udp_port: int = DEFAULT_UDP_PORT,
-    firewall: str = "nft",
+    firewall: str = firewalls.DEFAULT,
     interface: str | None = None,
     state_dir: Path = Path("/var/lib/openme"),
 ) -> str:
@@ -82,6 +83,8 @@ def render_server_config(
     return _TEMPLATE.format(
         host="  # host: knock.example.org" if host is None else f"  host: {quote(host)}",
         udp_port=udp_port,
+        firewalls=" ".join(f"{kind.name}: {kind.summary}." for kind in firewalls.KINDS if kind.summary is not None),
+        protocols=", ".join(WIRE_VERSIONS),
         firewall=quote(firewall),
         interface="  # interface: eth0" if interface is None else f"  interface: {quote(interface)}",
         state_dir=quote(str(state_dir)),

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openme.keeper.store import beside
 from openme.run_dir import RUN_DIR
+from openme.store.places import beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal, Protocol
 
@@ -91,6 +92,31 @@ class CutTarget:
     ports: tuple[PortRange, ...]
     established: bool = False
     network: IPNetwork | None = None
+
+
+class LockScope(Enum):
+    """What one server at a time may have the firewall of."""
+
+    NONE = auto()
+    NETWORK_NAMESPACE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a kind of firewall does beyond the protocol, as far as somebody asks. Nothing, for one that is in memory.
+
+    `lets_in`: its doors let packets in; one that does not is a dry run. `needs_net_admin`: whoever changes it needs
+    CAP_NET_ADMIN. `stays`: its rules outlive the server, who must take them away, or somebody in its place.
+    `tracks_connections`: its rules rest on the kernel's connection tracking. `among_host_rules`: it stands among the
+    host's own netfilter rules, which may send packets elsewhere, and where an existing server may have left some.
+    """
+
+    lets_in: bool = False
+    needs_net_admin: bool = False
+    lock: LockScope = LockScope.NONE
+    stays: bool = False
+    tracks_connections: bool = False
+    among_host_rules: bool = False
 
 
 IsOpen = Callable[[IPAddress, PortRange], bool]

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, NamedTuple
 
 from openme.firewall.base import Door, FirewallError, IPAddress, IPNetwork, PortList, Rules
+from openme.knock_size import KNOCK_SIZE
 from openme.networks import first_of
 from openme.ports import PortRange
 
@@ -40,7 +41,7 @@ RAW = -300
 """After defragmentation (-400), so that a length is the whole datagram's, and before connection tracking (-200)."""
 AFTER_NAT = -90
 """Behind what sends packets elsewhere (-100): what is forwarded can be told."""
-KNOCK_LENGTH = 8 + 165
+KNOCK_LENGTH = 8 + KNOCK_SIZE
 """What a UDP header says of the length of a knock, whatever its version: itself and the payload."""
 OTHER_LENGTHS = 500
 """Datagrams of another length that reach the knock port in a second, whoever they are from."""

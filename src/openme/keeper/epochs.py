@@ -8,8 +8,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from openme.keys.ratchet import MAX_STEPS, NS, Ratchet, epoch_at
-from openme.wire import v2
 from openme.wire.receipt import EpochKeyList
+from openme.wire.versions import overwrite_traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Epochs:
     def advance_to(self, index: int) -> None:
         """Erase every epoch before `index` from memory; on the disk that has been done."""
         self.ratchet.advance_to(index)
-        v2.overwrite_traces()
+        overwrite_traces()
         for epoch in [e for e in self.live if e < index]:
             del self.live[epoch]
         while len(self._over) > 1 and self._over[0][0] < index:
@@ -103,7 +103,7 @@ class Epochs:
     def forget(self) -> None:
         """Wipe the ratchet's key, and what was computed with it."""
         self.ratchet.forget()
-        v2.overwrite_traces()
+        overwrite_traces()
 
     def keys_from(self, first: int) -> EpochKeyList:
         """The public keys of the horizon from an epoch on, as receipts carry them. ValueError if `first` is erased."""

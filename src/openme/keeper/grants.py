@@ -7,6 +7,8 @@ A door for a network is keyed by the network's first address, and its length is 
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+from itertools import count
 
 from openme.firewall.base import Door, IPNetwork, PortList
 from openme.networks import first_of
@@ -14,6 +16,10 @@ from openme.ports import PortRange
 from openme.wire.knock import IPAddress
 
 DoorKey = tuple[PortList, IPAddress]
+GrantKey = tuple[bytes, IPAddress]
+"""Whose grant, by 32-byte public key, and for which address: there is one at a time."""
+
+_STALE_ENTRIES = 1000  # of the heap, beside as many as there are grants
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +67,18 @@ class Change:
 
 
 class Grants:
-    """The grants in force: by address, then by client key."""
+    """The grants in force: by address, then by client key. Which of them end next tells a heap of their deadlines."""
 
     def __init__(self) -> None:
         self._by_address: dict[IPAddress, dict[bytes, Grant]] = {}
         self._by_client: dict[bytes, dict[IPAddress, Grant]] = {}
         self._lengths: dict[int, set[int]] = {4: set(), 6: set()}  # prefixes that networks have had, by IP version
-        self._soonest = float("inf")  # no grant ends before; asked at every turn of the loop, with all of them in force
+        # (deadline, a number, client key, address) of every grant, and of some that were replaced or have ended.
+        self._ends: list[tuple[float, int, bytes, IPAddress]] = []
+        self._numbers = count()  # since addresses of two families have no order
+        self._most_ends = _STALE_ENTRIES
+        self.touched: set[GrantKey] = set()
+        """Whose grants have begun, changed or ended since somebody looked and emptied this."""
 
     def __iter__(self) -> Iterator[Grant]:
         return iter([grant for beside in self._by_address.values() for grant in beside.values()])
@@ -118,25 +129,20 @@ class Grants:
                 made._by_address[address] = dict(beside)
                 for grant in beside.values():
                     made._note(grant)
-        made._soonest = self._soonest
         return made
 
     def put_back(self, part: "Grants", addresses: Iterable[IPAddress]) -> None:
         """Hold for these addresses what `part`, taken for just these, has become."""
-        held, soonest = part._by_address, part._soonest  # noqa: SLF001  # of this class
+        held = part._by_address  # noqa: SLF001  # of this class
         for address in addresses:
             before, after = self._by_address.pop(address, {}), held.get(address, {})
             for client_key in before.keys() - after.keys():
                 self._forget(client_key, address)
-            for grant in after.values():
-                self._note(grant)
+            for client_key, grant in after.items():
+                if before.get(client_key) is not grant:
+                    self._note(grant)
             if after:
                 self._by_address[address] = after
-        self._soonest = min(self._soonest, soonest)
-
-    def next_deadline(self) -> float | None:
-        """Monotonic seconds at which the next grant ends."""
-        return min((grant.deadline for grant in self), default=None)
 
     def door(self, key: DoorKey, now: float) -> Door | None:
         """The door with this key for the longest time that somebody's grant asks for; None where nobody's does."""
@@ -154,8 +160,23 @@ class Grants:
         )
 
     def doors_of(self, grants: Iterable[Grant], now: float) -> dict[DoorKey, Door]:
-        """The doors to open for these new grants."""
-        return {(d.port_list, d.address): d for grant in grants for d in self.doors_for(grant, now)}
+        """The doors to open for these new grants, as `doors_for`; whoever is behind an address is looked at once."""
+        new: dict[IPAddress, dict[bytes, Grant]] = {}
+        for grant in grants:
+            new.setdefault(grant.address, {})[grant.client_key] = grant
+        doors: dict[DoorKey, Door] = {}
+        for address, of_address in new.items():
+            longest: dict[DoorKey, float] = {}
+            for grant in of_address.values():
+                for key in grant.doors:
+                    longest[key] = max(grant.deadline, longest.get(key, grant.deadline))
+            for client_key, grant in self._by_address.get(address, {}).items():
+                if client_key not in of_address:
+                    for key in grant.doors:
+                        if key in longest:
+                            longest[key] = max(longest[key], grant.deadline)
+            doors |= {key: Door(*key, deadline - now) for key, deadline in longest.items()}
+        return doors
 
     def lasting_doors_of(self, grants: Iterable[Grant], now: float) -> dict[DoorKey, Door]:
         """The doors to put back for grants that have been in force: not those for a single use, which may be used up.
@@ -169,7 +190,6 @@ class Grants:
         """Put a grant in force, in place of an earlier one of the same client and address, which is returned."""
         beside = self._by_address.setdefault(grant.address, {})
         earlier = beside.get(grant.client_key)
-        self._soonest = min(self._soonest, grant.deadline)
         beside[grant.client_key] = held = grant if earlier is None else replace(grant, opened_at=earlier.opened_at)
         self._note(held)
         return earlier
@@ -179,7 +199,6 @@ class Grants:
         if earlier is None:
             self._drop(grant)
         else:
-            self._soonest = min(self._soonest, earlier.deadline)
             self._by_address[grant.address][grant.client_key] = earlier
             self._note(earlier)
 
@@ -204,12 +223,13 @@ class Grants:
 
     def expire(self, now: float) -> list[Grant]:
         """Drop and return the grants whose time is over; the kernel has closed their doors by itself."""
-        if now < self._soonest:
-            return []
-        over = [grant for grant in self if grant.deadline <= now]
-        for grant in over:
-            self._drop(grant)
-        self._soonest = min((grant.deadline for grant in self), default=float("inf"))
+        over: list[Grant] = []
+        while self._ends and self._ends[0][0] <= now:
+            _, _, client_key, address = heappop(self._ends)
+            held = self._by_client.get(client_key, {}).get(address)
+            if held is not None and held.deadline <= now:  # else it was given anew, and has another entry
+                self._drop(held)
+                over.append(held)
         return over
 
     def remove(self, grants: Iterable[Grant], now: float) -> Change:
@@ -246,8 +266,16 @@ class Grants:
         if grant.network is not None:
             self._lengths[grant.network.version].add(grant.network.prefixlen)
         self._by_client.setdefault(grant.client_key, {})[grant.address] = grant
+        self.touched.add((grant.client_key, grant.address))
+        heappush(self._ends, (grant.deadline, next(self._numbers), grant.client_key, grant.address))
+        if len(self._ends) > self._most_ends:
+            noted = (held for of_client in self._by_client.values() for held in of_client.values())
+            self._ends = [(held.deadline, next(self._numbers), held.client_key, held.address) for held in noted]
+            heapify(self._ends)
+            self._most_ends = 2 * len(self._ends) + _STALE_ENTRIES
 
     def _forget(self, client_key: bytes, address: IPAddress) -> None:
+        self.touched.add((client_key, address))
         addresses = self._by_client[client_key]
         del addresses[address]
         if not addresses:

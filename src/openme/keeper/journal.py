@@ -1,7 +1,8 @@
 """What happened: one line per accepted knock, refusals as counts at a bounded rate.
 
 A refusal before the signature is checked is a stranger's doing and leaves a count alone (and a line on level debug);
-from the signature on the line names the client, but no more than a few of those a minute either.
+from the signature on the line names the client, but no more than a few of those a minute either. A line at a level that
+is off is not made.
 """
 
 import logging
@@ -9,6 +10,7 @@ from typing import Any
 
 from openme.durations import format_duration
 from openme.keeper.grants import Grant
+from openme.reasons import End, Reason
 from openme.refusals import RefusalCounts
 from openme.wire.knock import IPAddress
 
@@ -26,6 +28,8 @@ class Journal:
 
     def accepted(self, grant: Grant, source: IPAddress, seconds: float) -> None:
         """A knock opened doors."""
+        if not _log.isEnabledFor(logging.INFO):
+            return
         ports = ", ".join(map(str, grant.ports)) or "the health port"
         elsewhere = "" if source == grant.named else f", knock came from {source}"
         self._line(
@@ -39,8 +43,10 @@ class Journal:
             expires_at=grant.expires_at,
         )
 
-    def closed(self, grant: Grant, why: str) -> None:
+    def closed(self, grant: Grant, why: End) -> None:
         """Doors closed before or at their time."""
+        if not _log.isEnabledFor(logging.INFO):
+            return
         self._line(
             logging.INFO,
             f"{grant.client_name}: closed for {grant.place} ({why})",
@@ -50,18 +56,22 @@ class Journal:
             why=why,
         )
 
-    def refused_stranger(self, reason: str, source: IPAddress) -> None:
+    def refused_stranger(self, reason: Reason, source: IPAddress) -> None:
         """A knock that no registered client has signed."""
         self.counts.add(reason)
+        if not _log.isEnabledFor(logging.DEBUG):
+            return
         self._line(
             logging.DEBUG, f"refused: {reason} (from {source})", event="refused", reason=reason, source=str(source)
         )
 
-    def refused_client(self, name: str, reason: str, source: IPAddress, detail: str = "") -> None:
+    def refused_client(self, name: str, reason: Reason, source: IPAddress, detail: str = "") -> None:
         """A knock with a registered client's signature that opens nothing all the same."""
         self.counts.add(reason)
         self._named += 1
         level = logging.WARNING if self._named <= _NAMED_PER_INTERVAL else logging.DEBUG
+        if not _log.isEnabledFor(level):
+            return
         self._line(
             level,
             f"{name}: refused: {reason}{detail} (from {source})",

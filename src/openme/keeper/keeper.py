@@ -1,12 +1,13 @@
-"""From frame to grant: the only judge of a knock. Without I/O: frame and time in, judgement out.
+"""From frame to decision: the only judge of a knock, and who is in. Without I/O: frame and time in, decision out.
 
 A frame is the word of the listener, which may have been taken over. Everything that decides is therefore done here
-again or here alone: the packet is opened, the signature checked, the time, the replay memory and the policy asked. What
-remains the listener's word is the source address, which decides only for a knock that names no target.
+again or here alone: the packet is opened, the signature checked, the time and the policy asked. What remains the
+listener's word is the source address, which decides only for a knock that names no target. Whether a knock is the first
+of its kind says the store; `server.admission` has the whole way.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -14,16 +15,17 @@ from typing import TYPE_CHECKING
 from openme.config.model import ClientEntry, DisabledClient, ServerConfig
 from openme.firewall.base import PortList, Rules
 from openme.keeper.grants import Change, Grant, Grants
-from openme.keeper.journal import Journal
 from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide, door_network, may_come_from
 from openme.keeper.registry import Registry
-from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal, Reset
 from openme.keeper.rules import rules_for
+from openme.keeper.stages import Authenticated, Decided, Opened, Refused, Searched
 from openme.keys.erasing import wipe
+from openme.reasons import End, Reason
 from openme.seam.messages import Frame, unpack_frame_untrusted
-from openme.wire import v1, v2
-from openme.wire.knock import BadPacket, IPAddress, Knock
+from openme.wire.base import Keys, Signed, Version
+from openme.wire.knock import BadPacket, IPAddress
 from openme.wire.receipt import Receipt, receipt_text
+from openme.wire.versions import by_number
 
 if TYPE_CHECKING:
     from openme.keeper.epochs import Epochs
@@ -53,47 +55,12 @@ class Now:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a frame leads to.
-
-    `remembered`: to be stored before anything opens, whether or not a grant follows. `grant`: the doors to open, or
-    None when nothing opens; `reason` then says why, in one word. `tag` and `epoch` are those of a version 2 knock: its
-    R, by which the listener knows it, and the epoch whose key it was sealed with.
-    """
-
-    reason: str
-    source: IPAddress | None = None
-    client: ClientEntry | None = None
-    remembered: Remembered | None = None
-    grant: Grant | None = None
-    tag: bytes | None = None
-    epoch: int = 0
-
-    @property
-    def has_receipt(self) -> bool:
-        """Whether there will be one to ask for: of a version 2 knock that is granted the health port."""
-        client = self.client
-        granted = self.tag is not None and self.grant is not None
-        return granted and client is not None and not client.disable_health_port
-
-
-@dataclass(slots=True)
-class Stranger:
-    """A knock from an address that no client is known to use: its signature is still to be matched with a client."""
-
-    frame: Frame
-    knock: Knock
-    registry: Registry
-    tries: Iterator[ClientEntry | DisabledClient | None]
-
-
-@dataclass(frozen=True, slots=True)
 class Reconfiguration:
     """What a config asks of the firewall for `addresses`, rules and doors to move or close, and what follows."""
 
     rules: Rules
     change: Change
-    ended: tuple[tuple[Grant, str], ...]
+    ended: tuple[tuple[Grant, End], ...]
     config: ServerConfig
     registry: Registry
     grants: Grants
@@ -105,13 +72,7 @@ class Reconfiguration:
 class Keeper:
     """Judges frames and knows who is in."""
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        replay: ReplayMemory,
-        journal: Journal,
-        is_own: Callable[[IPAddress], bool | None],
-    ) -> None:
+    def __init__(self, config: ServerConfig, is_own: Callable[[IPAddress], bool | None]) -> None:
         """`is_own` tells the addresses that are this host's own or a broadcast address of its networks.
 
         None: it cannot be told.
@@ -122,130 +83,140 @@ class Keeper:
         """The version 2 epochs; None while that version is off."""
         self.revoked_with: Callable[[bytes], Iterable[DisabledClient]] = lambda _key_id: ()
         """The revoked clients with a version 2 key id, also those that no config names any more."""
-        self._replay = replay
-        self._journal = journal
         self._is_own = is_own
         self._registry = Registry(config.index, config.disabled)
         self._last_from: dict[IPAddress, tuple[bytes, ...]] = {}
         self.new_sources: deque[IPAddress] = deque(maxlen=_MAX_NEW_SOURCES)
         """Addresses that clients have begun to knock from, for whoever passes them on to the listener."""
 
-    def judge_untrusted(self, raw: bytes, now: Now) -> Judgement:
-        """Judge one frame, however long the search for its client takes. Never raises, whatever the bytes are."""
-        outcome = self.recognise_untrusted(raw, now)
-        if isinstance(outcome, Stranger):
-            found = self.search(outcome, now, lambda: True)
-            if found is None:
-                raise AssertionError("a search without a limit has an end")
-            return found
-        return outcome
+    # -- the stages that change nothing
 
-    def recognise_untrusted(self, raw: bytes, now: Now) -> "Judgement | Stranger":
-        """Judge one frame at once if it is garbage, or from a client that knocked from this address before.
+    def authenticate_untrusted(self, raw: bytes) -> Authenticated | Searched | Refused:
+        """Who signed what, of one frame. Never raises, whatever the bytes are.
 
-        Anybody else is a stranger, whose client is still to be searched for. Never raises, whatever the bytes are.
+        A version 1 knock from an address that nobody is known to use is still to be searched for.
         """
         try:
             frame = unpack_frame_untrusted(raw)
-            if frame.version != v1.VERSION:
-                return self._judge_v2_untrusted(frame, now)
-            knock = v1.open_untrusted(frame.packet, frame.aead_key)
+            version, signed = self._open_untrusted(frame)
         except BadPacket as bad:
             # The listener lets nothing of the kind through: a count other than zero shows that it is not itself.
-            self._journal.counts.add(bad.reason)
-            return Judgement(bad.reason)
+            return Refused(bad.reason)
+        if signed.key_id is not None:
+            return self._named(frame, version, signed, signed.key_id)
         known = self._last_from.get(frame.source, ())
-        client = self._registry.signer_among(frame.packet, known)
+        client = self._registry.signer_among(signed.signed_by, known)
         if client is None:
-            return Stranger(frame, knock, self._registry, self._registry.search(frame.packet, known))
-        return self._judge_signed(client, frame, knock, now)
+            return Searched(frame, signed, self._registry, self._registry.search(signed.signed_by, known))
+        return Authenticated(client, signed.knock, frame.source, frame.version)
 
-    def _judge_v2_untrusted(self, frame: Frame, now: Now) -> Judgement:
-        """Judge a version 2 frame: its key id names the client. BadPacket: `version`, `epoch`, `decrypt`."""
+    def _open_untrusted(self, frame: Frame) -> tuple[Version, Signed]:
+        """What a frame's packet is and says. BadPacket: `version`, `epoch`, `decrypt`."""
         try:
-            if frame.version != v2.VERSION:
-                raise BadPacket("version")
-            epoch_public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
-            if epoch_public is None:
-                raise BadPacket("epoch")
-            signed = v2.open_untrusted(frame.packet, frame.aead_key, frame.aead_nonce)
+            version = by_number(frame.version)
+            if version is None:
+                raise BadPacket(Reason.VERSION)
+            public: bytes | None = b""
+            if version.keys is Keys.EPOCH:
+                public = None if self.epochs is None else self.epochs.live.get(frame.epoch)
+            if public is None:
+                raise BadPacket(Reason.EPOCH)
+            return version, version.signed_untrusted(frame.packet, frame.aead_key, frame.aead_nonce, public)
         finally:
             # Nobody else holds this frame, and nothing needs its key any more.
             wipe(frame.aead_key, frame.aead_nonce)
-        candidates = self._registry.by_key_id(signed.key_id)
-        signer = next((c for c in candidates if v2.signed_by(frame.packet, signed, epoch_public, c.public_key)), None)
+
+    def _named(self, frame: Frame, version: Version, signed: Signed, key_id: bytes) -> Authenticated | Refused:
+        """Whether the one whom the packet names by a key id has signed it."""
+        tag = frame.packet[: version.tag_size] or None
+        epoch = frame.epoch if version.keys is Keys.EPOCH else 0
+        candidates = self._registry.by_key_id(key_id)
+        signer = next((c for c in candidates if signed.signed_by(c.public_key)), None)
         disabled = None
         if signer is None:
             # Each key once: whoever is revoked may still stand in the config.
-            also = (*self.revoked_with(signed.key_id), *self._registry.disabled_with(signed.key_id))
+            also = (*self.revoked_with(key_id), *self._registry.disabled_with(key_id))
             named = {c.public_key.raw: c for c in also}.values()
-            disabled = next((c for c in named if v2.signed_by(frame.packet, signed, epoch_public, c.public_key)), None)
+            disabled = next((c for c in named if signed.signed_by(c.public_key)), None)
         signed.wipe()
         if signer is not None:
-            judgement = self._judge_signed(signer, frame, signed.knock, now)
-        elif disabled is not None:
-            judgement = self._refuse_disabled(disabled, frame)
-        else:
-            reason = "signature" if candidates else "unknown_key"
-            self._journal.refused_stranger(reason, frame.source)
-            judgement = Judgement(reason, frame.source)
-        return replace(judgement, tag=frame.packet[: v2.REPRESENTATIVE_SIZE], epoch=frame.epoch)
+            return Authenticated(signer, signed.knock, frame.source, frame.version, tag, epoch)
+        if disabled is not None:
+            return _disabled(disabled, frame.source, tag)
+        return Refused(Reason.SIGNATURE if candidates else Reason.UNKNOWN_KEY, frame.source, tag=tag)
 
-    def search(self, stranger: "Stranger", now: Now, may_go_on: Callable[[], bool]) -> Judgement | None:
+    def search(self, searched: Searched, may_go_on: Callable[[], bool]) -> Authenticated | Refused | None:
         """Try one public key after the other while `may_go_on`; None if the search is to be continued later."""
-        if stranger.registry is not self._registry:
+        frame = searched.frame
+        if searched.registry is not self._registry:
             # The config has changed meanwhile: who was removed must not be found, who was added must be.
-            stranger.registry = self._registry
-            stranger.tries = self._registry.search(stranger.frame.packet)
+            searched.registry = self._registry
+            searched.tries = self._registry.search(searched.signed.signed_by)
         while may_go_on():
             try:
-                client = next(stranger.tries)
+                client = next(searched.tries)
             except StopIteration:
-                self._journal.refused_stranger("unknown_key", stranger.frame.source)
-                return Judgement("unknown_key", stranger.frame.source)
+                return Refused(Reason.UNKNOWN_KEY, frame.source)
             if isinstance(client, DisabledClient):
-                return self._refuse_disabled(client, stranger.frame)
+                return _disabled(client, frame.source)
             if client is not None:
-                return self._judge_signed(client, stranger.frame, stranger.knock, now)
+                return Authenticated(client, searched.signed.knock, frame.source, frame.version)
         return None
 
-    def _judge_signed(self, client: ClientEntry, frame: Frame, knock: Knock, now: Now) -> Judgement:
-        """What follows once the signature is known to be this client's.
+    def decide(self, knock: Authenticated, now: Now) -> Decided | Refused:
+        """What the config and the clock give this knock, should it be the first of its kind.
 
         The order is that of spec wire-v2.md "What the server does with a datagram": signature before time, so that a
-        refusal can name the client whose clock is wrong; all mutation after the last check that a stranger can fail.
+        refusal can name the client whose clock is wrong. What is refused here is not used up; what policy refuses is.
         """
-        if f"v{frame.version}" not in client.protocols:
-            return self._refuse(client, frame, "protocol")
-        if client.expires is not None and client.expires <= now.utc:
-            return self._refuse(client, frame, "expired")
-        skew_ns = knock.timestamp_ns - now.unix_ns
+        if refused := _no_right(knock, now):
+            return refused
+        skew_ns = knock.knock.timestamp_ns - now.unix_ns
         if abs(skew_ns) > self.config.replay_window * _NS:
-            return self._refuse(client, frame, "time", f", its clock is {_skew(skew_ns)} ours")
-        remembered = self._replay.accept(client.public_key.raw, knock, frame.source)
-        if isinstance(remembered, ReplayRefusal):
-            elsewhere = remembered.first_source not in {None, frame.source}
-            detail = f", first seen from {remembered.first_source}: somebody is on the path" if elsewhere else ""
-            return self._refuse(client, frame, remembered.reason, detail)
-        self._note_source(frame.source, client.public_key.raw)
-        if self.epochs is not None and frame.version == v2.VERSION:
-            self.epochs.accepted(frame.epoch)
+            return _refused(knock, Reason.TIME, f", its clock is {_skew(skew_ns)} ours")
+        return self._what_opens(knock, now)
+
+    def decide_again(self, decided: Decided, now: Now) -> Decided | Refused:
+        """The same for one whom the store has kept waiting: the config may have changed, and a door's time begins now.
+
+        How late it is by now is not the knock's fault.
+        """
+        client = self._registry.by_key(decided.what.client.public_key.raw)
+        knock = decided.what
+        if client is None:
+            key = knock.client.public_key
+            also = (*self.revoked_with(key.key_id), *self._registry.disabled_with(key.key_id))
+            disabled = next((gone for gone in also if gone.public_key == key), None)
+            return (
+                Refused(Reason.UNKNOWN_KEY, knock.source, tag=knock.tag)
+                if disabled is None
+                else _disabled(disabled, knock.source, knock.tag)
+            )
+        knock = replace(knock, client=client)
+        return _no_right(knock, now) or self._what_opens(knock, now)
+
+    def _what_opens(self, knock: Authenticated, now: Now) -> Decided:
         opening = decide(
-            client,
-            knock.target,
-            frame.source,
+            knock.client,
+            knock.knock.target,
+            knock.source,
             now.utc,
             self.config.knock_timeout,
             self.config.health_port,
             self._is_own,
         )
         if isinstance(opening, PolicyRefusal):
-            return self._refuse(client, frame, opening.reason, remembered=remembered)
-        return Judgement("accepted", frame.source, client, remembered, _grant(client, opening, now))
+            return Decided(knock, None, opening.reason)
+        return Decided(knock, _grant(knock.client, opening, now))
 
-    def _refuse_disabled(self, client: DisabledClient, frame: Frame) -> Judgement:
-        self._journal.refused_client(client.name, "disabled", frame.source, f", {client.why}")
-        return Judgement("disabled", frame.source)
+    # -- what follows from a knock that was the first
+
+    def note_claimed(self, knock: Authenticated) -> None:
+        """Know again whose address this is, and take an epoch's knock for evidence that those before it are over."""
+        self._note_source(knock.source, knock.client.public_key.raw)
+        version = by_number(knock.version)
+        if self.epochs is not None and version is not None and version.keys is Keys.EPOCH:
+            self.epochs.accepted(knock.epoch)
 
     def _note_source(self, source: IPAddress, client_key: bytes) -> None:
         known = self._last_from.pop(source, ())
@@ -255,29 +226,12 @@ class Keeper:
         if len(self._last_from) > _MAX_SOURCES:
             del self._last_from[next(iter(self._last_from))]
 
-    def reset(self, client_key: bytes, now: Now) -> Reset | None:
-        """See `ReplayMemory.reset`."""
-        return self._replay.reset(client_key, now.unix_ns)
-
-    def reset_all(self, now: Now) -> list[Reset]:
-        """See `ReplayMemory.reset_all`."""
-        return self._replay.reset_all(now.unix_ns)
-
-    @property
-    def floor_ns(self) -> int | None:
-        """Knocks signed before this Unix time in nanoseconds are refused, whoever signed them; None: none are."""
-        return self._replay.floor_ns
-
     def remember_sources(self, sources: Iterable[tuple[IPAddress, bytes]]) -> None:
         """Know again, after a restart, who knocked from where: (address, 32-byte public key), the oldest first."""
         for source, client_key in sources:
             self._note_source(source, client_key)
 
-    def _refuse(
-        self, client: ClientEntry, frame: Frame, reason: str, detail: str = "", remembered: Remembered | None = None
-    ) -> Judgement:
-        self._journal.refused_client(client.name, reason, frame.source, detail)
-        return Judgement(reason, frame.source, client, remembered)
+    # -- a config that changes
 
     def reconfigure(self, config: ServerConfig, now: Now) -> Reconfiguration:
         """Follow a changed config: the next knock is judged by it, and open doors are moved or closed."""
@@ -301,7 +255,7 @@ class Keeper:
         grants = self.grants.part(places)
         looked_at = list(grants)
         also: set[tuple[IPAddress, bytes]] = set()
-        ended: list[tuple[Grant, str]] = []
+        ended: list[tuple[Grant, End]] = []
         moved: list[tuple[Grant, Grant]] = []
         for grant in looked_at:
             if why := _over(grant, registry, now):
@@ -343,26 +297,28 @@ class Keeper:
         """Judge by what was planned from now on; nothing else may have changed since."""
         self.config, self._registry = plan.config, plan.registry
         self.settle(plan)
-        self._replay.set_window(round(plan.config.replay_window * _NS))
         if self.epochs is not None:
             self.epochs.follow(plan.config.replay_window, plan.config.epoch_horizon)
 
-    def receipt_for(self, judgement: Judgement, now: Now) -> bytes | None:
+    def receipt_for(self, opened: Opened, now: Now) -> bytes | None:
         """The text of the receipt for a version 2 knock that opened; None for a client without a health port."""
-        grant, client = judgement.grant, judgement.client
-        if grant is None or client is None or not judgement.has_receipt:
+        knock, grant = opened.decided.what, opened.grant
+        if not opened.decided.has_receipt:
             return None
-        keys = None if self.epochs is None else self.epochs.keys_from(judgement.epoch)
+        keys = None if self.epochs is None else self.epochs.keys_from(knock.epoch)
         ports = tuple(map(str, grant.ports))
-        return receipt_text(Receipt(client.name, grant.named, ports, grant.expires_at, now.unix, keys, grant.network))
+        return receipt_text(
+            Receipt(knock.client.name, grant.named, ports, grant.expires_at, now.unix, keys, grant.network)
+        )
 
-    def renewed_to(self, judgement: Judgement) -> int | None:
-        """The last epoch whose key the receipt for this judgement carries; None without a receipt."""
-        return judgement.epoch + self.config.epoch_horizon - 1 if judgement.has_receipt else None
+    def renewed_to(self, opened: Opened) -> int | None:
+        """The last epoch whose key the receipt for this knock carries; None without a receipt."""
+        return opened.decided.what.epoch + self.config.epoch_horizon - 1 if opened.decided.has_receipt else None
 
-    def overdue(self, now: Now) -> list[tuple[Grant, str]]:
-        """Grants whose client has lost its right while the door is open, with the reason."""
-        return [(grant, why) for grant in self.grants if (why := _over(grant, self._registry, now))]
+    def overdue(self, client_keys: Iterable[bytes], now: Now) -> list[tuple[Grant, End]]:
+        """Grants of those among these clients who have lost their right while the door is open, with the reason."""
+        grants = (grant for key in client_keys for grant in self.grants.of_client(key))
+        return [(grant, why) for grant in grants if (why := _over(grant, self._registry, now))]
 
     def client(self, key: bytes) -> ClientEntry | None:
         """The client with this 32-byte public key, as it is in force."""
@@ -382,15 +338,34 @@ class Keeper:
             self.grants.add(grant)
 
 
-def _over(grant: Grant, registry: Registry, now: Now) -> str | None:
+def _refused(knock: Authenticated, reason: Reason, detail: str = "") -> Refused:
+    return Refused(reason, knock.source, knock.client.name, detail, knock.tag)
+
+
+def _disabled(client: DisabledClient, source: IPAddress, tag: bytes | None = None) -> Refused:
+    return Refused(Reason.DISABLED, source, client.name, f", {client.why}", tag)
+
+
+def _no_right(knock: Authenticated, now: Now) -> Refused | None:
+    """Why this client's knocks open nothing, whatever they say."""
+    client = knock.client
+    version = by_number(knock.version)
+    if version is None or version.name not in client.protocols:
+        return _refused(knock, Reason.PROTOCOL)
+    if client.expires is not None and client.expires <= now.utc:
+        return _refused(knock, Reason.EXPIRED)
+    return None
+
+
+def _over(grant: Grant, registry: Registry, now: Now) -> End | None:
     """Why this grant's client has no right to it any more; None while it has."""
     client = registry.by_key(grant.client_key)
     if client is None:
-        return "revoked"
+        return End.REVOKED
     if client.expires is not None and client.expires <= now.utc:
-        return "expired"
+        return End.EXPIRED
     if not may_come_from(client, grant.named):
-        return "allowed_from"
+        return End.ALLOWED_FROM
     return None
 
 

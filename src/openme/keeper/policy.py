@@ -10,19 +10,20 @@ from openme.config.model import ClientEntry
 from openme.firewall.base import IPNetwork, PortList
 from openme.networks import collapsed, is_within, network_around
 from openme.ports import merged, port
+from openme.reasons import Reason
 from openme.wire.knock import IPAddress
 
 # A door opens for one unicast address. What is none, by the name under which a refusal is counted (IANA's special
 # purpose registries, RFC 6890). Private, link-local and documentation networks are unicast and stay.
-_REFUSED: dict[str, tuple[IPv4Network | IPv6Network, ...]] = {
-    "loopback": (ip_network("127.0.0.0/8"), ip_network("::1")),
-    "unspecified": (ip_network("0.0.0.0/8"), ip_network("::")),
-    "multicast": (ip_network("224.0.0.0/4"), ip_network("ff00::/8")),
-    "broadcast": (ip_network("255.255.255.255"),),
-    "reserved": (ip_network("240.0.0.0/4"),),
+_REFUSED: dict[Reason, tuple[IPv4Network | IPv6Network, ...]] = {
+    Reason.LOOPBACK: (ip_network("127.0.0.0/8"), ip_network("::1")),
+    Reason.UNSPECIFIED: (ip_network("0.0.0.0/8"), ip_network("::")),
+    Reason.MULTICAST: (ip_network("224.0.0.0/4"), ip_network("ff00::/8")),
+    Reason.BROADCAST: (ip_network("255.255.255.255"),),
+    Reason.RESERVED: (ip_network("240.0.0.0/4"),),
     # The other spellings of an IPv4 address inside IPv6: compatible (RFC 4291 2.5.5.1) and translated (RFC 2765 2.1).
     # No packet arrives from them, and mapped ones have become IPv4 before they get here.
-    "embedded": (ip_network("::/96"), ip_network("::ffff:0:0:0/96")),
+    Reason.EMBEDDED: (ip_network("::/96"), ip_network("::ffff:0:0:0/96")),
 }
 
 
@@ -38,12 +39,12 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRefusal:
-    """Why a proven client opens nothing, as a short fixed word for counting."""
+    """Why a proven client opens nothing."""
 
-    reason: str
+    reason: Reason
 
 
-def refused_target(address: IPAddress, is_own: Callable[[IPAddress], bool | None]) -> str | None:
+def refused_target(address: IPAddress, is_own: Callable[[IPAddress], bool | None]) -> Reason | None:
     """The name of the rule by which no door opens for this address, or None (spec security-model.md, `target`).
 
     `is_own` tells the addresses that are the server's own or a broadcast address of its networks; None: it cannot be
@@ -54,8 +55,8 @@ def refused_target(address: IPAddress, is_own: Callable[[IPAddress], bool | None
             return reason
     own = is_own(address)
     if own is None:
-        return "unchecked_address"
-    return "own_address" if own else None
+        return Reason.UNCHECKED_ADDRESS
+    return Reason.OWN_ADDRESS if own else None
 
 
 def health_list(health_port: int, prefix_v4: int = 32, prefix_v6: int = 128) -> PortList:
@@ -105,19 +106,19 @@ def decide(  # noqa: PLR0917  # the facts that the decision rests on, each once
 ) -> Opening | PolicyRefusal:
     """What this client's knock opens. `target` None stands for the source address; times in seconds."""
     if target is None and client.require_target_ip:
-        return PolicyRefusal("target_required")
+        return PolicyRefusal(Reason.TARGET_REQUIRED)
     address = source if target is None else target
     if reason := refused_target(address, is_own):
         return PolicyRefusal(reason)
     if not may_come_from(client, address):
-        return PolicyRefusal("allowed_from")
+        return PolicyRefusal(Reason.ALLOWED_FROM)
     lists = client_lists(client, health_port)
     if not lists:
-        return PolicyRefusal("no_ports")
+        return PolicyRefusal(Reason.NO_PORTS)
     seconds = knock_timeout if client.max_timeout is None else min(knock_timeout, client.max_timeout)
     if client.expires is not None:
         # The kernel itself ends the door of a client that expires meanwhile, whether or not we are alive.
         seconds = min(seconds, (client.expires - now).total_seconds())
     if seconds <= 0:
-        return PolicyRefusal("expired")
+        return PolicyRefusal(Reason.EXPIRED)
     return Opening(address, lists, seconds, door_network(client, address))

@@ -1,10 +1,10 @@
 """The registered clients, and which of them signed a knock."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from openme.config.client_index import ClientIndex
 from openme.config.model import ClientEntry, DisabledClient
-from openme.wire import v1
+from openme.keys.ed25519 import ClientPublicKey
 
 
 class Registry:
@@ -31,16 +31,18 @@ class Registry:
         """The disabled clients with this version 2 key id."""
         return self._disabled_by_id.get(key_id, ())
 
-    def signer_among(self, packet: bytes, keys: Iterable[bytes]) -> ClientEntry | None:
-        """The client among these public keys whose signature a version 1 packet carries, or None."""
+    def signer_among(self, signed: Callable[[ClientPublicKey], bool], keys: Iterable[bytes]) -> ClientEntry | None:
+        """The client among these public keys whose signature a packet carries, or None."""
         for key in keys:
             client = self._index.by_key(key)
-            if client is not None and v1.signed_by(packet, client.public_key):
+            if client is not None and signed(client.public_key):
                 return client
         return None
 
-    def search(self, packet: bytes, tried: Collection[bytes] = ()) -> Iterator[ClientEntry | DisabledClient | None]:
-        """Look for the client whose signature a version 1 packet carries: None for every key that does not fit.
+    def search(
+        self, signed: Callable[[ClientPublicKey], bool], tried: Collection[bytes] = ()
+    ) -> Iterator[ClientEntry | DisabledClient | None]:
+        """Look for the client whose signature a packet carries: None for every key that does not fit.
 
         Nothing in a version 1 packet names its client, so every public key is tried (spec wire-v1.md "Linear
         search"), those of disabled clients last. An iterator with one signature check a step, so that the caller can
@@ -48,6 +50,6 @@ class Registry:
         """
         for key, client in self._index.items():
             if key not in tried:
-                yield client if v1.signed_by(packet, client.public_key) else None
+                yield client if signed(client.public_key) else None
         for disabled in self._disabled.values():
-            yield disabled if v1.signed_by(packet, disabled.public_key) else None
+            yield disabled if signed(disabled.public_key) else None

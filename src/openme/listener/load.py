@@ -7,6 +7,7 @@ anybody: it only says in which queue a datagram waits.
 import secrets
 from collections import Counter, OrderedDict, deque
 
+from openme.wire.base import Version
 from openme.wire.knock import IPAddress
 
 MAX_OTHERS = 1024  # datagrams from other addresses that wait
@@ -109,3 +110,10 @@ class Copies:
         self._given.setdefault(packet[: self._prefix_size], Counter())[host] += 1
         if len(self._given) > self._packets:
             self._given.popitem(last=False)
+
+
+def copies_of(version: Version) -> Copies:
+    """The memory of a version's packets."""
+    if version.has_filter:
+        return Copies(version.identity_size, V2_MAX_COPIES, V2_MAX_COPIES_PER_SOURCE, V2_PACKETS)
+    return Copies(version.identity_size)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from openme.keys.erasing import wipe
 from openme.seam.messages import ForgetReceipt, KnockAccepted, KnockRefused, ReceiptPart
+from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import seal_receipt
-from openme.wire.v2 import ReceiptKeys
 
 MAX_PENDING = 4096
 MAX_RECEIPTS = 4096

@@ -10,7 +10,7 @@ Every message has a fixed size, so that neither side has anything to parse:
         17     8  epoch index (version 1: zero)         41  4096  only in a message with text: the text of a receipt,
         25    32  AEAD key                                        or a part of it, zeros behind its end
         57    12  AEAD nonce
-        69   165  the packet as it came
+        69  rest  the packet as it came, of KNOCK_SIZE bytes
 
     report, listener to keeper, 26 bytes
     offset  size  field
@@ -36,6 +36,8 @@ from typing import Any, cast
 
 from openme.keys.erasing import wipe
 from openme.keys.sodium import Secret
+from openme.knock_size import KNOCK_SIZE
+from openme.reasons import Reason, Speaker, reasons_of
 from openme.wire.knock import BadPacket, IPAddress, pack_address, unpack_address
 
 VERSION_SIZE = 1
@@ -43,7 +45,7 @@ SOURCE_SIZE = 16
 EPOCH_SIZE = 8
 AEAD_KEY_SIZE = 32
 AEAD_NONCE_SIZE = 12
-PACKET_SIZE = 165
+PACKET_SIZE = KNOCK_SIZE
 
 SOURCE_OFFSET = VERSION_SIZE  # 1
 EPOCH_OFFSET = SOURCE_OFFSET + SOURCE_SIZE  # 17
@@ -68,7 +70,7 @@ REPORT_SOURCE_OFFSET = REPORT_NUMBER_OFFSET + NUMBER_SIZE  # 10
 REPORT_SIZE = REPORT_SOURCE_OFFSET + SOURCE_SIZE  # 26
 MAX_NUMBER = (1 << 8 * NUMBER_SIZE) - 1
 
-REFUSALS = ("length", "filter", "low_order", "decrypt", "version", "copy", "busy")
+REFUSALS = reasons_of(Speaker.LISTENER)
 """Why the listener drops a datagram, in the order of the numbers that stand for it in a report."""
 
 
@@ -118,7 +120,7 @@ class Report(Message):
 class Dropped(Report):
     """So many datagrams were dropped, for one of REFUSALS; with a source where each one is told."""
 
-    reason: str
+    reason: Reason
     count: int = 1
     source: IPAddress | None = None
 
@@ -330,7 +332,7 @@ def _read_text(raw: bytes) -> bytes:
     return raw if end < 0 else raw[:end]
 
 
-def _read_reason(raw: bytes) -> str:
+def _read_reason(raw: bytes) -> Reason:
     if raw[0] >= len(REFUSALS):
         raise ValueError(raw[0])
     return REFUSALS[raw[0]]
@@ -464,7 +466,7 @@ def _unpack(row: Row, raw: bytes) -> Message:
 def unpack_frame_untrusted(raw: bytes) -> Frame:
     """The frame in exactly 234 bytes. BadPacket: `frame` for any other length."""
     if len(raw) != FRAME_SIZE:
-        raise BadPacket("frame")
+        raise BadPacket(Reason.FRAME)
     return cast("Frame", _unpack(_BY_TYPE[Frame], raw))
 
 
@@ -472,13 +474,13 @@ def unpack_report_untrusted(raw: bytes) -> Report:
     """The report in exactly 26 bytes. BadPacket: `report` for any other length, and for what no report says."""
     row = _REPORTS.get(raw[0]) if len(raw) == REPORT_SIZE else None
     if row is None:
-        raise BadPacket("report")
+        raise BadPacket(Reason.REPORT)
     try:
         report = cast("Report", _unpack(row, raw))
     except ValueError:
-        raise BadPacket("report") from None
+        raise BadPacket(Reason.REPORT) from None
     if report.pack() != raw:  # what it has no field for is zero
-        raise BadPacket("report")
+        raise BadPacket(Reason.REPORT)
     return report
 
 

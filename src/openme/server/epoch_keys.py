@@ -22,18 +22,13 @@ from openme.keeper.ratchet_file import (
     set_aside,
     write_ratchet,
 )
-from openme.keeper.store import (
-    RatchetNote,
-    Store,
-    forget_renewals,
-    has_lived,
-    make_memory,
-    note_ratchet,
-    read_ratchet_seen,
-)
 from openme.keys.ratchet import MAX_STEPS, Ratchet, epoch_at
 from openme.moments import rfc3339
 from openme.server.stored import moment
+from openme.store.base import RatchetNote, Store
+from openme.store.places import has_lived
+from openme.store.reader import forget_renewals, note_ratchet, read_ratchet_seen
+from openme.store.sqlite import make_memory
 
 _NEW_FILES = "every version 2 client needs a new file (openme renew NAME)"
 
@@ -98,7 +93,7 @@ def clock_trouble(ratchet: Ratchet, unix_ns: int) -> tuple[str, str] | None:
 
 def _clients_of_version_2(config: ServerConfig) -> list[str]:
     """Clients whose files carry epoch keys, so that there must have been a ratchet."""
-    return [client.name for client in config.clients.values() if "v1" not in client.protocols]
+    return [client.name for client in config.clients.values() if client.needs_epochs]
 
 
 def _say_without_keys(config: ServerConfig, store: Store) -> None:

@@ -9,20 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from openme.errors import OpenmeError
+from openme.firewall.base import LockScope
 
 FIREWALL_LOCK = b"\0openme-firewall"
 _GLANCE = 0.2  # seconds
 
 
 @contextmanager
-def firewall_lock(firewall: str) -> Iterator[socket.socket | None]:
+def firewall_lock(scope: LockScope) -> Iterator[socket.socket | None]:
     """One server per network namespace: two would take the one table from each other for ever.
 
     The lock is an abstract socket, which belongs to the namespace, leaves no file and is gone however its holder ends.
     Anybody may take the name, so a holder of less right than ours is passed over. Anybody may ask, too, and whoever has
     asked stays in the queue, which when full tells nobody of us any more: a server takes them off it.
     """
-    if firewall == "memory":
+    if scope is LockScope.NONE:
         yield None
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as held:
@@ -32,13 +33,13 @@ def firewall_lock(firewall: str) -> Iterator[socket.socket | None]:
             held.setblocking(False)  # noqa: FBT003  # the standard library's signature
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                refuse_second_server(firewall)
+                refuse_second_server(scope)
         yield held
 
 
-def refuse_second_server(firewall: str) -> None:
+def refuse_second_server(scope: LockScope) -> None:
     """OpenmeError if a server that we would have to give way to serves on this network namespace's firewall."""
-    if firewall != "memory" and firewall_holder() in {0, os.geteuid()}:
+    if scope is LockScope.NETWORK_NAMESPACE and firewall_holder() in {0, os.geteuid()}:
         raise OpenmeError(
             "another server is running on this machine's firewall",
             "stop it first; one server can hide all ports and serve all clients",

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterable
 
 from openme.errors import FirewallError, OpenmeError
-from openme.firewall.nftables_rules import interface_name
+from openme.firewall.registry import kind_of
 from openme.netlink.routes import Link, link_changes, links_now
 
 _INTERVAL = 0.2  # seconds between two looks at all links: containers come and go in swarms
@@ -60,8 +60,7 @@ def _write(name: str) -> str:
 
 def require_interface(name: str, firewall: str) -> None:
     """OpenmeError, with the cure, unless packets come in by an interface `name`, and `firewall` can be told so."""
-    if firewall != "memory":
-        interface_name(name)
+    kind_of(firewall).check_interface(name)
     fault = interface_fault(name, links_now())
     if fault is not None:
         raise OpenmeError(*fault)

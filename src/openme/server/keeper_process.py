@@ -2,12 +2,10 @@
 
 import json
 import logging
-import secrets
 import selectors
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -52,35 +50,32 @@ from openme.control.slow_askers import Replies
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Door, Firewall, FirewallError, IPAddress, Rules, Steps
-from openme.keeper.deliveries import Deliveries, Offer
+from openme.keeper.deliveries import Deliveries
 from openme.keeper.epochs import Epochs
 from openme.keeper.grants import Change, Grant
 from openme.keeper.journal import Journal
-from openme.keeper.keeper import Judgement, Keeper, Now, Reconfiguration, Stranger
+from openme.keeper.keeper import Keeper, Now, Reconfiguration
 from openme.keeper.lost_rights import Expiries, lost_by_change, lost_by_keys
 from openme.keeper.policy import client_lists, door_network
 from openme.keeper.ratchet_file import write_ratchet
 from openme.keeper.rules import rules_for
-from openme.keeper.store import Accepted, Holder, Store
-from openme.keys.erasing import wipe
 from openme.ports import common
+from openme.reasons import End
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.seam.messages import (
     REPORT_SIZE,
     ForgetEpochKey,
     ForgetReceipt,
     ForgetV1Key,
-    KnockAccepted,
-    KnockRefused,
     KnownSource,
     LeaveHealthPort,
     Serve,
     UseEpochKey,
     UseV1Key,
-    accepted,
 )
 from openme.server import logs
 from openme.server.admin import AboutFile, about_file
+from openme.server.admission import Admission
 from openme.server.config_watch import ConfigWatch
 from openme.server.cutting import Cutting
 from openme.server.door_steps import AT_ONCE, DoorSteps
@@ -92,23 +87,22 @@ from openme.server.hidden_ports import HiddenPorts, refuse_named, unnamed
 from openme.server.interfaces import InterfaceWatch
 from openme.server.listener_reports import Reports
 from openme.server.slices import Slices
-from openme.server.state_file import json_text, sessions_value, write_state_file
+from openme.server.state_file import StateLines, json_text, sessions_value, write_state_file
 from openme.server.stored import moment, stored_reply
-from openme.wire import v2
+from openme.server.verdicts import Verdicts
+from openme.store.base import Holder, Store
 
 _BATCH = 256  # frames that share one sync of the disk and one firewall transaction
-_MAX_STRANGERS = 256  # that wait for their client to be searched for
-_STRANGERS_PATIENCE = 3.0  # seconds after which one who still waits has knocked again or gone
-_STRANGERS_SHARE = 0.01  # seconds for them before the people we know get their turn again
 _REPAIR_INTERVAL = 0.4  # seconds between two repairs of the firewall
 _FIRST_RETRY = 0.5  # seconds until a config that the firewall refused is tried again; twice as long each time
 _LAST_RETRY = 64.0
-_STATE_INTERVAL = 0.2  # seconds; a thousand people who knock at once must not mean a thousand files
+_ASKING_INTERVAL = 1.0  # seconds between two orders to leave the health port
+_STATE_INTERVAL = 1.0  # seconds; a thousand people who knock at once must not mean a thousand files
 _BUSY_LISTENER = 0.01  # seconds until orders are offered again to a listener that would not take them
 _ERASING_INTERVAL = 60.0  # seconds between two tries to erase an epoch's key from a disk that refuses
-_MAX_RECEIPTS = 256  # of one client and address that are remembered, to be forgotten when the opening ends early
 _SAID_AT_ONCE = 100  # openings that end, each with a line in the log
 _NAMES_AT_ONCE = 1000
+_LINES_AT_ONCE = 50
 _COMPARED_AT_ONCE = 500  # names with one that is misspelt
 ADDRESSES_AT_ONCE = 100
 """Addresses whose doors follow a change in one step: some milliseconds."""
@@ -173,7 +167,7 @@ class KeeperProcess:
         self._reports = parts.reports
         self._outbox = Outbox(parts.listener)
         self._deliveries = Deliveries()
-        self._receipts: dict[tuple[bytes, IPAddress], list[bytes]] = {}
+        self._verdicts = Verdicts(self._keeper, self._outbox, self._deliveries)
         self._control = parts.control
         self._firewall_lock = parts.firewall_lock
         self._state_file = parts.state_file
@@ -205,19 +199,23 @@ class KeeperProcess:
         self._doors = DoorSteps(parts.firewall, self._keeper.grants, self._slices, lambda: self._clocks().monotonic)
         self._following = 0
         self._leaves_health_port = False
+        self._next_asking = float("-inf")
         self._next_leaving = float("-inf")
         self._cutting = Cutting(
             parts.firewall, self._slices, self._keeper.grants.is_open, lambda: self._doors or self._following
         )
         self._expiries = Expiries(clocks().utc)
-        self._frames: list[bytes] = []
-        self._strangers: deque[tuple[float, Stranger]] = deque()
-        self._searched: Stranger | None = None
+        self._admission = Admission(
+            self._keeper, parts.store, parts.journal, self._open, self._verdicts, self._came_in, clocks
+        )
         self._stop: Ending | None = None
         self._trial = parts.trial
         self._trial_until = None if parts.trial is None else clocks().monotonic + parts.trial.seconds
         self._disk_fault: str | None = None
         self._state_file_fault = False
+        self._state_lines = StateLines()
+        self._state_config: ServerConfig | None = None
+        self._seen_anew: set[bytes] = set()
         self._state_changed = False
         self._state_being_written = False
         self._ruleset_changed = False
@@ -269,7 +267,7 @@ class KeeperProcess:
                 for key, _ in self._selector.select(self._timeout()):
                     key.data()
                 self._outbox.flush()
-                self._serve_strangers()
+                self._admission.serve_waiting()
                 if self._slices:
                     self._slices.advance()
                     set_aside()  # what steps have left behind would be looked through again and again as well
@@ -291,7 +289,7 @@ class KeeperProcess:
         return self._trial_until is not None
 
     def _timeout(self) -> float:
-        if self._strangers or self._searched or self._slices or self._watch.is_arriving:
+        if self._admission or self._slices or self._watch.is_arriving:
             return 0
         return _BUSY_LISTENER if self._outbox else _TICK
 
@@ -310,11 +308,11 @@ class KeeperProcess:
         self._tell_sources()
         over = self._keeper.grants.expire(now.monotonic)
         for grant in over:
-            self._receipts.pop((grant.client_key, grant.address), None)
-            self._journal.closed(grant, "its time is over")
-        early: list[tuple[Grant, str]] = []
+            self._verdicts.take(grant)
+            self._journal.closed(grant, End.TIME_OVER)
+        early: list[tuple[Grant, End]] = []
         if expired := self._expiries.passed(now.utc):  # a right ends by that alone, or by a config
-            early = self._keeper.overdue(now)
+            early = self._keeper.overdue(expired, now)
             self._end(early, now)
             lost = lost_by_keys(expired, self._keeper.client, self._store.holders_of, now.utc)
             self._end_exchanges(lost, [grant for grant, _ in early])
@@ -329,6 +327,7 @@ class KeeperProcess:
             self._slices.add(self._write_state())
         self._journal.report(now.monotonic)
         self._note_deliveries()
+        self._say_disk()
         self._reports.tick(now.monotonic)
         logs.write_late()
         if self._trial_until is not None and now.monotonic >= self._trial_until:
@@ -362,7 +361,7 @@ class KeeperProcess:
     # -- knocks
 
     def _on_frames(self) -> None:
-        frames = self._frames = []
+        frames = []
         for message in received(self._listener, FRAME_SIZES, _BATCH):
             if len(message) == REPORT_SIZE:
                 self._reports.on_report_untrusted(message, self._clocks().monotonic)
@@ -371,105 +370,24 @@ class KeeperProcess:
         if not frames:
             return
         now = self._clocks()
-        self._follow_config(now)
-        self._follow_epochs(now)
-        judgements = []
-        for frame in frames:
-            outcome = self._keeper.recognise_untrusted(frame, now)
-            if frame[0] == v2.VERSION:
-                wipe(frame)  # it holds the key to one knock
-            if isinstance(outcome, Judgement):
-                judgements.append(outcome)
-            else:
-                self._queue(outcome)
-        self._frames = []
-        self._finish(judgements, now)
+        with self._admission.holding(frames):
+            self._follow_config(now)
+            self._follow_epochs(now)
+            self._admission.admit_untrusted(frames, now)
 
     def _forget_secrets(self) -> None:
         """For a child that is forked from here: it may still be there when an epoch's key is erased."""
-        wipe(*self._frames)
+        self._admission.forget_secrets()
         self._outbox.wipe()
         if self._keeper.epochs is not None:
             self._keeper.epochs.forget()
 
-    def _queue(self, stranger: Stranger) -> None:
-        """Let a stranger wait. When too many do, one drawn by lot goes, so that nobody can fill the queue for long."""
-        if len(self._strangers) >= _MAX_STRANGERS:
-            del self._strangers[secrets.randbelow(_MAX_STRANGERS)]
-            self._journal.counts.add("busy")
-        self._strangers.append((time.monotonic(), stranger))
-
-    def _serve_strangers(self) -> None:
-        """Search for the clients of those who wait, for a bounded time: the people we know come first."""
-        until = time.monotonic() + _STRANGERS_SHARE
-        now = self._clocks()
-        judgements = []
-        while (stranger := self._searched or self._next_stranger()) is not None:
-            self._searched = stranger
-            found = self._keeper.search(stranger, now, lambda: time.monotonic() < until)
-            if found is None:
-                break
-            self._searched = None
-            judgements.append(found)
-        self._finish(judgements, now)
-
-    def _next_stranger(self) -> Stranger | None:
-        """Whoever came last, so that after a flood nobody waits behind it; who waits too long has gone by now."""
-        oldest_that_counts = time.monotonic() - _STRANGERS_PATIENCE
-        while self._strangers and self._strangers[0][0] < oldest_that_counts:
-            self._strangers.popleft()
-            self._journal.counts.add("busy")
-        return self._strangers.pop()[1] if self._strangers else None
-
-    def _finish(self, judgements: list[Judgement], now: Now) -> None:
-        """What follows from judgements: the disk, the doors, the listener, the journal."""
-        if not judgements:
-            return
-        # The nonces are durable before a door opens: a crash in between costs an honest client one knock.
-        self._store.commit([known for j in judgements if (known := self._for_the_disk(j, now)) is not None])
-        self._say_disk()
-        granted = [j.grant for j in judgements if j.grant is not None]
-        opened = self._open(granted, now) if granted else set()
-        for judgement in judgements:
-            self._tell_verdict(judgement, now, opened=id(judgement.grant) in opened)
-        for judgement in judgements:
-            if judgement.grant is not None and judgement.source is not None and id(judgement.grant) in opened:
-                grant = judgement.grant
-                self._journal.accepted(grant, judgement.source, grant.deadline - now.monotonic)
-                self._seen[grant.client_key] = (grant.client_name, now.unix)
-                self._pass_trial(grant.client_name)
-        if granted:
-            self._state_changed = True
-
-    def _for_the_disk(self, judgement: Judgement, now: Now) -> Accepted | None:
-        if judgement.remembered is None or judgement.client is None:
-            return None
-        grant = judgement.grant
-        holder = None
-        if grant is not None:
-            holder = Holder(
-                *(grant.client_key, grant.address, grant.client_name, grant.ports, grant.opened_at, grant.expires_at),
-                *(grant.network, grant.knocked_for),
-            )
-        return Accepted(judgement.remembered, judgement.client.name, now.unix, holder)
-
-    def _tell_verdict(self, judgement: Judgement, now: Now, *, opened: bool) -> None:
-        """Tell the listener, who makes the receipt now that the firewall has answered. Version 1 has none."""
-        grant = judgement.grant
-        if judgement.tag is None or grant is None or not opened:
-            kind = KnockAccepted if opened else KnockRefused
-            self._outbox.put([kind() if judgement.tag is None else kind(judgement.tag)])
-            return
-        text = self._keeper.receipt_for(judgement, now) or b""
-        if (last := self._keeper.renewed_to(judgement)) is not None:
-            self._deliveries.offer(judgement.tag, Offer(grant.client_key, last))
-        orders = accepted(judgement.tag, round(grant.deadline * 10**9), text)
-        if len(orders) > 1:
-            wipe(text)  # what was cut from it are copies, which the outbox wipes when they are sent
-        self._outbox.put(orders)
-        tags = self._receipts.setdefault((grant.client_key, grant.address), [])
-        tags.append(judgement.tag)
-        del tags[:-_MAX_RECEIPTS]
+    def _came_in(self, grant: Grant, now: Now) -> None:
+        """A knock has opened."""
+        self._seen[grant.client_key] = (grant.client_name, now.unix)
+        self._seen_anew.add(grant.client_key)
+        self._state_changed = True
+        self._pass_trial(grant.client_name)
 
     def _open(self, grants: list[Grant], now: Now) -> set[int]:
         """Open the doors of these grants in one transaction; which of them (by `id`) are open now."""
@@ -524,7 +442,7 @@ class KeeperProcess:
             # Else this is the last good config, less somebody perhaps, while a refused file waits for its next try.
             self._retry_at, self._retry_after = None, _FIRST_RETRY
         self._hidden.took(config)
-        if ("v2" in config.protocols) != (self._keeper.epochs is not None):
+        if config.has_epochs != (self._keeper.epochs is not None):
             self._switch_v2(config, now)
         self._follow(plan, Change(close=plan.change.close) if has_new_rules else plan.change, now, rest)
         self._follow_interface(now)
@@ -532,15 +450,17 @@ class KeeperProcess:
         if config.listens and config.health_port_is_named and not self._leaves_health_port:
             self._leaves_health_port = True
             self._reports.has_left_health_port = False  # what it says unasked counts for nothing
-            self._outbox.put([LeaveHealthPort()])
         return True
 
     def _leave_health_port(self, now: Now) -> None:
         """Once openme listens on the health port no more, since a service has it now, that is hidden as others are."""
         config = self._keeper.config
-        if not (config.listens and self._leaves_health_port and self._reports.has_left_health_port):
+        if not (config.listens and self._leaves_health_port) or now.monotonic < self._next_leaving:
             return
-        if now.monotonic < self._next_leaving:
+        if not self._reports.has_left_health_port:
+            if now.monotonic >= self._next_asking:  # again, as its answer may be lost in a flood of frames
+                self._next_asking = now.monotonic + _ASKING_INTERVAL
+                self._outbox.put([LeaveHealthPort()])
             return
         self._next_leaving = now.monotonic + _LAST_RETRY
         config = config.with_health_port(listens=False)
@@ -591,7 +511,8 @@ class KeeperProcess:
         clients = self._keeper.config.clients
         self._slices.add(self._say_ended(plan.ended))
         self._keeper.follow(plan)
-        self._move_receipts(plan)
+        self._store.set_window(round(plan.config.replay_window * 10**9))
+        self._verdicts.move(plan.moved)
         try:
             self._apply_large(change)
         except FirewallError as error:
@@ -617,7 +538,7 @@ class KeeperProcess:
                 part = addresses[start : start + ADDRESSES_AT_ONCE]
                 plan = self._keeper.plan(self._keeper.config, now, self._rules, part)
                 self._keeper.settle(plan)
-                self._move_receipts(plan)
+                self._verdicts.move(plan.moved)
                 if plan.ended:
                     self._slices.add(self._say_ended(plan.ended))
                     ended += (grant for grant, _ in plan.ended)
@@ -629,14 +550,6 @@ class KeeperProcess:
                     self._note_left_open(error, now)
         finally:
             self._following -= 1
-
-    def _move_receipts(self, plan: Reconfiguration) -> None:
-        """Know the receipts of grants whose network has another first address now by that one."""
-        for before, after in plan.moved:
-            if tags := self._receipts.pop((before.client_key, before.address), None):
-                held = self._receipts.setdefault((after.client_key, after.address), [])
-                held[:0] = tags
-                del held[:-_MAX_RECEIPTS]
 
     def _rules_for(self, config: ServerConfig) -> Rules:
         indexes = () if self._interfaces is None else self._interfaces.indexes_of(config.interface)
@@ -678,8 +591,7 @@ class KeeperProcess:
     def _give_v1_keys(self) -> None:
         """Make the listener hold the version 1 keys that the config names, while it accepts that version."""
         config = self._keeper.config
-        keys = (config.private_key, config.previous_private_key) if "v1" in config.protocols else ()
-        wanted = {number: key.raw for number, key in enumerate(keys) if key is not None}
+        wanted = {number: key.raw for number, key in enumerate(config.keys) if key is not None}
         if wanted == self._given:
             return
         for number in self._given.keys() - wanted.keys():
@@ -729,7 +641,7 @@ class KeeperProcess:
     def _use_epochs(self, epochs: Epochs, now: Now) -> None:
         """Put these in the place of those in force; where version 2 is off, the file is read when it is switched on."""
         self._drop_epochs()
-        if "v2" not in self._keeper.config.protocols:
+        if not self._keeper.config.has_epochs:
             epochs.ratchet.forget()
             return
         self._keeper.epochs = epochs
@@ -766,8 +678,7 @@ class KeeperProcess:
         for offer in filter(None, fetched):
             self._store.renew(offer.client_key, offer.last)
         if any(fetched):
-            self._store.commit(())
-            self._say_disk()
+            self._store.flush()
 
     def _tell_sources(self) -> None:
         """Name the addresses that clients knock from to the listener, which then does not make them wait."""
@@ -777,14 +688,14 @@ class KeeperProcess:
 
     # -- ending grants
 
-    def _end(self, ended: Sequence[tuple[Grant, str]], now: Now) -> None:
+    def _end(self, ended: Sequence[tuple[Grant, End]], now: Now) -> None:
         """End these grants: of very many the last in steps, unless they have been given anew by then."""
         self._end_some(ended[:ADDRESSES_AT_ONCE], now)
         if len(ended) > ADDRESSES_AT_ONCE:
             self._following += 1
             self._slices.add(self._end_later(ended))
 
-    def _end_later(self, ended: Sequence[tuple[Grant, str]]) -> Steps[None]:
+    def _end_later(self, ended: Sequence[tuple[Grant, End]]) -> Steps[None]:
         try:
             for start in range(ADDRESSES_AT_ONCE, len(ended), ADDRESSES_AT_ONCE):
                 yield
@@ -795,7 +706,7 @@ class KeeperProcess:
         finally:
             self._following -= 1
 
-    def _end_some(self, ended: Sequence[tuple[Grant, str]], now: Now) -> None:
+    def _end_some(self, ended: Sequence[tuple[Grant, End]], now: Now) -> None:
         change = self._keeper.grants.remove([grant for grant, _ in ended], now.monotonic)
         change = replace(change, open=tuple(d for d in change.open if d.port_list in self._rules.port_lists))
         self._slices.add(self._say_ended(ended))
@@ -813,10 +724,10 @@ class KeeperProcess:
         """Why a door that should be closed may be open, or None."""
         return self._left_open[1] if self._left_open is not None and now.monotonic < self._left_open[0] else None
 
-    def _say_ended(self, ended: Sequence[tuple[Grant, str]]) -> Steps[None]:
+    def _say_ended(self, ended: Sequence[tuple[Grant, End]]) -> Steps[None]:
         """A line in the log for each, and nothing more for the listener to answer with."""
         # Whoever is let in anew meanwhile keeps what that gives him.
-        receipts = [self._receipts.pop((grant.client_key, grant.address), []) for grant, _ in ended]
+        receipts = [self._verdicts.take(grant) for grant, _ in ended]
         for number, ((grant, why), tags) in enumerate(zip(ended, receipts, strict=True), 1):
             self._outbox.put([ForgetReceipt(tag) for tag in tags])
             self._journal.closed(grant, why)
@@ -963,7 +874,7 @@ class KeeperProcess:
         name = request.name
         targets = self._targets(name, self._watch.keys_of(name), established=request.cut)
         grants = self._keeper.grants_of(name)
-        self._end([(grant, "closed by the operator") for grant in grants], now)
+        self._end([(grant, End.CLOSED) for grant in grants], now)
         self._state_changed = True
         outcome = CloseReply(
             closed=(),
@@ -990,25 +901,23 @@ class KeeperProcess:
         client = self._keeper.config.clients.get(name)
         if client is None:
             return ResetReply(known=False, near=self._near(name))
-        done = self._keeper.reset(client.public_key.raw, now)
-        if done is None:
-            return ResetReply()
         try:
-            self._store.reset([done], None)
+            done = self._store.reset(client.public_key.raw, now.unix_ns)
         except OpenmeError as error:
             raise OpenmeError(f"{name} is let in until the next start, then say it again: {error.message}") from None
+        if done is None:
+            return ResetReply()
         _log.info("%s: its time was reset by the operator", name)
         return ResetReply(was_ahead=True, shut=[(moment(first), moment(last)) for first, last in done.shut])
 
     def _reset_all(self, now: Now) -> ResetReply:
         """Begin everybody's time anew; where the memory was lost it is the operator's word that the clock is right."""
-        before_ns = self._keeper.floor_ns
-        done = self._keeper.reset_all(now)
-        floor_ns = self._keeper.floor_ns
+        before_ns = self._store.floor_ns
         try:
-            self._store.reset(done, floor_ns)
+            done = self._store.reset_all(now.unix_ns)
         except OpenmeError as error:
             raise OpenmeError(f"this holds until the next start, then say it again: {error.message}") from None
+        floor_ns = self._store.floor_ns
         _log.warning("everybody's time was reset by the operator")
         moved = floor_ns is not None and floor_ns != before_ns
         return ResetReply(
@@ -1080,20 +989,46 @@ class KeeperProcess:
             if number % _NAMES_AT_ONCE == 0:
                 yield
         value = yield from sessions_value(self._keeper.grants.gradually(), last_seen, now.unix)
-        value["hidden_though_unnamed"] = [str(item) for item in unnamed(self._keeper.config, self._hidden.ports)]
+        return value | self._rest_of_sessions()
+
+    def _rest_of_sessions(self) -> dict[str, Any]:
         warning = None if self._interfaces is None else self._interfaces.warning
-        value["warnings"] = [] if warning is None else [warning]
-        return value
+        return {
+            "hidden_though_unnamed": [str(item) for item in unnamed(self._keeper.config, self._hidden.ports)],
+            "warnings": [] if warning is None else [warning],
+        }
+
+    def _change_lines(self) -> Steps[None]:
+        """Bring the state file's lines up to date: what has changed of grants, and who has knocked."""
+        if self._state_config is not self._keeper.config:
+            # Names may have changed, and who has gone is not listed any longer.
+            self._state_config = self._keeper.config
+            self._state_lines.forget_seen()
+            self._seen_anew.update(self._seen)
+        touched, self._keeper.grants.touched = self._keeper.grants.touched, set()
+        for number, (client_key, address) in enumerate(touched, 1):
+            self._state_lines.change((client_key, address), self._keeper.grants.at(address, client_key))
+            if number % _LINES_AT_ONCE == 0:
+                yield
+        seen, self._seen_anew = self._seen_anew, set()
+        for number, client_key in enumerate(seen, 1):
+            if (client := self._keeper.client(client_key)) is not None:
+                self._state_lines.saw(client.name, self._seen[client_key][1])
+            if number % _LINES_AT_ONCE == 0:
+                yield
 
     def _answer_sessions(self, _request: Sessions, now: Now) -> Steps[SessionsReply]:
         return SessionsReply(**(yield from self._sessions(now)))
 
     def _write_state(self) -> Steps[None]:
         if self._state_file is None:
+            self._keeper.grants.touched.clear()
+            self._seen_anew.clear()
             return
         self._state_being_written = True
         try:
-            text = yield from json_text((yield from self._sessions(self._clocks())))
+            yield from self._change_lines()
+            text = yield from self._state_lines.text(self._clocks().unix, self._rest_of_sessions())
             write_state_file(self._state_file, text)
             self._state_file_fault = False
         except OSError as error:

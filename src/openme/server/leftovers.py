@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from openme.errors import OpenmeError
 from openme.firewall.base import FirewallError
+from openme.firewall.registry import kind_of
 
 if TYPE_CHECKING:
     from openme.firewall.leftovers import Leftovers
@@ -20,11 +21,11 @@ class LeftoverRules:
     """Looks for them at the start and, through a socket made then, at the end, when the sandbox allows no new one."""
 
     def __init__(self, firewall: str) -> None:
-        """`firewall`: the config's; with `memory` nothing is looked at."""
+        """`firewall`: the config's; nothing is looked at for one that is not among the host's rules."""
         self._netlink = None
         self._legacy: list[str] = []
         self._first: list[str] = []
-        if firewall == "memory" or not hasattr(socket, "AF_NETLINK"):
+        if not kind_of(firewall).abilities.among_host_rules or not hasattr(socket, "AF_NETLINK"):
             return
         # Imported here, since only Linux has what they need.
         from openme.firewall.legacy_leftovers import legacy_leftovers  # noqa: PLC0415

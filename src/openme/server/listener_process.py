@@ -9,15 +9,9 @@ from dataclasses import dataclass
 
 from openme.keys.erasing import wipe
 from openme.listener.listener import Listener
-from openme.listener.load import (
-    V2_MAX_COPIES,
-    V2_MAX_COPIES_PER_SOURCE,
-    V2_PACKETS,
-    Copies,
-    Datagram,
-    Waiting,
-)
+from openme.listener.load import Datagram, Waiting, copies_of
 from openme.listener.receipts import Receipts
+from openme.reasons import Reason
 from openme.refusals import REPORT_INTERVAL
 from openme.seam.channel import ORDER_SIZES, ChannelClosedError, received, send
 from openme.seam.handlers import Handlers
@@ -37,8 +31,9 @@ from openme.seam.messages import (
     unpack_order,
 )
 from openme.server.listener_reports import Reporter, tell
-from openme.wire import v1, v2
+from openme.wire.base import RECEIPT_ID_SIZE, Version
 from openme.wire.knock import BadPacket, IPAddress, unpack_address
+from openme.wire.versions import VERSIONS
 
 HEALTH_SECONDS = 2.0  # a health connection that says nothing is closed after this
 HEALTH_PER_ADDRESS = 16
@@ -48,8 +43,6 @@ _BACKLOG = 128
 _BATCH = 64  # orders or connections taken before the other sockets get their turn
 _DRAIN = 256  # datagrams taken from the kernel before some are worked on
 _SHARE = 0.001  # seconds of work, for familiar addresses and for others each, before more is taken
-
-_BUSY = "busy"
 
 
 def address_of(sockaddr: tuple[str, ...]) -> IPAddress:
@@ -92,11 +85,8 @@ class ListenerProcess:
         self._connections: dict[int, _HealthConnection] = {}
         self._per_address: Counter[IPAddress] = Counter()
         self._receipts = Receipts()
-        self._waiting = {v2.VERSION: Waiting(), v1.VERSION: Waiting()}
-        self._copies = {
-            v2.VERSION: Copies(v2.CIPHERTEXT_OFFSET, V2_MAX_COPIES, V2_MAX_COPIES_PER_SOURCE, V2_PACKETS),
-            v1.VERSION: Copies(PACKET_SIZE),
-        }
+        self._waiting = {version.number: Waiting() for version in VERSIONS}
+        self._copies = {version.number: copies_of(version) for version in VERSIONS}
 
         self._handlers = Handlers(
             Sender.KEEPER,
@@ -192,12 +182,12 @@ class ListenerProcess:
                 self._reporter.refused(bad.reason, address_of(sockaddr))
                 continue
             if not waiting.add(datagram, sockaddr):
-                self._reporter.refused(_BUSY)
+                self._reporter.refused(Reason.BUSY)
 
     def _work(self) -> None:
         # Version 1 waits until no version 2 packet does (spec wire-v2.md "Both versions on one port").
-        for version in (v2.VERSION, v1.VERSION):
-            waiting = self._waiting[version]
+        for version in VERSIONS:
+            waiting = self._waiting[version.number]
             for take in (waiting.take_familiar, waiting.take_other):
                 until = time.monotonic() + _SHARE
                 while (item := take()) is not None:
@@ -207,20 +197,20 @@ class ListenerProcess:
             if waiting:
                 return
 
-    def _on_datagram_untrusted(self, item: Datagram, version: int) -> None:
+    def _on_datagram_untrusted(self, item: Datagram, version: Version) -> None:
         datagram, sockaddr = item
         source = address_of(sockaddr)
-        copies = self._copies[version]
+        copies = self._copies[version.number]
         if copies.too_many(datagram, str(source)):
-            reason: str | None = "copy"
+            reason: Reason | None = Reason.COPY
         else:
-            reason = self._pass_on_untrusted(datagram, source)
-            if reason != _BUSY and (reason is None or version == v2.VERSION):
+            reason = self._pass_on_untrusted(datagram, source, version)
+            if reason != Reason.BUSY and (reason is None or version.has_filter):
                 copies.note(datagram, str(source))
         if reason is not None:
             self._reporter.refused(reason, source)
 
-    def _pass_on_untrusted(self, datagram: bytes, source: IPAddress) -> str | None:
+    def _pass_on_untrusted(self, datagram: bytes, source: IPAddress, version: Version) -> Reason | None:
         """Give the keeper the frame for this datagram; why not, in one word, if there is none or it is too busy."""
         try:
             frame, receipt = self._listener.frame_untrusted(datagram, source)
@@ -233,10 +223,10 @@ class ListenerProcess:
             wipe(message)
             frame.wipe()
             if sent:
-                self._receipts.expect(datagram[: v2.REPRESENTATIVE_SIZE], receipt, time.monotonic())
+                self._receipts.expect(datagram[: version.tag_size], receipt, time.monotonic())
             else:
                 receipt.wipe()
-        return None if sent else _BUSY
+        return None if sent else Reason.BUSY
 
     # -- the health port
 
@@ -265,21 +255,21 @@ class ListenerProcess:
             return
         try:
             # One byte more than is missing, so that whoever says too much is seen to.
-            said = entry.socket.recv(v2.RECEIPT_ID_SIZE + 1 - len(entry.said))
+            said = entry.socket.recv(RECEIPT_ID_SIZE + 1 - len(entry.said))
         except BlockingIOError:
             return
         except OSError:
             self._close_health(number)
             return
-        if not said and len(entry.said) == v2.RECEIPT_ID_SIZE:
+        if not said and len(entry.said) == RECEIPT_ID_SIZE:
             self._selector.unregister(entry.socket)  # it has said what it wants, and waits
             return
         entry.said += said
-        if not said or len(entry.said) > v2.RECEIPT_ID_SIZE:
+        if not said or len(entry.said) > RECEIPT_ID_SIZE:
             self._close_health(number)
             return
         now = time.monotonic()
-        if len(entry.said) == v2.RECEIPT_ID_SIZE and not self._answer(number, entry, now):
+        if len(entry.said) == RECEIPT_ID_SIZE and not self._answer(number, entry, now):
             # Its knock may still be on its way to the keeper.
             entry.deadline = min(entry.deadline, now + RECEIPT_PATIENCE)
 

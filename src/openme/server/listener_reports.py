@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
+from openme.reasons import Reason
 from openme.refusals import REPORT_INTERVAL, RefusalCounts
 from openme.seam.channel import ChannelClosedError, send
 from openme.seam.handlers import Handlers
@@ -80,11 +81,11 @@ class Reporter:
         self._keeper = keeper
         self._each = _log.isEnabledFor(logging.DEBUG) if each is None else each
         self._lines = _Allowance(MOST_LINES)
-        self._untold: Counter[str] = Counter()
+        self._untold: Counter[Reason] = Counter()
         self._failure: int | None = None
         self._last_told = float("-inf")
 
-    def refused(self, reason: str, source: IPAddress | None = None) -> None:
+    def refused(self, reason: Reason, source: IPAddress | None = None) -> None:
         """Count a refusal under one of `seam.messages.REFUSALS`. ChannelClosedError if the keeper is gone."""
         self.counts.add(reason)
         if (

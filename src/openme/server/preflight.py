@@ -13,7 +13,7 @@ from typing import NamedTuple
 from openme.config.model import ServerConfig
 from openme.control import place
 from openme.errors import OpenmeError
-from openme.firewall.choose import look_at_firewall
+from openme.firewall.registry import kind_of
 from openme.keeper.rules import rules_for
 from openme.server.firewall_lock import refuse_second_server
 from openme.server.health_port import why_not_ours, worded
@@ -48,7 +48,7 @@ class Findings:
 
 def may_look(config: ServerConfig) -> bool:
     """Whether this user is one who could serve with this config, so that what he finds is what a server would."""
-    return config.firewall == "memory" or os.geteuid() == 0 or has_net_admin()
+    return not kind_of(config.firewall).abilities.needs_net_admin or os.geteuid() == 0 or has_net_admin()
 
 
 def before_start(config: ServerConfig, config_path: Path, held: Held | None = None) -> Findings:
@@ -57,11 +57,11 @@ def before_start(config: ServerConfig, config_path: Path, held: Held | None = No
     `held`: what our own server has that runs on this `state_dir`; None where none runs or has answered.
     """
     found = Findings()
-    ours = [config_path.resolve(), *([config.state_dir] if config.state_dir.is_dir() else [])]
+    ours = [config_path.resolve(), *([config.state_dir] if os.access(config.state_dir, os.F_OK) else [])]
     is_starting = held is None and place.is_locked(config.state_dir)
 
     def privilege() -> None:
-        if config.firewall != "memory" and not has_net_admin():
+        if kind_of(config.firewall).abilities.needs_net_admin and not has_net_admin():
             cure = "run it as root: sudo openme serve; or set 'firewall: memory' for a dry run"
             raise OpenmeError(NEEDS_NET_ADMIN, cure)
 
@@ -94,9 +94,9 @@ def before_start(config: ServerConfig, config_path: Path, held: Held | None = No
 
     def firewall() -> None:
         if not is_starting and held is None:
-            refuse_second_server(config.firewall)
+            refuse_second_server(kind_of(config.firewall).abilities.lock)
 
-    for look in (privilege, user, state_dir, knock_port, health_port, firewall):
+    for look in (privilege, state_dir, user, knock_port, health_port, firewall):
         try:
             look()
         except OpenmeError as refusal:
@@ -113,7 +113,7 @@ def once_it_serves(config: ServerConfig, held: Held | None = None) -> Findings:
         found.warnings.append(worded(config, why))
     if has_net_admin():  # else there is one refusal already, and nothing else to be heard
         try:
-            found.warnings.extend(look_at_firewall(config.firewall, rules_for(config)))
+            found.warnings.extend(kind_of(config.firewall).look(rules_for(config)))
         except OpenmeError as refusal:
             found.refusals.append(refusal)
     found.warnings.extend(redirect_warnings(config))

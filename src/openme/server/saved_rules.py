@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from openme.firewall.registry import kind_of
+
 NFT_FILES = (Path("/etc/nftables.conf"), Path("/etc/sysconfig/nftables.conf"))
 """What the service nftables loads, on Debian and on Red Hat's systems."""
 IPTABLES_FILES = (
@@ -48,8 +50,11 @@ def saved_rule_warnings(
     iptables_files: Iterable[Path] = IPTABLES_FILES,
     nft_directory: Path = NFT_DIRECTORY,
 ) -> tuple[str, ...]:
-    """One line for each kind of rule in each file. Nothing for `memory`, nor of a file that cannot be read."""
-    if firewall == "memory":
+    """One line for each kind of rule in each file.
+
+    Nothing for a firewall that is not among the host's rules, nor of a file that cannot be read.
+    """
+    if not kind_of(firewall).abilities.among_host_rules:
         return ()
     lines: list[str] = []
     for path in nft_files:

@@ -19,14 +19,13 @@ from openme.config.who_can_knock import CURE, hides_without_clients, nobody_can_
 from openme.control import place, serving
 from openme.durations import format_duration
 from openme.errors import OpenmeError
+from openme.firewall import registry
 from openme.firewall.base import Firewall, FirewallError
-from openme.firewall.choose import open_firewall
 from openme.interrupts import check, held_back, ignore
 from openme.keeper.epochs import Epochs
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
 from openme.keeper.rules import rules_for
-from openme.keeper.store import Store, beside, has_lived
 from openme.listener.listener import Listener
 from openme.ports import merged
 from openme.run_dir import RUN_DIR
@@ -72,6 +71,9 @@ from openme.server.sockets import bind_knock
 from openme.server.state_dir import is_open_to_others, unusable
 from openme.server.state_file import DEFAULT_STATE_FILE, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
+from openme.store.base import Store
+from openme.store.places import beside, has_lived
+from openme.store.sqlite import SqliteStore
 
 _LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
 _GLANCE = 0.2  # seconds
@@ -179,8 +181,9 @@ def serve(
         prepared = _prepare(stack, config_path, config, sessions)
         on_trial = None
         if trial is not None:
-            guarded = config.firewall != "memory"
-            on_trial = Trial(trial, _start_trial_guard(stack, prepared.epochs) if guarded else lambda: None)
+            guarded = registry.kind_of(config.firewall).abilities.stays
+            passed = _start_trial_guard(stack, config.firewall, prepared.epochs) if guarded else lambda: None
+            on_trial = Trial(trial, passed)
         hidden = HiddenPorts(config.state_dir, confirmed=trial is None)
         for warning in prepared.give_up():
             _log.warning("%s", warning)
@@ -191,7 +194,7 @@ def serve(
 
 def _state_path(given: str | None, config: ServerConfig) -> Path | None:
     if given is None:
-        return None if config.firewall == "memory" else DEFAULT_STATE_FILE
+        return DEFAULT_STATE_FILE if registry.kind_of(config.firewall).abilities.lets_in else None
     return Path(given) if given else None
 
 
@@ -203,7 +206,7 @@ class _Prepared:
     children: ListenerAndGuardian
     control: socket.socket
     firewall_lock: socket.socket | None
-    store: Store
+    store: SqliteStore
     firewall: Firewall
     own_addresses: OwnAddresses
     epochs: Epochs | None
@@ -228,7 +231,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     What a later process or kernel filter needs is made here too. All modules are imported by now: afterwards neither
     process can read the installation.
     """
-    firewall = open_firewall(config.firewall)  # whose absence must leave no files behind
+    firewall = registry.kind_of(config.firewall).open()  # whose absence must leave no files behind
     make_run_dir()
     is_new = stack.enter_context(state_lock(config.state_dir))
     prepare_memory(config, is_new=is_new)  # first of all: whatever fails later, the next start is not the first one
@@ -239,7 +242,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         stack.enter_context(health)
     if why_not is not None:
         _log.warning("%s", health_words(config, why_not))
-    lock = stack.enter_context(firewall_lock(config.firewall))
+    lock = stack.enter_context(firewall_lock(registry.kind_of(config.firewall).abilities.lock))
     keep_secrets_in_memory()
     no_landlock = find_landlock()
     children, keeper_end = _start_processes(stack, user, knock, health)
@@ -248,7 +251,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     if health is not None:
         health.close()
 
-    store = Store(config.state_dir, RUN_DIR)
+    store = SqliteStore(config.state_dir, RUN_DIR)
     stack.callback(store.close)
     control_socket = stack.enter_context(serving.listen(config.state_dir))
     stack.callback(serving.remove, config.state_dir)
@@ -266,7 +269,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         store=store,
         firewall=firewall,
         own_addresses=OwnAddresses(),
-        epochs=open_epochs(config, store, read_clocks()) if "v2" in config.protocols else None,
+        epochs=open_epochs(config, store, read_clocks()) if config.has_epochs else None,
         listens=health is not None,
         systemd=_systemd(stack),
         # An edit replaces the file, so it is the directory that must stay readable; of a link both ends.
@@ -322,7 +325,7 @@ def _end_processes(children: ListenerAndGuardian) -> None:
         _log.error("the listener does not end and keeps the knock port: kill -9 %d", children.listener)
 
 
-def _start_trial_guard(stack: ExitStack, epochs: Epochs | None) -> Callable[[], None]:
+def _start_trial_guard(stack: ExitStack, firewall: str, epochs: Epochs | None) -> Callable[[], None]:
     """A process that takes the rules away when we are gone, however we went, before the returned function was called.
 
     Whoever tries openme on a machine far away must get back in although it was killed. It holds a pipe that nobody
@@ -341,7 +344,7 @@ def _start_trial_guard(stack: ExitStack, epochs: Epochs | None) -> Callable[[], 
         keep_alone({CAP_NET_ADMIN})
         keep_secrets_in_memory()
         if os.read(lifeline, 1) == b"":
-            open_firewall("nft").stop()
+            registry.clean_up(firewall)
 
     child, ours = fork_with_lifeline(watch)
     stack.callback(wait_for, child)
@@ -358,11 +361,11 @@ def _keep(
 ) -> int:
     config = watch.config.with_health_port(listens=prepared.listens)
     store = prepared.store
-    replay = store.load(round(config.replay_window * 10**9), read_clocks().unix_ns)
-    say_memory(store, replay, read_clocks())
+    store.load(round(config.replay_window * 10**9), read_clocks().unix_ns)
+    say_memory(store, read_clocks())
     journal = Journal()
     reports = Reports(prepared.children.guardian)
-    keeper = Keeper(config, replay, journal, prepared.own_addresses)
+    keeper = Keeper(config, prepared.own_addresses)
     keeper.epochs = prepared.epochs
     keeper.revoked_with = watch.revoked_with
     seen = sorted(store.seen().items(), key=lambda item: item[1].at)
@@ -465,7 +468,7 @@ def _start_firewall(firewall: Firewall, config: ServerConfig, hidden: HiddenPort
         hidden.take_back(kept)
         raise
     hidden.took(config)
-    if config.firewall != "memory":
+    if registry.kind_of(config.firewall).abilities.tracks_connections:
         track_earlier_sessions(merged((*config.managed_ports, *rules.hidden)))
 
 
@@ -492,8 +495,12 @@ def clean_up() -> tuple[list[str], list[str]]:
     if not has_net_admin():
         raise OpenmeError(NEEDS_NET_ADMIN, "sudo openme serve --clean-up")
     refuse_beside_existing_server()
-    with firewall_lock("nft"):
-        open_firewall("nft").stop()
+    kinds = registry.those_that_stay()
+    with ExitStack() as stack:
+        for scope in {kind.abilities.lock for kind in kinds}:
+            stack.enter_context(firewall_lock(scope))
+        for kind in kinds:
+            registry.clean_up(kind.name)
         return remove_leftovers()
 
 

@@ -3,21 +3,24 @@
 import json
 import os
 import stat
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from heapq import merge
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from openme.files import replace_file
 from openme.firewall.base import Steps, T
-from openme.keeper.grants import Grant
+from openme.keeper.grants import Grant, GrantKey
 from openme.moments import rfc3339
 from openme.run_dir import RUN_DIR
 
 DEFAULT_STATE_FILE = RUN_DIR / "sessions.json"
 _AT_ONCE = 100  # sessions or names of one step
 _SORTED_AT_ONCE = 2000
+_JOINED_AT_ONCE = 5000
 
 
 def make_run_dir() -> None:
@@ -120,6 +123,55 @@ def json_text(value: Mapping[str, Any]) -> Steps[str]:
         inside = ",\n".join(texts)
         parts.append(f" {json.dumps(key)}: {brackets[0]}" + (f"\n{inside}\n " if texts else "") + brackets[1])
     return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+class StateLines:
+    """The state file's text, of which only what has changed since the last time is made anew."""
+
+    def __init__(self) -> None:
+        # Name, address that was knocked for, client key, door's address, line; in their order.
+        self._sessions: list[tuple[str, str, bytes, str, str]] = []
+        self._session_of: dict[GrantKey, tuple[str, str, bytes, str]] = {}
+        self._seen: list[tuple[str, str]] = []  # name and line, in their order
+        self._seen_line: dict[str, str] = {}
+
+    def change(self, key: GrantKey, grant: Grant | None) -> None:
+        """Whoever the key names has this grant now."""
+        if (before := self._session_of.pop(key, None)) is not None:
+            del self._sessions[bisect_left(self._sessions, before)]  # a part of it comes before it
+        if grant is not None:
+            address = str(grant.named)
+            place = (grant.client_name, address, grant.client_key, str(grant.address))
+            self._session_of[key] = place
+            insort(self._sessions, (*place, f"  {json.dumps(_session(grant, address))}"))
+
+    def saw(self, name: str, at: float) -> None:
+        """The client with this name has knocked, at this Unix time."""
+        if (before := self._seen_line.get(name)) is not None:
+            del self._seen[bisect_left(self._seen, (name, before))]
+        line = self._seen_line[name] = f"  {json.dumps(name)}: {json.dumps(rfc3339(at))}"
+        insort(self._seen, (name, line))
+
+    def forget_seen(self) -> None:
+        """Names may be others' from now on."""
+        self._seen.clear()
+        self._seen_line.clear()
+
+    def text(self, now: float, rest: Mapping[str, Any]) -> Steps[str]:
+        """As `json_text` makes it of `sessions_value` and the `rest`. In steps between which nothing may change."""
+        parts = [f' "updated_at": {json.dumps(rfc3339(now))}']
+        for name, brackets, lines in (
+            ("active_sessions", "[]", (line for *_, line in self._sessions)),
+            ("last_seen", "{}", (line for _, line in self._seen)),
+        ):
+            texts: list[str] = []
+            while part := list(islice(lines, _JOINED_AT_ONCE)):
+                texts.append(",\n".join(part))
+                yield
+            inside = ",\n".join(texts)
+            parts.append(f' "{name}": {brackets[0]}' + (f"\n{inside}\n " if texts else "") + brackets[1])
+        text = yield from json_text(rest)
+        return "{\n" + ",\n".join(parts) + "," + text[1:]
 
 
 def write_state_file(path: Path, text: str) -> None:

@@ -14,9 +14,10 @@ from openme.control.requests import Stored, StoredReply
 from openme.errors import OpenmeError
 from openme.firewall.base import Steps
 from openme.keeper.keeper import Now
-from openme.keeper.replay import ReplayMemory
-from openme.keeper.store import Seen, Store, StoreError, make_memory, read_renewals, read_seen
 from openme.moments import rfc3339
+from openme.store.base import Seen, Store, StoreError
+from openme.store.reader import read_renewals, read_seen
+from openme.store.sqlite import make_memory
 
 REFUSES_CHANGES = {errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 """What a disk says that takes no changes but can be read."""
@@ -32,7 +33,7 @@ def prepare_memory(config: ServerConfig, *, is_new: bool) -> None:
     A config with clients that speak nothing but version 2 is of a server that has lived: their files carry keys of a
     ratchet that was here. Where the disk refuses, the start goes on as one without a memory.
     """
-    knows_clients = any("v1" not in client.protocols for client in config.clients.values())
+    knows_clients = any(client.needs_epochs for client in config.clients.values())
     if is_new and not knows_clients:
         try:
             make_memory(config.state_dir)
@@ -40,11 +41,11 @@ def prepare_memory(config: ServerConfig, *, is_new: bool) -> None:
             _log.error("%s", error.message)  # one line for the operator
 
 
-def say_memory(store: Store, memory: ReplayMemory, now: Now) -> None:
+def say_memory(store: Store, now: Now) -> None:
     """Say what of the replay memory was lost, and at each start whom that keeps out for how long."""
     if store.damage is not None:
         _log.error("the replay memory was damaged (%s) and has been set aside", store.damage)
-    floor_ns = memory.floor_ns
+    floor_ns = store.floor_ns
     if floor_ns is None:
         return
     if store.loss is not None:

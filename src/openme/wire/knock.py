@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from openme.reasons import Reason
+
 IPAddress = IPv4Address | IPv6Address
 
+RANDOM_NONCE_SIZE = 16
 TARGET_SIZE = 16
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 _V4_OFFSET = len(_V4_MAPPED)
@@ -12,9 +15,9 @@ _UNSPECIFIED = frozenset({bytes(TARGET_SIZE), _V4_MAPPED + bytes(4)})
 
 
 class BadPacket(Exception):  # noqa: N818  # the name that the field uses for what is a verdict, not a fault of ours
-    """Bytes that are no knock. `reason` is a short fixed word, for counting; it never holds a stranger's bytes."""
+    """Bytes that are no knock. `reason` is for counting."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
         self.reason = reason
 

@@ -16,10 +16,12 @@ from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt
 from nacl.exceptions import CryptoError
 
 from openme.keys import sodium
+from openme.reasons import Reason
+from openme.wire.base import ReceiptKeys
 from openme.wire.knock import BadPacket, IPAddress
-from openme.wire.v2 import TAG_SIZE, ReceiptKeys
 
 STEP = 4096
+TAG_SIZE = 16
 MAX_SIZE = 64 * 1024
 EPOCH_KEY_SIZE = 32
 _MAX_TEXT = 4096  # characters of the client's name, of a port, and of ports in all
@@ -86,12 +88,12 @@ def open_receipt_untrusted(answer: bytes, keys: ReceiptKeys) -> Receipt:
     Anything else, from an empty answer to JSON of another shape, is no receipt.
     """
     if len(answer) > MAX_SIZE:
-        raise BadPacket("receipt")
+        raise BadPacket(Reason.RECEIPT)
     try:
         text = crypto_aead_chacha20poly1305_ietf_decrypt(answer, keys.id, keys.nonce, keys.key)
         return _receipt(json.loads(text.decode("utf-8")))
     except (CryptoError, ValueError, TypeError, KeyError, RecursionError):
-        raise BadPacket("receipt") from None
+        raise BadPacket(Reason.RECEIPT) from None
 
 
 def _receipt(value: dict[str, Any]) -> Receipt:

@@ -1,4 +1,4 @@
-"""Wire format, version 1: 165 bytes (spec wire-v1.md).
+"""Wire format, version 1 (spec wire-v1.md).
 
     offset  size  field
          0     1  version, 0x01
@@ -15,7 +15,8 @@
 All integers are big-endian.
 """
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 
 from nacl.bindings import (
     crypto_aead_chacha20poly1305_ietf_decrypt,
@@ -28,6 +29,8 @@ from nacl.exceptions import CryptoError
 
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
 from openme.keys.hkdf import hkdf
+from openme.reasons import Reason
+from openme.wire.base import Keys, ServerKey, Signed, Unsealed, Version
 from openme.wire.knock import BadPacket, Knock, pack_target, unpack_target
 
 VERSION = 0x01
@@ -49,7 +52,7 @@ EPHEMERAL_OFFSET = VERSION_SIZE  # 1
 AEAD_NONCE_OFFSET = EPHEMERAL_OFFSET + EPHEMERAL_SIZE  # 33
 CIPHERTEXT_OFFSET = AEAD_NONCE_OFFSET + AEAD_NONCE_SIZE  # 45
 SIGNATURE_OFFSET = CIPHERTEXT_OFFSET + CIPHERTEXT_SIZE  # 101
-PACKET_SIZE = SIGNATURE_OFFSET + SIGNATURE_SIZE  # 165
+PACKET_SIZE = SIGNATURE_OFFSET + SIGNATURE_SIZE
 
 _KEY_INFO = b"openme-v1-chacha20poly1305"
 _NO_AAD = b""
@@ -73,7 +76,7 @@ def assemble(
     plaintext: bytes,
     sign: Callable[[bytes], bytes],
 ) -> bytes:
-    """The 165-byte packet from its parts; `sign` returns the 64-byte signature over the first 101 bytes."""
+    """The packet from its parts; `sign` returns the 64-byte signature over the first 101 bytes."""
     ciphertext = crypto_aead_chacha20poly1305_ietf_encrypt(plaintext, _NO_AAD, aead_nonce, aead_key)
     signed = bytes([VERSION]) + ephemeral_public + aead_nonce + ciphertext
     return signed + sign(signed)
@@ -87,7 +90,7 @@ def seal(
     ephemeral_private: bytes,
     aead_nonce: bytes,
 ) -> bytes:
-    """Build a knock: the 165-byte packet.
+    """Build a knock: the packet.
 
     `ephemeral_private` (32 bytes) and `aead_nonce` (12 bytes) come from the caller's random generator, are fresh for
     every packet and are dropped after use; this module has no source of randomness, so that known answers fit.
@@ -109,14 +112,14 @@ def seal(
 def aead_key_untrusted(packet: bytes, server_private: bytes) -> bytes:
     """The 32-byte AEAD key of a packet, by X25519 and HKDF. BadPacket: `length`, `version`, `low_order`."""
     if len(packet) != PACKET_SIZE:
-        raise BadPacket("length")
+        raise BadPacket(Reason.LENGTH)
     if packet[0] != VERSION:
-        raise BadPacket("version")
+        raise BadPacket(Reason.VERSION)
     try:
         # libsodium fails on an all-zero result, as the spec asks for (RFC 7748 section 6.1).
         shared_secret = crypto_scalarmult(server_private, packet[EPHEMERAL_OFFSET:AEAD_NONCE_OFFSET])
     except CryptoError:
-        raise BadPacket("low_order") from None
+        raise BadPacket(Reason.LOW_ORDER) from None
     return _hkdf_32(shared_secret)
 
 
@@ -126,15 +129,15 @@ def open_untrusted(packet: bytes, aead_key: bytes) -> Knock:
     The nonce and the ciphertext are read from the packet, never from elsewhere: the client's signature covers both.
     """
     if len(packet) != PACKET_SIZE:
-        raise BadPacket("length")
+        raise BadPacket(Reason.LENGTH)
     if packet[0] != VERSION:
-        raise BadPacket("version")
+        raise BadPacket(Reason.VERSION)
     nonce = packet[AEAD_NONCE_OFFSET:CIPHERTEXT_OFFSET]
     ciphertext = packet[CIPHERTEXT_OFFSET:SIGNATURE_OFFSET]
     try:
         plaintext = crypto_aead_chacha20poly1305_ietf_decrypt(ciphertext, _NO_AAD, nonce, aead_key)
     except CryptoError:
-        raise BadPacket("decrypt") from None
+        raise BadPacket(Reason.DECRYPT) from None
     return Knock(
         timestamp_ns=int.from_bytes(plaintext[:TIMESTAMP_SIZE], "big", signed=True),
         random_nonce=plaintext[TIMESTAMP_SIZE : TIMESTAMP_SIZE + RANDOM_NONCE_SIZE],
@@ -149,3 +152,41 @@ def signed_by(packet: bytes, client: ClientPublicKey) -> bool:
     except CryptoError:
         return False
     return True
+
+
+def _admitted_untrusted(packet: bytes, keys: Mapping[int, ServerKey]) -> Sequence[ServerKey]:
+    return tuple(keys.values()) if packet[0] == VERSION else ()
+
+
+def _unsealed_untrusted(packet: bytes, key: ServerKey) -> Unsealed:
+    aead_key = aead_key_untrusted(packet, key.private)
+    open_untrusted(packet, aead_key)
+    return Unsealed(aead_key, packet[AEAD_NONCE_OFFSET:CIPHERTEXT_OFFSET])
+
+
+def _signed_untrusted(packet: bytes, aead_key: bytes, _aead_nonce: bytes, _public: bytes) -> Signed:
+    knock = open_untrusted(packet, aead_key)
+    return Signed(knock, None, lambda client: signed_by(packet, client), lambda: None)
+
+
+def _seal_afresh(server_public: bytes, client: ClientPrivateKey, knock: Knock) -> tuple[bytes, None]:
+    ephemeral_private, aead_nonce = secrets.token_bytes(EPHEMERAL_SIZE), secrets.token_bytes(AEAD_NONCE_SIZE)
+    return seal(server_public, client, knock, ephemeral_private=ephemeral_private, aead_nonce=aead_nonce), None
+
+
+WIRE = Version(
+    name="v1",
+    number=VERSION,
+    size=PACKET_SIZE,
+    keys=Keys.SERVER,
+    has_filter=False,
+    identity_size=PACKET_SIZE,
+    tag_size=0,
+    key=ServerKey,
+    admitted_untrusted=_admitted_untrusted,
+    unsealed_untrusted=_unsealed_untrusted,
+    signed_untrusted=_signed_untrusted,
+    seal=_seal_afresh,
+    pause=0.02,  # an existing server loses one of two that come back to back
+    names_own_address=False,
+)

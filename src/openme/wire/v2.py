@@ -1,4 +1,4 @@
-"""Wire format, version 2: 165 bytes that look random (spec wire-v2.md).
+"""Wire format, version 2: bytes that look random (spec wire-v2.md).
 
     offset  size  name
          0    32  R, Elligator 2 representative of the ephemeral X25519 public key, two top bits random
@@ -21,6 +21,7 @@ other top bits has another key schedule and opens nothing.
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import monocypher
@@ -33,6 +34,19 @@ from nacl.bindings import (
 from openme.keys import sodium
 from openme.keys.ed25519 import KEY_ID_SIZE, ClientPrivateKey, ClientPublicKey
 from openme.keys.erasing import wipe
+from openme.keys.x25519 import public_key_of
+from openme.reasons import Reason
+from openme.wire.base import (
+    RECEIPT_ID_SIZE,
+    RECEIPT_KEY_SIZE,
+    RECEIPT_NONCE_SIZE,
+    Keys,
+    ReceiptKeys,
+    ServerKey,
+    Signed,
+    Unsealed,
+    Version,
+)
 from openme.wire.knock import BadPacket, Knock, pack_target, unpack_target
 
 VERSION = 0x02
@@ -57,13 +71,10 @@ PLAINTEXT_SIZE = SIGNATURE_OFFSET + SIGNATURE_SIZE  # 109
 FILTER_MAC_OFFSET = REPRESENTATIVE_SIZE  # 32
 CIPHERTEXT_OFFSET = FILTER_MAC_OFFSET + FILTER_MAC_SIZE  # 40
 CIPHERTEXT_SIZE = PLAINTEXT_SIZE + TAG_SIZE  # 125
-PACKET_SIZE = CIPHERTEXT_OFFSET + CIPHERTEXT_SIZE  # 165
+PACKET_SIZE = CIPHERTEXT_OFFSET + CIPHERTEXT_SIZE
 
 AEAD_KEY_SIZE = 32
 AEAD_NONCE_SIZE = 12
-RECEIPT_ID_SIZE = 16
-RECEIPT_KEY_SIZE = 32
-RECEIPT_NONCE_SIZE = 12
 AEAD_NONCE_AT = AEAD_KEY_SIZE  # 32
 RECEIPT_ID_AT = AEAD_NONCE_AT + AEAD_NONCE_SIZE  # 44
 RECEIPT_KEY_AT = RECEIPT_ID_AT + RECEIPT_ID_SIZE  # 60
@@ -78,19 +89,6 @@ _TRANSCRIPT_SIZE = len(_TRANSCRIPT_CONTEXT) + 32 + REPRESENTATIVE_SIZE + SIGNATU
 _SCHEDULE_CONTEXT = b"openme-v2\x00"
 _FILTER_CONTEXT = b"openme-v2 filter\x00"
 _NOBODY = ClientPrivateKey(bytes(32)).public  # whose signature `overwrite_traces` looks for in vain
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptKeys:
-    """What finds and opens a knock's receipt: id 16 bytes, key 32, nonce 12. They open nothing else."""
-
-    id: bytes
-    key: bytes = field(repr=False)
-    nonce: bytes = field(repr=False)
-
-    def wipe(self) -> None:
-        """Forget what opens the receipt; the id, which is asked for in the open, stays."""
-        wipe(self.key, self.nonce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +137,11 @@ def passes_filter_untrusted(packet: bytes, key: bytes) -> bool:
 def schedule_untrusted(packet: bytes, epoch_private: bytes, epoch_public: bytes) -> Schedule:
     """The keys of a packet, by Elligator 2, X25519 and HKDF. BadPacket: `length`, `low_order`."""
     if len(packet) != PACKET_SIZE:
-        raise BadPacket("length")
+        raise BadPacket(Reason.LENGTH)
     representative = packet[:REPRESENTATIVE_SIZE]
     schedule = _agreed(epoch_private, monocypher.elligator_map(representative), epoch_public, representative)
     if schedule is None:
-        raise BadPacket("low_order")
+        raise BadPacket(Reason.LOW_ORDER)
     return schedule
 
 
@@ -196,11 +194,11 @@ def check_opens_untrusted(packet: bytes, aead_key: bytes, aead_nonce: bytes) -> 
 
 def _decrypt_untrusted(plaintext: sodium.Secret, packet: bytes, aead_key: bytes, aead_nonce: bytes) -> None:
     if len(packet) != PACKET_SIZE:
-        raise BadPacket("length")
+        raise BadPacket(Reason.LENGTH)
     if not sodium.open_aead(plaintext, packet[CIPHERTEXT_OFFSET:], packet[:REPRESENTATIVE_SIZE], aead_nonce, aead_key):
-        raise BadPacket("decrypt")
+        raise BadPacket(Reason.DECRYPT)
     if plaintext.data[0] != VERSION:
-        raise BadPacket("version")
+        raise BadPacket(Reason.VERSION)
 
 
 def overwrite_traces() -> None:
@@ -257,7 +255,7 @@ def plaintext_of(
 
 
 def assemble(representative: bytes, schedule: Schedule, epoch_public: bytes, plaintext: bytes) -> bytes:
-    """The 165-byte packet from its parts."""
+    """The packet from its parts."""
     ciphertext = crypto_aead_chacha20poly1305_ietf_encrypt(
         plaintext, representative, schedule.aead_nonce, schedule.aead_key
     )
@@ -280,7 +278,7 @@ def seal(
     *,
     ephemeral: tuple[bytes, bytes],
 ) -> tuple[bytes, ReceiptKeys]:
-    """Build a knock: the 165-byte packet, and the keys of the receipt that the server will make for it.
+    """Build a knock: the packet, and the keys of the receipt that the server will make for it.
 
     `ephemeral` is (R, secret), 32 bytes each, from `new_ephemeral`, fresh for every packet and every server, and
     dropped after use: one R never carries two plaintexts. ValueError if `epoch_public` is a low-order point.
@@ -299,3 +297,61 @@ def new_ephemeral() -> tuple[bytes, bytes]:
     """
     representative, secret = monocypher.elligator_key_pair()
     return bytes(representative), bytes(secret)
+
+
+def _server_key(epoch: int, private: bytes) -> ServerKey:
+    public = public_key_of(private)
+    return ServerKey(epoch, private, public, filter_key(public))
+
+
+def _admitted_untrusted(packet: bytes, keys: Mapping[int, ServerKey]) -> Sequence[ServerKey]:
+    """The key of the epoch whose filter MAC a packet has.
+
+    It decides, not the first byte: one packet in 256 begins like one of version 1 (spec wire-v2.md "Both versions on
+    one port").
+    """
+    for key in keys.values():
+        if passes_filter_untrusted(packet, key.filter):
+            return (key,)
+    return ()
+
+
+def _unsealed_untrusted(packet: bytes, key: ServerKey) -> Unsealed:
+    schedule = schedule_untrusted(packet, key.private, key.public)
+    try:
+        check_opens_untrusted(packet, schedule.aead_key, schedule.aead_nonce)
+    except BadPacket:
+        schedule.wipe()
+        schedule.receipt.wipe()
+        raise
+    return Unsealed(schedule.aead_key, schedule.aead_nonce, schedule.receipt)
+
+
+def _signed_untrusted(packet: bytes, aead_key: bytes, aead_nonce: bytes, epoch_public: bytes) -> Signed:
+    signed = open_untrusted(packet, aead_key, aead_nonce)
+    return Signed(
+        signed.knock, signed.key_id, lambda client: signed_by(packet, signed, epoch_public, client), signed.wipe
+    )
+
+
+def _seal_afresh(epoch_public: bytes, client: ClientPrivateKey, knock: Knock) -> tuple[bytes, ReceiptKeys]:
+    return seal(epoch_public, client, knock, ephemeral=new_ephemeral())
+
+
+WIRE = Version(
+    name="v2",
+    number=VERSION,
+    size=PACKET_SIZE,
+    keys=Keys.EPOCH,
+    has_filter=True,
+    identity_size=CIPHERTEXT_OFFSET,
+    tag_size=REPRESENTATIVE_SIZE,
+    key=_server_key,
+    admitted_untrusted=_admitted_untrusted,
+    unsealed_untrusted=_unsealed_untrusted,
+    signed_untrusted=_signed_untrusted,
+    seal=_seal_afresh,
+    pause=0.0,
+    names_own_address=True,
+    overwrite_traces=overwrite_traces,
+)

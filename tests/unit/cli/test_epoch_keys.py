@@ -18,9 +18,9 @@ from openme.config.server import load_server_config
 from openme.control.place import SOCKET_NAME
 from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import FILE_NAME, new_ratchet, read_ratchet, write_ratchet
-from openme.keeper.store import DATABASE
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import MAX_STEPS, Ratchet, epoch_at
+from openme.store.places import DATABASE
 from support.command import Place, place
 
 # Two keys with one key id, found by trying the numbers from 0 on as seeds.

@@ -10,7 +10,6 @@ import pytest
 from openme.client import knock as knock_module
 from openme.client.addresses import BadPageError, Endpoint
 from openme.client.knock import build, knock
-from openme.client.plan import V1_PAUSE
 from openme.config.model import Profile
 from openme.errors import OpenmeError
 from openme.wire import v1
@@ -98,7 +97,7 @@ def test_all_addresses_of_a_family_get_the_same_packet(server: socket.socket, mo
     packets = [server.recv(1000) for _ in range(5)]
     assert len(set(packets[:4])) == 1
     assert packets[4] != packets[0]
-    assert pauses == [V1_PAUSE] * 4, "an existing server loses one of two that come back to back"
+    assert pauses == [0.02] * 4, "an existing server loses one of two that come back to back"
 
 
 def test_of_too_many_addresses_the_rest_is_counted(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:

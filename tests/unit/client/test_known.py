@@ -11,8 +11,8 @@ import pytest
 
 from openme.client.known import HORIZON, Known, PastKnock
 from openme.config.model import ClientConfig, EpochKeys, Profile
+from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import EpochKeyList
-from openme.wire.v2 import ReceiptKeys
 from support import independent_v2
 from support.knocks import ALICE, BOB, EPOCH, SERVER, START, WEEK, ratchet
 

@@ -14,8 +14,8 @@ from openme.client import receipt as receipt_module
 from openme.client.addresses import Endpoint
 from openme.client.known import PastKnock
 from openme.client.receipt import Proof, prove
+from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import MAX_SIZE, Receipt, receipt_text, seal_receipt
-from openme.wire.v2 import ReceiptKeys
 from support.ports import free_port
 
 HERE = Endpoint(socket.AF_INET, "127.0.0.1")

@@ -12,9 +12,9 @@ from openme.client.known import PastKnock
 from openme.client.renewal import epochs_left, fetch, is_due, last_moment
 from openme.config.model import EpochKeys
 from openme.keys.ratchet import NS
+from openme.wire.base import ReceiptKeys
 from openme.wire.knock import unpack_address
 from openme.wire.receipt import Receipt, receipt_text, seal_receipt
-from openme.wire.v2 import ReceiptKeys
 
 DAY = 86400
 WEEK = 7 * DAY

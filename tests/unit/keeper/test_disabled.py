@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from openme.config.model import MOST_DISABLED, DisabledClient
-from openme.keeper.keeper import Stranger
 from openme.keeper.revoked_keys import WHY, Revocation, without_revoked
+from openme.keeper.stages import Refused, Searched
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
 from openme.wire import v1, v2
-from support.knocks import ALICE, BOB, HOME, NOW, STRANGER, config, frame, judged, keeper, lines, packet, packet_v2
+from support.knocks import ALICE, BOB, HOME, STRANGER, config, frame, judged, keeper, lines, packet, packet_v2
 
 FAULT = "{alice: {ed25519_pubkey: KEY_A, allowed_ports: [nope]}, bob: {ed25519_pubkey: KEY_B}}"
 BOTH = "{alice: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}"
@@ -79,14 +79,14 @@ def test_disabled_clients_count_in_the_strangers_share(checks: list[bytes]) -> N
     """Three looks are three signature checks, and the next turn goes on where this one ended."""
     keys = [ClientPrivateKey(bytes([at]) * 32).public for at in range(1, 21)]
     judge = keeper(config(of_disabled(keys), faulty=True))
-    stranger = judge.recognise_untrusted(frame(packet(STRANGER)), NOW)
-    assert isinstance(stranger, Stranger)
+    stranger = judge.authenticate_untrusted(frame(packet(STRANGER)))
+    assert isinstance(stranger, Searched)
     for turn in range(1, 7):
         looks = iter([True, True, True, False])
-        assert judge.search(stranger, NOW, lambda looks=looks: next(looks)) is None  # type: ignore[misc]
+        assert judge.search(stranger, lambda looks=looks: next(looks)) is None  # type: ignore[misc]
         assert len(checks) == 3 * turn
-    found = judge.search(stranger, NOW, lambda: True)
-    assert found is not None
+    found = judge.search(stranger, lambda: True)
+    assert isinstance(found, Refused)
     assert (found.reason, sorted(checks)) == ("unknown_key", sorted(key.raw for key in keys))
 
 

@@ -14,10 +14,10 @@ from openme.keeper.keeper import Keeper, Now
 from openme.keeper.lost_rights import lost_by_change, lost_by_keys, lost_to
 from openme.keeper.policy import Opening, PolicyRefusal, decide, door_network
 from openme.keeper.rules import rules_for
-from openme.keeper.store import Holder
 from openme.ports import parse_port_spec, port
+from openme.store.base import Holder
 from openme.wire.knock import IPAddress
-from support.knocks import ALICE, BOB, NOW, NS, START, config, judged, keeper, later, packet
+from support.knocks import ALICE, BOB, NOW, NS, START, Judge, config, judged, keeper, later, packet
 from support.steps import done
 
 SSH, WEB = parse_port_spec("22/tcp"), parse_port_spec("443/tcp")
@@ -41,7 +41,7 @@ def listed(ports: object = SSH, v4: int = 24, v6: int = 128) -> PortList:
     return PortList(ports, prefix_v4=v4, prefix_v6=v6)
 
 
-def admitted(judge: Keeper, source: IPAddress = NEAR, seconds: float = 0, who: object = ALICE, **named: str) -> Grant:
+def admitted(judge: Judge, source: IPAddress = NEAR, seconds: float = 0, who: object = ALICE, **named: str) -> Grant:
     """A knock is accepted, and its grant in force."""
     datagram = packet(who, START + round(seconds * NS), label=(str(source), seconds), **named)  # type: ignore[arg-type]
     grant = judged(judge, datagram, later(seconds), source).grant
@@ -244,7 +244,7 @@ def test_whatever_changes_the_firewall_has_the_doors_of_the_grants_and_these_the
         agree(judge, firewall, now[0])
 
 
-def knock(judge: Keeper, firewall: MemoryFirewall, draw: random.Random, now: Now) -> None:
+def knock(judge: Judge, firewall: MemoryFirewall, draw: random.Random, now: Now) -> None:
     source = ip_address(f"{draw.choice(('203.0.113', '203.0.7', '198.51.100'))}.{draw.choice((0, 5, 6, 130))}")
     datagram = packet(draw.choice((ALICE, BOB)), now.unix_ns, label=draw.random())
     grant = judged(judge, datagram, now, source).grant

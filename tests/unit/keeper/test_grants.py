@@ -1,5 +1,10 @@
 """Who is in: doors that two people share stay open for whoever has more time left."""
 
+from ipaddress import ip_address
+from random import Random
+
+import pytest
+
 from openme.firewall.base import Door, PortList
 from openme.keeper.grants import Change, Grant, Grants
 from openme.ports import parse_port_spec, port
@@ -72,15 +77,14 @@ def test_an_overdue_neighbour_holds_no_door_open() -> None:
 
 def test_grants_end_at_their_deadline_and_not_before() -> None:
     grants, alice, bob = Grants(), grant("alice", 100.0), grant("bob", 30.0)
-    assert grants.next_deadline() is None
+    assert grants.expire(1000.0) == []
     grants.add(alice)
     grants.add(bob)
-    assert grants.next_deadline() == 30.0
     assert grants.expire(29.999) == []
     assert grants.expire(30.0) == [bob]
-    assert grants.next_deadline() == 100.0
+    assert grants.expire(99.999) == []
     assert grants.expire(1000.0) == [alice]
-    assert grants.next_deadline() is None
+    assert grants.expire(1000.0) == []
 
 
 def test_one_client_may_be_in_from_two_addresses() -> None:
@@ -172,3 +176,96 @@ def test_a_clients_grants_are_found_by_key_whatever_happens_to_them() -> None:
     assert grants.holds(bob)
     grants.expire(20.0)
     assert found() == {}
+
+
+def test_grants_of_one_moment_and_client_for_addresses_of_both_families_end_together() -> None:
+    grants = Grants()
+    both = [grant("alice", 30.0), grant("alice", 30.0, address=ip_address("2001:db8::2"))]
+    for one in both:
+        grants.add(one)
+    assert grants.expire(30.0) == both
+
+
+def test_a_grant_that_is_given_anew_ends_by_its_new_time_alone() -> None:
+    for first, then in ((30.0, 100.0), (100.0, 30.0)):
+        grants, later = Grants(), grant("alice", then)
+        grants.add(grant("alice", first))
+        grants.add(later)
+        assert grants.expire(then - 0.001) == []
+        assert grants.expire(then) == [later]
+        assert grants.expire(1000.0) == []
+
+
+def test_what_is_taken_back_leaves_the_earlier_grant_its_time() -> None:
+    grants, before, more = Grants(), grant("alice", 30.0), grant("alice", 100.0)
+    grants.add(before)
+    grants.take_back(more, grants.add(more))
+    assert grants.expire(30.0) == [before]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_done_grants_end_at_their_deadline(seed: int) -> None:
+    """Against a plain list of what is in force; more changes than the heap has room for without being made anew."""
+    chance, grants, model, now = Random(seed), Grants(), {}, 0.0
+    for _ in range(4000):
+        name, address = chance.choice("abcdef"), HOME + chance.randrange(4)
+        made = grant(name, now + chance.randrange(1, 40), address=address)
+        act = chance.randrange(6)
+        if act < 3:
+            grants.add(made)
+            model[name, address] = made.deadline
+        elif act == 3:
+            grants.remove([made], now)
+            model.pop((name, address), None)
+        elif act == 4:
+            part = grants.part([address])
+            part.add(made)
+            grants.put_back(part, [address])
+            model[name, address] = made.deadline
+        else:
+            now += chance.random()
+            over = {(held.client_name, held.address) for held in grants.expire(now)}
+            assert over == {key for key, deadline in model.items() if deadline <= now}
+            model = {key: deadline for key, deadline in model.items() if deadline > now}
+    assert {(held.client_name, held.address): held.deadline for held in grants} == model
+    assert len(grants._ends) < 2500
+
+
+def test_what_has_changed_is_known_until_somebody_has_looked() -> None:
+    grants, alice, bob = Grants(), grant("alice", 30.0), grant("bob", 60.0, address=ELSEWHERE)
+    grants.add(alice)
+    assert grants.touched == {(b"alice", HOME)}
+    grants.touched.clear()
+    grants.add(bob)
+    grants.expire(30.0)
+    assert grants.touched == {(b"alice", HOME), (b"bob", ELSEWHERE)}
+    grants.touched.clear()
+    grants.put_back(grants.part([ELSEWHERE]), [ELSEWHERE])
+    assert grants.touched == set(), "nothing has changed"
+    grants.put_back(Grants(), [ELSEWHERE])
+    assert grants.touched == {(b"bob", ELSEWHERE)}
+
+
+def test_with_many_in_force_nobody_looks_at_all_of_them_for_one_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    grants = Grants()
+    for number in range(3000):
+        grants.add(grant("alice", 1000.0 + number, address=HOME + number))
+    monkeypatch.setattr(Grants, "__iter__", lambda _: pytest.fail("all were looked at"))
+    assert len(grants.expire(1000.0)) == 1
+    assert grants.expire(1000.5) == []
+    assert len(grants.expire(1010.0)) == 10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_doors_of_many_grants_are_those_of_each(seed: int) -> None:
+    chance, grants = Random(seed), Grants()
+    lists = (SSH, WEB)
+    for _ in range(30):
+        held = grant(chance.choice("abcdef"), chance.randrange(40), *chance.sample(lists, 1), address=HOME)
+        grants.add(held)
+    new = [grant(chance.choice("abc"), chance.randrange(40), SSH, WEB, address=HOME + n % 2) for n in range(6)]
+    for one in new:
+        grants.add(one)
+    last = {(one.client_key, one.address): one for one in new}.values()
+    each = {(d.port_list, d.address): d for one in last for d in grants.doors_for(one, 0.0)}
+    assert grants.doors_of(new, 0.0) == each

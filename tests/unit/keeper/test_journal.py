@@ -2,7 +2,10 @@
 
 import logging
 
+import pytest
+
 from openme.keeper.journal import Journal
+from openme.reasons import End, Reason
 from openme.refusals import REPORT_INTERVAL, RefusalCounts
 from support.knocks import ELSEWHERE, HOME, config, judged, keeper, lines, packet
 
@@ -22,7 +25,7 @@ def test_strangers_leave_counts_and_no_line_above_debug() -> None:
     journal = Journal()
     with lines("openme.journal") as records:
         for _ in range(1000):
-            journal.refused_stranger("unknown_key", HOME)
+            journal.refused_stranger(Reason.UNKNOWN_KEY, HOME)
     assert {record.levelno for record in records} == {logging.DEBUG}
     assert journal.counts.total == {"unknown_key": 1000}
 
@@ -32,23 +35,23 @@ def test_a_clients_refusals_are_a_few_lines_a_minute() -> None:
     with lines("openme.journal", logging.INFO) as records:
         for second in range(300):
             for _ in range(20):
-                journal.refused_client("alice", "time", HOME)
+                journal.refused_client("alice", Reason.TIME, HOME)
             journal.report(second)
     assert 5 <= len(records) <= 5 * 21
     assert sum(record.levelno == logging.WARNING for record in records) >= 5 * 10  # each minute begins anew
-    assert journal.counts.total["time"] == 6000
+    assert journal.counts.total[Reason.TIME] == 6000
 
 
 def test_counts_are_reported_once_an_interval_and_lose_nothing() -> None:
     counts, log = RefusalCounts(), logging.getLogger("openme.test-counts")
     with lines("openme.test-counts") as records:
         for second in range(int(REPORT_INTERVAL) * 3):
-            counts.add("length", 2)
+            counts.add(Reason.LENGTH, 2)
             counts.report(second, log)
         counts.report(REPORT_INTERVAL * 10, log)
     reported = [vars(record)["facts"]["refused"]["length"] for record in records]
     assert len(reported) == 4
-    assert sum(reported) == counts.total["length"] == int(REPORT_INTERVAL) * 3 * 2
+    assert sum(reported) == counts.total[Reason.LENGTH] == int(REPORT_INTERVAL) * 3 * 2
 
 
 def test_nothing_refused_is_nothing_said() -> None:
@@ -63,10 +66,23 @@ def test_a_door_for_a_network_is_logged_with_the_address_and_the_network() -> No
     assert grant is not None
     with lines("openme.journal") as records:
         Journal().accepted(grant, HOME, 30.0)
-        Journal().closed(grant, "revoked")
+        Journal().closed(grant, End.REVOKED)
     place = f"{HOME} and its network 203.0.113.0/24"
     said = [f"alice: opened 22/tcp for {place} for 30s", f"alice: closed for {place} (revoked)"]
     assert [record.getMessage() for record in records] == said
     for record in records:
         facts = vars(record)["facts"]
         assert (facts["ip"], facts["network"]) == (str(HOME), "203.0.113.0/24")
+
+
+def test_a_line_at_a_level_that_is_off_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    grant = judged(keeper(config()), packet()).grant
+    assert grant is not None
+    made = Journal()
+    monkeypatch.setattr(Journal, "_line", staticmethod(lambda *_, **__: pytest.fail("made")))
+    with lines("openme.journal", logging.ERROR):
+        made.accepted(grant, HOME, 30.0)
+        made.closed(grant, End.REVOKED)
+        made.refused_stranger(Reason.UNKNOWN_KEY, HOME)
+        made.refused_client("alice", Reason.TIME, HOME)
+    assert made.counts.total == {"unknown_key": 1, "time": 1}

@@ -8,12 +8,12 @@ import pytest
 
 from openme.config.model import ServerConfig
 from openme.firewall.base import Door, PortList
-from openme.keeper.keeper import Keeper, Now
+from openme.keeper.keeper import Now
 from openme.keeper.policy import client_lists, health_list
-from openme.keeper.replay import MAX_NONCES
 from openme.keeper.rules import rules_for
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.ports import merged, parse_port_spec
+from openme.store.replay import MAX_NONCES
 from support.knocks import (
     ALICE,
     BOB,
@@ -24,6 +24,7 @@ from support.knocks import (
     OWN,
     START,
     STRANGER,
+    Judge,
     config,
     frame,
     judged,
@@ -39,7 +40,7 @@ EXPIRED = "{alice: {ed25519_pubkey: KEY_A, expires: 2026-11-23T12:00:00Z}}"
 ONLY_ALICE = "{alice: {ed25519_pubkey: KEY_A}}"
 
 
-def admitted(judge: Keeper, datagram: bytes, now: Now = NOW) -> None:
+def admitted(judge: Judge, datagram: bytes, now: Now = NOW) -> None:
     grant = judged(judge, datagram, now).grant
     assert grant is not None
     judge.grants.add(grant)
@@ -201,7 +202,7 @@ def test_every_refusal_is_counted_under_its_name() -> None:
     judged(judge, packet(label="b", target="224.0.0.1"))
     judge.judge_untrusted(b"", NOW)
     judge.judge_untrusted(b"\x01" + bytes(68) + packet(), NOW)
-    assert judge._journal.counts.total == dict.fromkeys(
+    assert judge.journal.counts.total == dict.fromkeys(
         ("unknown_key", "time", "replay", "multicast", "frame", "decrypt"), 1
     )
 
@@ -238,7 +239,7 @@ def test_a_signer_is_found_among_many() -> None:
 # -- a changed config
 
 
-def changed(judge: Keeper, parsed: ServerConfig, seconds: float = 1) -> tuple[set[tuple[str, str]], list[Door]]:
+def changed(judge: Judge, parsed: ServerConfig, seconds: float = 1) -> tuple[set[tuple[str, str]], list[Door]]:
     """Reconfigure; who was ended and why, and the doors to open."""
     outcome = judge.reconfigure(parsed, later(seconds))
     assert outcome.rules == rules_for(parsed)
@@ -353,8 +354,8 @@ def test_a_longer_window_after_a_change_forgets_no_knock_that_it_lets_in() -> No
 def test_a_client_that_expires_while_its_door_is_open_is_overdue() -> None:
     judge = keeper(config("{alice: {ed25519_pubkey: KEY_A, expires: 2026-11-23T12:00:10Z}}"))
     admitted(judge, packet())
-    assert judge.overdue(later(9.9)) == []
-    assert [why for _, why in judge.overdue(later(10))] == ["expired"]
+    assert judge.overdue([ALICE.public.raw], later(9.9)) == []
+    assert [why for _, why in judge.overdue([ALICE.public.raw, BOB.public.raw], later(10))] == ["expired"]
 
 
 def test_grants_of_an_earlier_run_are_adopted() -> None:

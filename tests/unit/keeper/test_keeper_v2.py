@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from openme.config.model import ClientEntry
-from openme.keeper.keeper import Judgement, Keeper, Now
+from openme.keeper.keeper import Now
 from openme.keeper.registry import Registry
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
 from openme.seam.messages import FRAME_SIZE, unpack_frame_untrusted
@@ -24,6 +24,8 @@ from support.knocks import (
     START,
     STRANGER,
     WEEK,
+    Judge,
+    Judgement,
     config,
     frame,
     judged,
@@ -51,7 +53,7 @@ def forged(key_id: bytes, signer: ClientPrivateKey, label: str = "f", transcript
     return v2.assemble(representative, schedule, PUBLIC, fields + signature)
 
 
-def reason(judge: Keeper, raw: bytes, now: Now = NOW) -> str:
+def reason(judge: Judge, raw: bytes, now: Now = NOW) -> str:
     outcome = judge.judge_untrusted(raw, now)
     assert (outcome.grant is not None) == (outcome.reason == "accepted")
     return outcome.reason
@@ -68,7 +70,7 @@ def test_a_good_knock_is_granted_and_named_by_its_r_and_epoch(target: str | None
     assert outcome.grant is not None
     assert outcome.remembered is not None
     assert (outcome.grant.client_name, outcome.grant.address) == ("alice", ELSEWHERE if target else HOME)
-    assert (outcome.remembered.nonce, outcome.remembered.timestamp_ns) == (nonce("a"), START)
+    assert (outcome.remembered.random_nonce, outcome.remembered.timestamp_ns) == (nonce("a"), START)
 
 
 def test_an_accepted_knock_is_evidence_of_its_epoch_and_a_refused_one_is_not() -> None:
@@ -107,7 +109,7 @@ def test_each_check_comes_before_the_next() -> None:
     assert reason(judge, frame(packet_v2(ALICE, old))) == "protocol"
     assert reason(judge, frame(packet_v2(BOB, old))) == "expired"
     assert reason(keeper(), frame(packet_v2(BOB, old))) == "time"
-    assert dict(judge._journal.counts.total) == dict.fromkeys(
+    assert dict(judge.journal.counts.total) == dict.fromkeys(
         ("frame", "version", "epoch", "decrypt", "unknown_key", "signature", "protocol", "expired"), 1
     )
 
@@ -189,7 +191,7 @@ def test_an_epoch_that_was_named_wrongly_breaks_the_signature() -> None:
 def test_a_frame_whose_key_was_used_is_wiped() -> None:
     judge = keeper()
     named = unpack_frame_untrusted(frame(packet_v2()))
-    judge._judge_v2_untrusted(named, NOW)
+    judge._open_untrusted(named)
     assert (named.aead_key, named.aead_nonce) == (bytes(32), bytes(12))
 
 
@@ -248,8 +250,8 @@ def test_one_client_among_100_000_is_found_without_trying_any_other(monkeypatch:
 # -- its receipt
 
 
-def receipt(judge: Keeper, outcome: Judgement) -> dict[str, object]:
-    text = judge.receipt_for(outcome, NOW)
+def receipt(judge: Judge, outcome: Judgement) -> dict[str, object]:
+    text = judge.receipt_for(outcome.opened, NOW)
     assert text is not None
     value = json.loads(text)
     assert isinstance(value, dict)
@@ -270,15 +272,16 @@ def test_a_receipt_says_what_was_granted_and_carries_a_years_keys_from_the_knock
     }
     expected = b"".join(ratchet().public_keys(EPOCH, 53))
     assert keys == {"first": EPOCH, "keys": base64.b64encode(expected).decode()}
-    assert judge.renewed_to(outcome) == EPOCH + 52
+    assert judge.renewed_to(outcome.opened) == EPOCH + 52
 
 
 def test_what_opened_nothing_and_version_1_and_whoever_has_no_health_port_get_no_receipt() -> None:
     judge = keeper(config("{alice: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B, disable_health_port: true}}"))
-    for datagram in (packet(), packet_v2(STRANGER), packet_v2(BOB)):
-        outcome = judged(judge, datagram)
-        assert judge.receipt_for(outcome, NOW) is None
-        assert judge.renewed_to(outcome) is None
+    assert judged(judge, packet_v2(STRANGER)).claim is None
+    for datagram in (packet(), packet_v2(BOB)):
+        opened = judged(judge, datagram).opened
+        assert judge.receipt_for(opened, NOW) is None
+        assert judge.renewed_to(opened) is None
 
 
 # -- hostile frames

@@ -8,8 +8,8 @@ import pytest
 from openme.config.model import ClientEntry, ServerConfig
 from openme.firewall.base import CutTarget
 from openme.keeper.lost_rights import Expiries, lost_by_change, lost_by_keys, lost_to
-from openme.keeper.store import Holder
 from openme.ports import PortRange, parse_port_spec
+from openme.store.base import Holder
 from support.knocks import ALICE, BOB, ELSEWHERE, HOME, NOW, config
 from support.steps import done
 

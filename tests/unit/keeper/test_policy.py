@@ -11,6 +11,7 @@ from openme.config.model import ClientEntry
 from openme.firewall.base import PortList
 from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide, health_list, refused_target
 from openme.ports import parse_port_spec, port
+from openme.reasons import Reason
 from support.knocks import ALICE, ELSEWHERE, HOME, OWN
 
 SSH = parse_port_spec("22/tcp")
@@ -72,7 +73,7 @@ def test_without_a_target_the_source_is_opened_and_with_one_the_target() -> None
 
 def test_a_client_that_must_name_its_address_opens_nothing_without() -> None:
     strict = replace(CLIENT, require_target_ip=True)
-    assert decided(strict) == PolicyRefusal("target_required")
+    assert decided(strict) == PolicyRefusal(Reason.TARGET_REQUIRED)
     assert isinstance(decided(strict, str(ELSEWHERE)), Opening)
 
 
@@ -90,7 +91,7 @@ def test_a_client_that_must_name_its_address_opens_nothing_without() -> None:
 )
 def test_the_opened_address_must_be_in_allowed_from(networks: list[str], target: str | None, *, allowed: bool) -> None:
     outcome = decided(replace(CLIENT, allowed_from=tuple(map(ip_network, networks))), target)
-    assert (outcome != PolicyRefusal("allowed_from")) is allowed
+    assert (outcome != PolicyRefusal(Reason.ALLOWED_FROM)) is allowed
     assert isinstance(outcome, Opening) is allowed
 
 
@@ -115,7 +116,7 @@ def test_a_door_stays_open_for_the_shortest_of_its_limits(
 
 @pytest.mark.parametrize("left", [0.0, -1.0])
 def test_an_expired_client_opens_nothing(left: float) -> None:
-    assert decided(replace(CLIENT, expires=AT + timedelta(seconds=left))) == PolicyRefusal("expired")
+    assert decided(replace(CLIENT, expires=AT + timedelta(seconds=left))) == PolicyRefusal(Reason.EXPIRED)
 
 
 def test_the_health_port_opens_with_every_door_unless_switched_off() -> None:
@@ -132,7 +133,7 @@ def test_a_single_use_never_covers_the_health_port() -> None:
 
 
 def test_a_client_with_nothing_to_open_is_told_apart() -> None:
-    assert decided(replace(CLIENT, ports=(), disable_health_port=True)) == PolicyRefusal("no_ports")
+    assert decided(replace(CLIENT, ports=(), disable_health_port=True)) == PolicyRefusal(Reason.NO_PORTS)
 
 
 def test_port_lists_are_canonical_so_that_equal_ones_share_a_rule() -> None:

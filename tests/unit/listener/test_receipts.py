@@ -7,8 +7,8 @@ import pytest
 from openme.listener import receipts
 from openme.listener.receipts import PENDING_SECONDS, Receipts
 from openme.seam.messages import ForgetReceipt, KnockAccepted, KnockRefused, Order, ReceiptPart, accepted, unpack_order
+from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import seal_receipt
-from openme.wire.v2 import ReceiptKeys
 
 TEXT = b'{"client": "alice"}'
 

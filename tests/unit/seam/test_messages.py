@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from openme.reasons import Reason
 from openme.seam import messages
 from openme.seam.messages import (
     FRAME_SIZE,
@@ -142,7 +143,7 @@ def test_no_repr_shows_a_key_or_a_text() -> None:
 
 
 def test_a_number_that_is_too_large_is_the_largest() -> None:
-    assert unpack_report_untrusted(Dropped("length", MAX_NUMBER + 1).pack()) == Dropped("length", MAX_NUMBER)
+    assert unpack_report_untrusted(Dropped(Reason.LENGTH, MAX_NUMBER + 1).pack()) == Dropped(Reason.LENGTH, MAX_NUMBER)
 
 
 @pytest.mark.parametrize(

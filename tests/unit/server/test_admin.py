@@ -20,16 +20,15 @@ from openme.firewall.memory import MemoryFirewall
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper, Now
-from openme.keeper.replay import ReplayMemory
 from openme.keeper.revoked_keys import lift_key, revoke_keys
 from openme.keeper.rules import rules_for
-from openme.keeper.store import Store
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.ports import parse_port_spec
 from openme.server import config_watch
 from openme.server.config_watch import ConfigWatch
 from openme.server.keeper_process import KeeperProcess, Parts
+from openme.store.sqlite import SqliteStore
 from support.keeper_process import answered
 
 KEY = base64.b64encode(bytes(32)).decode()
@@ -65,11 +64,11 @@ class Desk:
         add_client(self.config, "bob", {"ed25519_pubkey": str(self.bob)})
         self.firewall = StubbornFirewall(lambda: 0.0)
         self.watch = ConfigWatch(self.config)
-        store = Store(self.state, folder)
+        store = SqliteStore(self.state, folder)
         stack.callback(store.close)
         pair = [stack.enter_context(end) for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
         listening = stack.enter_context(socket.socket(socket.AF_UNIX))
-        self.keeper = Keeper(self.watch.config, ReplayMemory(60 * 10**9), Journal(), lambda _: False)
+        self.keeper = Keeper(self.watch.config, lambda _: False)
         self.firewall.start(rules_for(self.watch.config))
         parts = Parts(self.keeper, store, self.firewall, self.watch, Journal(), pair[0], listening, None)
         self.process = KeeperProcess(parts, lambda: Now(10**18, 0.0))

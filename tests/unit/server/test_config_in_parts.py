@@ -299,7 +299,7 @@ def test_a_disk_that_does_not_answer_ends_no_server_whose_rules_were_taken_away(
 ) -> None:
     with keeper_world(tmp_path) as world:
         world.knock(packet_v2())
-        world.parts.store._connection.execute("DROP TABLE holder")
+        world.store._connection.execute("DROP TABLE holder")
         world.firewall.flush()
         world.process._on_ruleset_change()
         world.clock.advance(1)
@@ -320,7 +320,7 @@ def test_what_ended_in_steps_is_cut_though_the_disk_does_not_tell_the_rest(tmp_p
             world.knock(packet_v2(timestamp_ns=world.clock.now.unix_ns, label=number), source=source)
         world.work_off()
         assert len(world.open_for()) == len(sources)
-        world.parts.store._connection.execute("DROP TABLE holder")
+        world.store._connection.execute("DROP TABLE holder")
         world.firewall.cuts.clear()
         world.write_config(ONLY_BOB)
         world.clock.advance(1)

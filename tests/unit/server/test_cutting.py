@@ -7,10 +7,10 @@ import pytest
 
 from openme.firewall.base import CutTarget, FirewallError, IPAddress, IsOpen, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
-from openme.keeper.store import StoreError
 from openme.ports import parse_port_spec
 from openme.server.cutting import Cut, Cutting
 from openme.server.slices import Slices
+from openme.store.base import StoreError
 
 PORTS = parse_port_spec("22/tcp")
 ALICE, BOB = ip_address("192.0.2.2"), ip_address("192.0.2.3")

@@ -9,6 +9,7 @@ import pytest
 from openme.firewall.base import IPAddress
 from openme.keeper.grants import Grant
 from openme.keeper.policy import client_lists
+from openme.reasons import End
 from openme.server import config_parts, config_watch, keeper_process, slices
 from support.command import until
 from support.keeper_process import KeeperWorld, keeper_world
@@ -109,7 +110,7 @@ def test_a_later_config_counts_for_doors_that_still_follow_an_earlier_one(world:
 def test_close_of_many_doors_takes_steps_and_who_knocks_meanwhile_stays_in(world: KeeperWorld) -> None:
     let_in(world, "alice", *range(9))
     bobs = let_in(world, "bob", 20)
-    grants = [(grant, "closed") for grant in world.parts.keeper.grants_of("alice")]
+    grants = [(grant, End.CLOSED) for grant in world.parts.keeper.grants_of("alice")]
     world.process._end(grants, world.clock.now)
     assert len(world.open_for()) == 8
     world.clock.advance(1)

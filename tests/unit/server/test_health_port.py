@@ -175,6 +175,20 @@ def test_a_port_that_comes_to_be_named_is_left_and_only_then_shown(world: Keeper
     assert "health_port 4000/tcp (named by client alice)" in records[-1].getMessage()
 
 
+def test_it_is_told_again_until_it_has_left(world: KeeperWorld) -> None:
+    """Under a flood its answer may be lost."""
+    world.write_config(NAMED, SERVER)
+    for _ in range(4):
+        world.turn()
+        world.clock.advance(0.5)
+    assert len(world.orders(LeaveHealthPort)) == 2
+    left(world)
+    world.turn()
+    world.clock.advance(5)
+    world.turn()
+    assert world.orders(LeaveHealthPort) == []
+
+
 def test_it_is_not_taken_back_while_the_server_runs(world: KeeperWorld) -> None:
     world.write_config(NAMED, SERVER)
     world.turn()

@@ -17,9 +17,7 @@ from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper, Now
 from openme.keeper.policy import client_lists
-from openme.keeper.replay import ReplayMemory
 from openme.keeper.rules import rules_for
-from openme.keeper.store import Store
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.netlink.routes import Link
@@ -29,6 +27,7 @@ from openme.server.config_watch import ConfigWatch
 from openme.server.hidden_ports import HiddenPorts, read_hidden_ports
 from openme.server.interfaces import InterfaceWatch
 from openme.server.keeper_process import KeeperProcess, Parts
+from openme.store.sqlite import SqliteStore
 from support.keeper_process import answered
 
 NS = 10**9
@@ -85,9 +84,9 @@ class Desk:
     def open(self, stack: ExitStack, interfaces: InterfaceWatch | None = None) -> None:
         self.watch = ConfigWatch(self.path)
         config = self.watch.config
-        store = Store(self.state, self.folder)
+        store = SqliteStore(self.state, self.folder)
         stack.callback(store.close)
-        self.keeper = Keeper(config, ReplayMemory(60 * NS), Journal(), lambda _: False)
+        self.keeper = Keeper(config, lambda _: False)
         self.hidden = HiddenPorts(self.state)
         self.hidden.note(config)
         ends = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from openme.listener.listener import Listener
+from openme.reasons import Reason
 from openme.seam import messages
 from openme.seam.channel import channel, send
 from openme.seam.messages import (
@@ -46,8 +47,9 @@ from openme.server.listener_process import (
     address_of,
 )
 from openme.server.sockets import bind_health, bind_knock
+from openme.wire import v2
+from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import seal_receipt
-from openme.wire.v2 import ReceiptKeys
 from support import independent_v2
 from support.command import until
 from support.keeper_process import KeptMessages
@@ -128,7 +130,7 @@ def test_what_is_no_knock_gets_no_frame_and_no_answer_and_is_counted(running: Ru
 
 def test_without_a_key_nothing_is_a_version_1_knock(running: Running) -> None:
     send(running.keeper, ForgetV1Key(0).pack())
-    until(lambda: not running.process._listener._v1_keys, "the key is forgotten")
+    until(lambda: not running.process._listener._keys[1], "the key is forgotten")
     running.knock(packet()).close()
     until(lambda: running.process._counts.total, "it is counted")
     assert running.process._counts.total == {"filter": 1}
@@ -136,7 +138,7 @@ def test_without_a_key_nothing_is_a_version_1_knock(running: Running) -> None:
 
 def test_a_keeper_that_is_busy_costs_a_count_and_no_wait(running: Running) -> None:
     number = 0
-    while not running.process._counts.total["busy"]:
+    while not running.process._counts.total[Reason.BUSY]:
         running.knock(packet(label=number)).close()
         number += 1
         assert number < 1_000_000
@@ -153,8 +155,8 @@ def closed(connection: socket.socket) -> bool:
         return False
 
 
-def _counted(counts: Counter[str], before: int) -> None:
-    until(lambda: counts["length"] > before, "it is counted")
+def _counted(counts: Counter[Reason], before: int) -> None:
+    until(lambda: counts[Reason.LENGTH] > before, "it is counted")
 
 
 class HeldClock:
@@ -170,7 +172,7 @@ class HeldClock:
         self._now += seconds
         counts = self._running.process._counts.total
         for _ in range(2):  # when the second is counted, all that followed the first is done
-            before = counts["length"]
+            before = counts[Reason.LENGTH]
             self._running.knock(b"wake up").close()
             _counted(counts, before)
 
@@ -222,7 +224,7 @@ def test_a_refusal_is_reported_with_its_reason_and_its_source(
 ) -> None:
     monkeypatch.setattr(running.process._reporter, "_each", True)  # as on level debug
     running.knock(b"x").close()
-    report = Dropped("length", 1, ip_address("127.0.0.1"))
+    report = Dropped(Reason.LENGTH, 1, ip_address("127.0.0.1"))
     assert unpack_report_untrusted(running.keeper.recv(1000)) == report
 
 
@@ -485,7 +487,7 @@ def test_a_frame_is_wiped_whether_or_not_the_keeper_took_it(
         while send(messages, bytes(FRAME_SIZE)):  # type: ignore[arg-type]
             pass
     messages.taken.clear()
-    process._on_datagram_untrusted((packet_v2(), ("127.0.0.1",)), 2)
+    process._on_datagram_untrusted((packet_v2(), ("127.0.0.1",)), v2.WIRE)
     ((message, copy),) = messages.taken
     assert unpack_frame_untrusted(copy).packet == packet_v2()
     assert not any(message)

@@ -21,13 +21,14 @@ from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
 from openme.keeper.policy import client_lists
-from openme.keeper.replay import Remembered, ReplayMemory
 from openme.keeper.rules import rules_for
-from openme.keeper.store import Accepted, Holder, Store
 from openme.ports import parse_port_spec
 from openme.seam.channel import channel
 from openme.server.door_steps import AT_ONCE
 from openme.server.keeper_process import KeeperProcess, Parts
+from openme.store.base import Claim, Holder
+from openme.store.sqlite import SqliteStore, make_memory
+from openme.wire.knock import Knock
 from support.knocks import ALICE, ELSEWHERE, HOME, NOW, config, later, nonce
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Watch:
 @dataclass
 class Process:
     keeper: Keeper
-    store: Store
+    store: SqliteStore
     firewall: Slow
     watch: Watch
     process: KeeperProcess
@@ -122,8 +123,8 @@ class Process:
         """Alice had a door open once."""
         ports = self.keeper.config.clients["alice"].ports
         holder = Holder(KEY, address, "alice", ports, NOW.unix - 60, NOW.unix - 30)
-        part = Remembered(KEY, NOW.unix_ns, nonce(address), HOME, 0)
-        self.store.commit([Accepted(part, "alice", NOW.unix, holder)])
+        knock = Knock(NOW.unix_ns, nonce(address), None)
+        self.store.claim([Claim(KEY, knock, HOME, "alice", NOW.unix, holder)], lambda _: None)
         self.process._seen[KEY] = ("alice", NOW.unix)
 
 
@@ -134,10 +135,12 @@ def made(tmp_path: Path) -> Iterator[Process]:
         stack.enter_context(closing(listener))
         stack.enter_context(closing(ours))
         control = stack.enter_context(closing(socket.socket(socket.AF_UNIX)))
-        store = Store(tmp_path)
+        make_memory(tmp_path)
+        store = SqliteStore(tmp_path)
         stack.callback(store.close)
+        store.load(60 * 10**9, NOW.unix_ns)
         parsed = config()
-        keeper = Keeper(parsed, ReplayMemory(60 * 10**9), Journal(), lambda _: False)
+        keeper = Keeper(parsed, lambda _: False)
         firewall, watch = Slow(), Watch(parsed)
         firewall.start(rules_for(parsed))
         state_file = tmp_path / "sessions.json"
@@ -294,8 +297,8 @@ def test_a_disk_that_refuses_the_state_file_is_said_once(made: Process, caplog: 
 
 def test_what_is_stored_of_many_is_told_in_steps(made: Process) -> None:
     keys = [number.to_bytes(32, "big") for number in range(1, 1001)]
-    knocks = [Remembered(key, NOW.unix_ns, nonce(HOME), HOME, 0) for key in keys]
-    made.store.commit([Accepted(knock, "somebody", NOW.unix, None) for knock in knocks])
+    knock = Knock(NOW.unix_ns, nonce(HOME), None)
+    made.store.claim([Claim(key, knock, HOME, "somebody", NOW.unix, None) for key in keys], lambda _: None)
     steps = made.process._answer(b'{"command": "stored"}')
     assert not isinstance(steps, Reply)
     taken = 0

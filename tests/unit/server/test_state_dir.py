@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from openme.errors import OpenmeError
-from openme.keeper.store import has_lived
 from openme.server.start import state_lock
+from openme.store.places import has_lived
 
 STRANGER = 4711
 

@@ -7,15 +7,20 @@ from copy import deepcopy
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 
 from openme.keeper.grants import Grant
 from openme.moments import rfc3339
 from openme.ports import parse_port_spec
-from openme.server.state_file import json_text, sessions_value, write_state_file
+from openme.server.state_file import StateLines, json_text, sessions_value, write_state_file
 from support.knocks import ELSEWHERE, HOME, NOW
 from support.steps import done
+
+if TYPE_CHECKING:
+    from openme.wire.knock import IPAddress
 
 
 def grant(name: str, *specs: str) -> Grant:
@@ -126,3 +131,74 @@ def test_a_door_for_a_network_is_listed_with_the_address_and_the_network() -> No
     wide = replace(grant("alice"), address=network.network_address, network=network, knocked_for=HOME)
     (session,) = done(sessions_value([wide], {}, NOW.unix))["active_sessions"]
     assert (session["ip"], session["network"]) == (str(HOME), "203.0.113.0/24")
+
+
+def test_a_door_for_a_network_and_one_for_an_address_in_it_are_lines_of_their_own() -> None:
+    network = ip_network("203.0.113.0/24")
+    alone = grant("alice")
+    wide = replace(alone, address=network.network_address, network=network, knocked_for=HOME)
+    for goes, stays in ((alone, wide), (wide, alone)):
+        lines = StateLines()
+        for one in (alone, wide):
+            lines.change((one.client_key, one.address), one)
+        lines.change((goes.client_key, goes.address), None)
+        (session,) = json.loads(done(lines.text(NOW.unix, {"warnings": []})))["active_sessions"]
+        assert ("network" in session) == (stays is wide)
+
+
+def test_lines_that_follow_changes_are_the_text_of_the_whole() -> None:
+    lines, chance = StateLines(), Random(7)
+    held: dict[tuple[bytes, IPAddress], Grant] = {}
+    seen: dict[str, float] = {}
+    rest = {"hidden_though_unnamed": ["22/tcp"], "warnings": []}
+    for number in range(400):
+        key = chance.choice("abcdef").encode(), HOME + chance.randrange(3)
+        made = replace(grant(chance.choice("xyz"), "22/tcp"), client_key=key[0], address=key[1], opened_at=number)
+        if chance.random() < 0.3:
+            held.pop(key, None)
+            lines.change(key, None)
+        else:
+            held[key] = made
+            lines.change(key, made)
+        if chance.random() < 0.05:
+            seen.clear()
+            lines.forget_seen()
+        name = chance.choice(("alice", "bob", 'q"', "alice2"))
+        seen[name] = NOW.unix + number
+        lines.saw(name, NOW.unix + number)
+        if number % 20 == 0:
+            whole = done(sessions_value(held.values(), seen, NOW.unix)) | rest
+            told = json.loads(done(lines.text(NOW.unix, deepcopy(rest))))
+            order = [(session["client_name"], session["ip"]) for session in told["active_sessions"]]
+            assert order == sorted(order)
+            assert sorted(map(repr, told.pop("active_sessions"))) == sorted(map(repr, whole.pop("active_sessions")))
+            assert list(told["last_seen"]) == sorted(told["last_seen"])
+            assert told == whole
+
+
+def test_the_text_of_lines_is_the_same_to_the_byte() -> None:
+    rest: dict[str, list[str]] = {"hidden_though_unnamed": [], "warnings": ["a warning"]}
+    for grants in ([], [grant("bob"), grant("alice", "22/tcp", "8080-8090/udp")]):
+        lines = StateLines()
+        for one in grants:
+            lines.change((one.client_key, one.address), one)
+            lines.saw(one.client_name, NOW.unix)
+        whole = done(sessions_value(grants, {one.client_name: NOW.unix for one in grants}, NOW.unix))
+        assert done(lines.text(NOW.unix, deepcopy(rest))) == done(json_text(whole | deepcopy(rest)))
+
+
+def test_a_change_costs_no_other_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = StateLines()
+    for number in range(200):
+        lines.change((b"k", HOME + number), replace(grant("alice", "22/tcp"), address=HOME + number))
+    made: list[object] = []
+    real = json.dumps
+
+    def dumps(value: object) -> str:
+        made.append(value)
+        return real(value)
+
+    monkeypatch.setattr(json, "dumps", dumps)
+    lines.change((b"k", HOME), grant("alice", "23/tcp"))
+    done(lines.text(NOW.unix, {"warnings": []}))
+    assert sum(isinstance(value, dict) for value in made) == 1

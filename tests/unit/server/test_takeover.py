@@ -8,10 +8,10 @@ import pytest
 from openme.config.model import ServerConfig
 from openme.firewall.base import Door, PortList
 from openme.keeper.policy import health_list
-from openme.keeper.store import Holder
 from openme.networks import IPNetwork
 from openme.ports import parse_port_spec
 from openme.server.keeper_process import adopted_grants
+from openme.store.base import Holder
 from support.knocks import ALICE, BOB, ELSEWHERE, HOME, NOW, STRANGER, config
 
 SSH, WEB = PortList(parse_port_spec("22/tcp")), PortList(parse_port_spec("443/tcp"))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt, crypto_aead_chacha20poly1305_ietf_encrypt
 
+from openme.wire.base import ReceiptKeys
 from openme.wire.knock import BadPacket
 from openme.wire.receipt import (
     MAX_SIZE,
@@ -19,7 +20,6 @@ from openme.wire.receipt import (
     receipt_text,
     seal_receipt,
 )
-from openme.wire.v2 import ReceiptKeys
 
 KEYS = ReceiptKeys(b"i" * 16, b"k" * 32, b"n" * 12)
 EPOCH_KEYS = EpochKeyList(2951, tuple(bytes([number]) * 32 for number in range(53)))

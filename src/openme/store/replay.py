@@ -5,21 +5,20 @@ timestamp is at least H - 2·window. Signed time alone evicts, never the server'
 be moved by whoever turns that clock, so a restart or a clock set back replays nothing. A knock older than every nonce
 kept is refused without looking for its nonce, so forgetting an old nonce never lets it in again.
 
-Pure: what must reach the disk before a door opens is returned to the caller.
+Pure: what must reach the disk before a door opens is returned to the caller. What a knock costs does not grow with what
+is remembered: nonces are let go one by one, the oldest first.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from heapq import heapify, heappop, heappush
 
+from openme.reasons import Reason
+from openme.store.base import AlreadyUsed, CannotStore, ClaimRefusal, Reset, Run
 from openme.wire.knock import IPAddress, Knock
 
 MAX_NONCES = 256  # per client; more knocks than that within 2·window are refused
 MAX_RUNS = 8
-
-ReplayReason = Literal["replay", "stale", "too_many"]
-Run = tuple[int, int]
-"""The first and last signed time, in nanoseconds, of knocks that were accepted without a gap of more than 2·window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +26,7 @@ class Remembered:
     """One accepted knock: 32-byte client key, timestamp in nanoseconds, 16-byte nonce, source address.
 
     `low_ns`: what was signed before this is refused for this client from now on. `runs`: where its signed times lie.
+    `lets_go`: whether older nonces of this client are forgotten with it.
     """
 
     client_key: bytes
@@ -35,33 +35,33 @@ class Remembered:
     source: IPAddress
     low_ns: int
     runs: tuple[Run, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """A client whose time begins anew: what is to be stored instead of all that was known of it."""
-
-    client_key: bytes
-    low_ns: int
-    runs: tuple[Run, ...]
-    shut: tuple[Run, ...]
+    lets_go: bool = True
 
 
 @dataclass(slots=True)
 class _ClientMemory:
+    """`oldest`: a heap of (timestamp, nonce) of all `nonces`."""
+
     high_ns: int
     low_ns: int
     nonces: dict[bytes, tuple[int, IPAddress]] = field(default_factory=dict)
     runs: tuple[Run, ...] = ()
     shut: tuple[Run, ...] = ()
+    oldest: list[tuple[int, bytes]] = field(default_factory=list)
 
+    def is_full(self, low_ns: int) -> bool:
+        """Whether there is room for no nonce more once those older than `low_ns` have gone."""
+        if len(self.nonces) < MAX_NONCES:
+            return False
+        return sum(timestamp_ns >= low_ns for timestamp_ns, _ in self.oldest) >= MAX_NONCES
 
-@dataclass(frozen=True, slots=True)
-class ReplayRefusal:
-    """Why a knock was refused; for `replay`, where the accepted original came from."""
-
-    reason: ReplayReason
-    first_source: IPAddress | None = None
+    def let_go(self, low_ns: int) -> bool:
+        """Forget the nonces of what was signed before; whether there were any."""
+        any_went = False
+        while self.oldest and self.oldest[0][0] < low_ns:
+            del self.nonces[heappop(self.oldest)[1]]
+            any_went = True
+        return any_went
 
 
 class ReplayMemory:
@@ -95,6 +95,9 @@ class ReplayMemory:
                     timestamp_ns, timestamp_ns, runs=((timestamp_ns, timestamp_ns),)
                 )
             memory.nonces[nonce] = (timestamp_ns, source)
+        for memory in self._clients.values():
+            memory.oldest = [(timestamp_ns, nonce) for nonce, (timestamp_ns, _) in memory.nonces.items()]
+            heapify(memory.oldest)
 
     def set_window(self, window_ns: int) -> None:
         """Follow a changed `replay_window`. A longer one keeps more from now on, and brings nothing back."""
@@ -126,32 +129,42 @@ class ReplayMemory:
             self.floor_ns = min(self.floor_ns, now_ns + self._window_ns)
         return [done for key in list(self._clients) if (done := self.reset(key, now_ns)) is not None]
 
-    def accept(self, client_key: bytes, knock: Knock, source: IPAddress) -> Remembered | ReplayRefusal:
+    def accept(self, client_key: bytes, knock: Knock, source: IPAddress) -> Remembered | ClaimRefusal:
         """Remember a knock that has passed every earlier check, or say why it is refused.
 
         The caller stores the result durably before it opens anything.
         """
         timestamp_ns = knock.timestamp_ns
         if self.floor_ns is not None and timestamp_ns < self.floor_ns:
-            return ReplayRefusal("stale")
+            return AlreadyUsed(Reason.STALE)
         memory = self._clients.get(client_key) or _ClientMemory(timestamp_ns, timestamp_ns - 2 * self._window_ns)
         if first := memory.nonces.get(knock.random_nonce):
-            return ReplayRefusal("replay", first[1])
+            return AlreadyUsed(Reason.REPLAY, first[1])
         if timestamp_ns < memory.low_ns or any(first <= timestamp_ns <= last for first, last in memory.shut):
-            return ReplayRefusal("stale")
+            return AlreadyUsed(Reason.STALE)
         high_ns = max(memory.high_ns, timestamp_ns)
         # `low_ns` never falls, not even when the window grows: below it nonces have been let go.
         low_ns = max(memory.low_ns, high_ns - 2 * self._window_ns)
-        kept = {nonce: seen for nonce, seen in memory.nonces.items() if seen[0] >= low_ns}
-        if len(kept) >= MAX_NONCES:
-            return ReplayRefusal("too_many")
-        kept[knock.random_nonce] = (timestamp_ns, source)
+        if memory.is_full(low_ns):
+            return CannotStore(Reason.TOO_MANY)
+        memory.high_ns, memory.low_ns = high_ns, low_ns
+        lets_go = memory.let_go(low_ns)
+        memory.nonces[knock.random_nonce] = (timestamp_ns, source)
+        heappush(memory.oldest, (timestamp_ns, knock.random_nonce))
         # What was shut and lies behind now stays known, since a reset lets `low_ns` fall.
         behind = [run for run in memory.shut if run[1] < low_ns]
-        runs = _merged(sorted((*memory.runs, *behind, (timestamp_ns, timestamp_ns))), 2 * self._window_ns)
-        shut = tuple(run for run in memory.shut if run[1] >= low_ns)
-        self._clients[client_key] = _ClientMemory(high_ns, low_ns, kept, runs, shut)
-        return Remembered(client_key, timestamp_ns, knock.random_nonce, source, low_ns, runs)
+        memory.runs = _with(memory.runs, behind, timestamp_ns, 2 * self._window_ns)
+        if behind:
+            memory.shut = tuple(run for run in memory.shut if run[1] >= low_ns)
+        self._clients[client_key] = memory
+        return Remembered(client_key, timestamp_ns, knock.random_nonce, source, low_ns, memory.runs, lets_go)
+
+
+def _with(runs: tuple[Run, ...], behind: list[Run], timestamp_ns: int, gap_ns: int) -> tuple[Run, ...]:
+    """The runs with a time more, and those that were shut and are behind now."""
+    if runs and not behind and runs[-1][0] <= timestamp_ns <= runs[-1][1] + gap_ns:  # nearly every knock
+        return (*runs[:-1], (runs[-1][0], max(runs[-1][1], timestamp_ns)))
+    return _merged(sorted((*runs, *behind, (timestamp_ns, timestamp_ns))), gap_ns)
 
 
 def _merged(runs: list[Run], gap_ns: int) -> tuple[Run, ...]:

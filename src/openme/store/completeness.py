@@ -7,7 +7,7 @@ ahead, and whatever else is found is a loss: part of what was accepted may not b
 from dataclasses import dataclass
 from typing import Literal
 
-from openme.keeper.mark import Mark
+from openme.store.mark import Mark
 
 
 @dataclass(frozen=True, slots=True)

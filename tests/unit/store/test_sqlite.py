@@ -7,7 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -15,22 +15,14 @@ from typing import Any
 
 import pytest
 
-from openme.keeper import store as store_module
-from openme.keeper.mark import MARK
-from openme.keeper.replay import Remembered, ReplayMemory, ReplayRefusal
-from openme.keeper.store import (
-    COMPLETE,
-    DATABASE,
-    Accepted,
-    Holder,
-    Seen,
-    Store,
-    StoreError,
-    has_lived,
-    make_memory,
-    read_seen,
-)
 from openme.ports import parse_port_spec
+from openme.store import sqlite as store_module
+from openme.store.base import FIRST, Claim, ClaimRefusal, Holder, Outcome, Seen, StoreError
+from openme.store.mark import MARK
+from openme.store.places import COMPLETE, DATABASE, has_lived
+from openme.store.reader import read_seen
+from openme.store.replay import ReplayMemory
+from openme.store.sqlite import SqliteStore, make_memory
 from openme.wire.knock import IPAddress, Knock, pack_address, unpack_address
 from support.knocks import ELSEWHERE, HOME, NS, START, nonce
 
@@ -40,32 +32,42 @@ PORTS = parse_port_spec("22/tcp")
 W = 60 * NS
 
 
-def accept(memory: ReplayMemory, store: Store, label: object, at: int = START, *, grant: bool = True) -> Accepted:
-    outcome = memory.accept(KEY, Knock(at, nonce(label), None), HOME)
-    assert isinstance(outcome, Remembered)
+def accept(store: SqliteStore, label: object, at: int = START, *, grant: bool = True) -> Knock:
     holder = Holder(KEY, ELSEWHERE, "alice", PORTS, at / NS, at / NS + 30) if grant else None
-    accepted = Accepted(outcome, "alice", at / NS, holder)
-    store.commit([accepted])
-    return accepted
+    knock = Knock(at, nonce(label), None)
+    store.claim([Claim(KEY, knock, HOME, "alice", at / NS, holder)], expected)
+    return knock
 
 
-def made_store(directory: Path) -> Store:
+def expected(outcomes: Sequence[Outcome]) -> None:
+    """All of them are the first."""
+    assert all(outcome == FIRST for outcome in outcomes)
+
+
+def loaded(store: SqliteStore, window: int, now: int) -> ReplayMemory:
+    """What the store decides by."""
+    store.load(window, now)
+    assert store._memory is not None
+    return store._memory
+
+
+def made_store(directory: Path) -> SqliteStore:
     """A store as the server makes it: with a place for what only a restart of the machine loses."""
     RUN.mkdir(exist_ok=True)
-    return Store(directory, RUN)
+    return SqliteStore(directory, RUN)
 
 
 def refusal(memory: ReplayMemory, label: object, at: int = START) -> str:
     outcome = memory.accept(KEY, Knock(at, nonce(label), None), HOME)
-    return outcome.reason if isinstance(outcome, ReplayRefusal) else "accepted"
+    return outcome.reason if isinstance(outcome, ClaimRefusal) else "accepted"
 
 
-def opened(directory: Path, now: int = START) -> tuple[Store, ReplayMemory]:
+def opened(directory: Path, now: int = START) -> tuple[SqliteStore, ReplayMemory]:
     """The first one is a new server's; whatever is there already is left as it is."""
     if not has_lived(directory):
         make_memory(directory)
     store = made_store(directory)
-    return store, store.load(W, now)
+    return store, loaded(store, W, now)
 
 
 def reopened(directory: Path, now: int = START) -> ReplayMemory:
@@ -75,8 +77,8 @@ def reopened(directory: Path, now: int = START) -> ReplayMemory:
 
 
 def test_an_accepted_knock_is_refused_after_a_restart(tmp_path: Path) -> None:
-    store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    store, _memory = opened(tmp_path)
+    accept(store, "a")
     store.close()
     later = reopened(tmp_path)
     assert refusal(later, "a") == "replay"
@@ -85,8 +87,8 @@ def test_an_accepted_knock_is_refused_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_what_is_committed_is_there_although_nothing_was_closed(tmp_path: Path) -> None:
-    store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    store, _memory = opened(tmp_path)
+    accept(store, "a")
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in (DATABASE, f"{DATABASE}-wal", MARK):
@@ -106,7 +108,7 @@ def test_every_commit_is_synced(tmp_path: Path) -> None:
 def test_the_mark_is_on_the_disk_after_the_database_and_before_a_commit_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, memory = opened(tmp_path)
+    store, _memory = opened(tmp_path)
     real = os.fdatasync
     seen: list[Path] = []
 
@@ -119,7 +121,7 @@ def test_the_mark_is_on_the_disk_after_the_database_and_before_a_commit_returns(
         seen.append(copy)
 
     monkeypatch.setattr(os, "fdatasync", noting)
-    accept(memory, store, "a")
+    accept(store, "a")
     assert len(seen) == 1
     monkeypatch.undo()
     store.close()
@@ -131,8 +133,8 @@ def test_the_mark_is_on_the_disk_after_the_database_and_before_a_commit_returns(
 
 def test_after_a_loss_the_files_have_another_id(tmp_path: Path) -> None:
     """No older copy of one of them fits to what comes."""
-    store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    store, _memory = opened(tmp_path)
+    accept(store, "a")
     before = store._store_id
     store.close()
     (tmp_path / DATABASE).write_bytes(b"")
@@ -144,8 +146,8 @@ def test_after_a_loss_the_files_have_another_id(tmp_path: Path) -> None:
 
 
 def test_who_was_in_and_who_was_seen_come_back(tmp_path: Path) -> None:
-    store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    store, _memory = opened(tmp_path)
+    accept(store, "a")
     store.close()
     store = made_store(tmp_path)
     assert store.holders() == [Holder(KEY, ELSEWHERE, "alice", PORTS, START / NS, START / NS + 30)]
@@ -161,9 +163,9 @@ def in_network(named: str, prefix: str, ends: float = 30) -> Holder:
     return Holder(KEY, network.network_address, "alice", PORTS, *times, network, ip_address(named))
 
 
-def write(store: Store, holder: Holder) -> None:
-    known = Remembered(KEY, START, nonce((holder.named, holder.expires_at)), HOME, 0)
-    store.commit([Accepted(known, "alice", START / NS, holder)])
+def write(store: SqliteStore, holder: Holder) -> None:
+    knock = Knock(START, nonce((holder.named, holder.network, holder.expires_at)), None)
+    store.claim([Claim(KEY, knock, HOME, "alice", START / NS, holder)], expected)
 
 
 def test_of_a_network_the_last_address_that_was_knocked_for_is_remembered(tmp_path: Path) -> None:
@@ -217,17 +219,17 @@ def test_an_earlier_openme_passes_a_network_over(tmp_path: Path) -> None:
             unpack_address(place)
 
 
-def given(store: Store, address: IPAddress, ends: float, key: bytes = KEY) -> None:
+def given(store: SqliteStore, address: IPAddress, ends: float, key: bytes = KEY) -> None:
     """A door for an address that closes so many seconds after the start."""
     holder = Holder(key, address, "alice", PORTS, START / NS, START / NS + ends)
-    store.commit([Accepted(Remembered(key, START, nonce(address), HOME, 0), "alice", START / NS, holder)])
+    store.claim([Claim(key, Knock(START, nonce(address), None), HOME, "alice", START / NS, holder)], expected)
 
 
 def test_of_one_client_the_addresses_whose_doors_closed_last_are_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "MOST_HOLDERS", 3)
-    store = made_store(tmp_path)
+    store, _ = opened(tmp_path)
     bob = b"B" * 32
     given(store, HOME, -100, bob)
     for number, ends in enumerate([-50, -10, -40, -20, -30]):
@@ -240,7 +242,7 @@ def test_of_one_client_the_addresses_whose_doors_closed_last_are_remembered(
 
 def test_what_is_open_now_is_remembered_however_much_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "MOST_HOLDERS", 3)
-    store = made_store(tmp_path)
+    store, _ = opened(tmp_path)
     for number, ends in enumerate([30, 31, 32, 33, 34, -1]):
         given(store, ELSEWHERE + number, ends)
     assert [holder.address for holder in store.holders_of(KEY)] == [ELSEWHERE + number for number in range(5)]
@@ -248,7 +250,7 @@ def test_what_is_open_now_is_remembered_however_much_it_is(tmp_path: Path, monke
 
 
 def test_holders_that_wait_for_the_disk_are_named_too(tmp_path: Path) -> None:
-    store = made_store(tmp_path)
+    store, _ = opened(tmp_path)
     store._connection = FailingConnection(store._connection)  # type: ignore[assignment]  # the three methods in use
     given(store, ELSEWHERE, 30)
     given(store, HOME, 30, b"B" * 32)
@@ -258,17 +260,17 @@ def test_holders_that_wait_for_the_disk_are_named_too(tmp_path: Path) -> None:
 
 
 def test_a_knock_that_opened_nothing_is_remembered_and_holds_nothing(tmp_path: Path) -> None:
-    store, memory = opened(tmp_path)
-    accept(memory, store, "a", grant=False)
+    store, _memory = opened(tmp_path)
+    accept(store, "a", grant=False)
     assert store.holders() == []
     store.close()
     assert refusal(reopened(tmp_path), "a") == "replay"
 
 
 def test_old_nonces_leave_the_disk_as_they_leave_the_memory(tmp_path: Path) -> None:
-    store, memory = opened(tmp_path)
+    store, _memory = opened(tmp_path)
     for number in range(50):
-        accept(memory, store, number, START + number * W)
+        accept(store, number, START + number * W)
     rows = store._connection.execute("SELECT count(*) FROM nonce").fetchone()
     assert rows == (3,)
     store.close()
@@ -281,13 +283,59 @@ def test_old_nonces_leave_the_disk_as_they_leave_the_memory(tmp_path: Path) -> N
     ]
 
 
+def test_what_is_let_go_within_a_batch_leaves_no_row(tmp_path: Path) -> None:
+    store, _ = opened(tmp_path)
+    knocks = [Knock(START + number * W, nonce(number), None) for number in range(50)]
+    store.claim([Claim(KEY, knock, HOME, "alice", START / NS, None) for knock in knocks], expected)
+    assert store._connection.execute("SELECT count(*) FROM nonce").fetchone() == (3,)
+    assert store._connection.execute("SELECT count(*) FROM mark").fetchone() == (1,)
+    store.close()
+    later = reopened(tmp_path)
+    assert [refusal(later, n, START + n * W) for n in (46, 47, 49)] == ["stale", "replay", "replay"]
+
+
+def test_a_reset_that_the_disk_refused_stops_no_later_knock(tmp_path: Path) -> None:
+    """Its rows are there still, and a client may use a nonce again."""
+    store, _ = opened(tmp_path)
+    accept(store, "a", START + W)
+    full = FailingConnection(store._connection)
+    store._connection = full  # type: ignore[assignment]  # the methods that are used
+    with pytest.raises(StoreError):
+        store.reset(KEY, START)
+    full.full = False
+    accept(store, "a", START + 1)
+    assert store.failing is None
+    store.close()
+    assert refusal(reopened(tmp_path), "a", START + 1) == "replay"
+
+
+def test_whose_doors_ended_long_ago_is_looked_for_once_an_hour(tmp_path: Path) -> None:
+    store, _ = opened(tmp_path)
+    day = 86400
+    given(store, ELSEWHERE, 30)
+    given(store, HOME, -40 * day)
+    for label, seconds, left in (("a", 0, 2), ("b", 3599, 2), ("c", 3600, 1)):
+        at = START + seconds * NS
+        claim = Claim(
+            KEY,
+            Knock(at, nonce(label), None),
+            HOME,
+            "alice",
+            at / NS,
+            Holder(KEY, ELSEWHERE, "alice", PORTS, at / NS, at / NS + 30),
+        )
+        store.claim([claim], expected)
+        assert len(store.holders()) == left
+    store.close()
+
+
 def test_a_window_that_grows_over_a_restart_reopens_nothing(tmp_path: Path) -> None:
-    store, memory = opened(tmp_path)
+    store, _memory = opened(tmp_path)
     for number in range(5):
-        accept(memory, store, number, START + number * W)
+        accept(store, number, START + number * W)
     store.close()
     store = made_store(tmp_path)
-    later = store.load(100 * W, START)
+    later = loaded(store, 100 * W, START)
     store.close()
     assert [refusal(later, number, START + number * W) for number in range(5)] == ["stale"] * 2 + ["replay"] * 3
 
@@ -317,7 +365,7 @@ def test_a_start_without_the_mark_trusts_only_what_cannot_have_been_accepted(tmp
 
 def test_a_lost_database_is_no_first_start_and_costs_what_was_signed_before_the_newest_knock(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
-    accept(memory, store, "a", START + 5)
+    accept(store, "a", START + 5)
     store.close()
     (tmp_path / DATABASE).unlink()
     store, memory = opened(tmp_path, START)
@@ -327,8 +375,8 @@ def test_a_lost_database_is_no_first_start_and_costs_what_was_signed_before_the_
 
 
 def test_a_start_that_ends_before_loading_has_not_made_good_what_was_lost(tmp_path: Path) -> None:
-    store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    store, _memory = opened(tmp_path)
+    accept(store, "a")
     store.close()
     (tmp_path / DATABASE).unlink()
     made_store(tmp_path).close()
@@ -369,7 +417,7 @@ def forget_run() -> None:
 def test_a_damaged_database_is_set_aside_and_nothing_old_opens(tmp_path: Path, damage: str) -> None:
     store, memory = opened(tmp_path)
     for number in range(200):
-        accept(memory, store, number, START + number)
+        accept(store, number, START + number)
     store.close()
     path = tmp_path / DATABASE
     raw = bytearray(path.read_bytes())
@@ -395,7 +443,7 @@ def test_a_damaged_database_is_set_aside_and_nothing_old_opens(tmp_path: Path, d
 
 def test_a_bit_that_makes_the_database_one_for_reading_only_is_damage(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    accept(store, "a")
     store.close()
     raw = bytearray((tmp_path / DATABASE).read_bytes())
     raw[18] = 3  # sqlite.org/fileformat2.html: the file format write version
@@ -403,14 +451,14 @@ def test_a_bit_that_makes_the_database_one_for_reading_only_is_damage(tmp_path: 
     store, memory = opened(tmp_path)
     assert store.damage
     assert refusal(memory, "a") == "stale"
-    accept(memory, store, "b", START + 1)
+    accept(store, "b", START + 1)
     assert store.failing is None
     store.close()
 
 
 def test_a_flipped_bit_in_the_name_of_a_column_is_damage_and_stops_nobody(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    accept(store, "a")
     store.close()
     raw = (tmp_path / DATABASE).read_bytes()
     for name in (b"epoch INTEGER", b"public BLOB", b"at REAL", b"last INTEGER", b"expires_at REAL", b"source BLOB NOT"):
@@ -428,9 +476,9 @@ def test_a_flipped_bit_in_the_name_of_a_column_is_damage_and_stops_nobody(tmp_pa
 @pytest.mark.parametrize("value", ["text", 1.5, None, b"bytes"])
 def test_what_no_digest_covers_may_be_anything(tmp_path: Path, value: object) -> None:
     store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    accept(store, "a")
     store.renew(KEY, 3000)
-    store.commit(())
+    store.flush()
     store.note_ratchet(2951, KEY)
     store.close()
     for statement in (
@@ -455,9 +503,9 @@ def test_what_no_digest_covers_may_be_anything(tmp_path: Path, value: object) ->
 
 def test_an_older_mark_beside_a_lost_database_lets_nothing_in_that_was_signed_before_the_start(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    accept(store, "a")
     older = (tmp_path / MARK).read_bytes()
-    accept(memory, store, "b", START + NS)
+    accept(store, "b", START + NS)
     store.close()
     (tmp_path / MARK).write_bytes(older)
     (tmp_path / DATABASE).unlink()
@@ -472,11 +520,11 @@ def test_where_neither_database_nor_mark_can_be_written_the_run_directory_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    accept(store, "a")
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setattr(store._mark_file, "write", refuses)
     store._connection.execute("PRAGMA query_only=1")
-    accept(memory, store, "b", START + NS)
+    accept(store, "b", START + NS)
     assert store.failing
     store.close()
     for path in tmp_path.iterdir():
@@ -493,8 +541,8 @@ def refuses(*_: object) -> None:
 
 
 def test_a_name_in_the_schema_that_is_no_text_any_more_is_damage(tmp_path: Path) -> None:
-    store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    store, _memory = opened(tmp_path)
+    accept(store, "a")
     store.close()
     raw = (tmp_path / DATABASE).read_bytes()
     for number, place in enumerate(range(raw.index(b"CREATE TABLE nonce") - 20, raw.index(b"CREATE TABLE nonce") + 60)):
@@ -504,13 +552,13 @@ def test_a_name_in_the_schema_that_is_no_text_any_more_is_damage(tmp_path: Path)
         (home / MARK).write_bytes((tmp_path / MARK).read_bytes())
         read_seen(home)
         again = made_store(home)
-        assert refusal(again.load(W, START), "a") in {"stale", "replay"}
+        assert refusal(loaded(again, W, START), "a") in {"stale", "replay"}
         again.close()
 
 
 def test_damage_noticed_and_then_a_crash_is_still_damage(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    accept(store, "a")
     store.close()
     (tmp_path / DATABASE).write_bytes(b"garbage" * 999)
     made_store(tmp_path)._connection.close()  # ended before load
@@ -531,10 +579,10 @@ def test_a_database_of_a_newer_openme_is_left_alone(tmp_path: Path) -> None:
 
 def test_without_a_directory_the_memory_decides_and_says_so(tmp_path: Path) -> None:
     store = made_store(tmp_path / "missing")
-    memory = store.load(W, START)
+    memory = loaded(store, W, START)
     assert store.failing is not None
     assert not store.was_complete
-    accept(memory, store, "a", START + W)  # nobody knows what was accepted before, however far it was dated ahead
+    accept(store, "a", START + W)  # nobody knows what was accepted before, however far it was dated ahead
     assert store.failing is not None
     assert refusal(memory, "a", START + W) == "replay"
     assert list(tmp_path.iterdir()) == []
@@ -557,8 +605,8 @@ def test_a_disk_that_cannot_be_read_now_is_not_damage(tmp_path: Path, monkeypatc
 def test_only_the_owner_may_read_what_is_stored(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        store, memory = opened(tmp_path)
-        accept(memory, store, "a")
+        store, _memory = opened(tmp_path)
+        accept(store, "a")
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
         store.close()
     finally:
@@ -581,6 +629,12 @@ class FailingConnection:
             raise sqlite3.OperationalError("database or disk is full")
         return self._real.execute(sql, *arguments)
 
+    def executemany(self, sql: str, rows: Iterable[Any]) -> sqlite3.Cursor:
+        rows = list(rows)
+        if self.full and rows:
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._real.executemany(sql, rows)
+
     def close(self) -> None:
         self._real.close()
 
@@ -588,8 +642,8 @@ class FailingConnection:
 def test_a_full_disk_locks_nobody_out_and_the_next_start_is_strict(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
     full = FailingConnection(store._connection)
-    store._connection = full  # type: ignore[assignment]  # the three methods that are used
-    accept(memory, store, "a")
+    store._connection = full  # type: ignore[assignment]  # the methods that are used
+    accept(store, "a")
     assert store.failing == "database or disk is full"
     assert refusal(memory, "a") == "replay"
     assert refusal(memory, "b") == "accepted"
@@ -600,13 +654,13 @@ def test_a_full_disk_locks_nobody_out_and_the_next_start_is_strict(tmp_path: Pat
 
 
 def test_what_a_full_disk_refused_is_written_when_it_has_room_again(tmp_path: Path) -> None:
-    store, memory = opened(tmp_path)
+    store, _memory = opened(tmp_path)
     full = FailingConnection(store._connection)
-    store._connection = full  # type: ignore[assignment]  # the three methods that are used
-    accept(memory, store, "a")
-    accept(memory, store, "b")
+    store._connection = full  # type: ignore[assignment]  # the methods that are used
+    accept(store, "a")
+    accept(store, "b")
     full.full = False
-    accept(memory, store, "c")
+    accept(store, "c")
     assert store.failing is None
     assert (tmp_path / MARK).exists()
     store.close()
@@ -621,9 +675,9 @@ def test_a_mark_that_cannot_be_made_only_makes_the_next_start_stricter(
     def fails(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    store, memory = opened(tmp_path)
+    store, _memory = opened(tmp_path)
     monkeypatch.setattr(os, "fdatasync", fails)
-    accept(memory, store, "a")
+    accept(store, "a")
     store.close()
     monkeypatch.undo()
     assert refusal(reopened(tmp_path), "a") in {"replay", "stale"}
@@ -657,7 +711,7 @@ def test_a_really_full_disk_opens_nothing_twice(small_disk: Path) -> None:
     fill(small_disk)
     number = 0
     while store.failing is None:
-        accept(memory, store, number, START + number)
+        accept(store, number, START + number)
         number += 1
         assert number < 1000
     assert [refusal(memory, n, START + n) for n in range(number)] == ["replay"] * number
@@ -671,15 +725,15 @@ def test_a_really_full_disk_opens_nothing_twice(small_disk: Path) -> None:
 @pytest.mark.root
 def test_a_start_on_a_full_disk_knows_everything_and_sets_nothing_aside(small_disk: Path) -> None:
     store, memory = opened(small_disk)
-    accept(memory, store, "a")
+    accept(store, "a")
     store.close()
     fill(small_disk)
     store, memory = opened(small_disk, START + NS)
     assert store.loss is None
     assert refusal(memory, "a") == "replay"
     while store.failing is None:
-        accept(memory, store, os.urandom(9), START + NS)
-    ahead = accept(memory, store, "ahead", START + W).remembered
+        accept(store, os.urandom(9), START + NS)
+    ahead = accept(store, "ahead", START + W)
     store._connection.close()
     assert list(small_disk.glob("*.damaged-*")) == []
     (small_disk / "filler").unlink()
@@ -692,16 +746,16 @@ def test_a_start_on_a_full_disk_knows_everything_and_sets_nothing_aside(small_di
 
 def test_a_floor_that_cannot_be_written_holds_all_the_same(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    accept(store, "a")
     store.close()
     (tmp_path / MARK).unlink()
     store = made_store(tmp_path)
     full = FailingConnection(store._connection)
-    store._connection = full  # type: ignore[assignment]  # the three methods that are used
-    memory = store.load(W, START)
+    store._connection = full  # type: ignore[assignment]  # the methods that are used
+    memory = loaded(store, W, START)
     assert refusal(memory, "a") == "stale"
     full.full = False
-    accept(memory, store, "b", START + 1)
+    accept(store, "b", START + 1)
     assert store.failing is None
     store.close()
     later = reopened(tmp_path, START + NS)
@@ -710,8 +764,8 @@ def test_a_floor_that_cannot_be_written_holds_all_the_same(tmp_path: Path) -> No
 
 def test_a_knock_dated_ahead_opens_nothing_twice_though_the_memory_is_lost(tmp_path: Path) -> None:
     """A floor at the moment of the start would let it in again: its time is still to come."""
-    store, memory = opened(tmp_path)
-    accept(memory, store, "ahead", START + W)
+    store, _memory = opened(tmp_path)
+    accept(store, "ahead", START + W)
     store._connection.close()  # killed
     (tmp_path / DATABASE).write_bytes(b"garbage" * 1000)
     later = reopened(tmp_path, START + NS)
@@ -723,12 +777,12 @@ def test_a_knock_dated_ahead_opens_nothing_twice_though_the_memory_is_lost(tmp_p
 def test_what_was_put_back_from_a_copy_is_noticed_until_the_machine_is_started_anew(
     tmp_path: Path, left: list[str]
 ) -> None:
-    store, memory = opened(tmp_path)
-    accept(memory, store, "before")
+    store, _ = opened(tmp_path)
+    accept(store, "before")
     store.close()
     copies = {name: (tmp_path / name).read_bytes() for name in left}
-    store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    store, _memory = opened(tmp_path)
+    accept(store, "a")
     store.close()
     for path in tmp_path.iterdir():
         path.unlink()
@@ -736,15 +790,15 @@ def test_what_was_put_back_from_a_copy_is_noticed_until_the_machine_is_started_a
         (tmp_path / name).write_bytes(content)
     again = made_store(tmp_path)
     assert again.loss
-    later = again.load(W, START + NS)
+    later = loaded(again, W, START + NS)
     again.close()
     assert refusal(later, "a") == "stale"
     assert refusal(later, "b", START + 1) == "accepted"
 
 
 def test_without_anything_left_a_start_refuses_whatever_may_have_been_dated_ahead(tmp_path: Path) -> None:
-    store, memory = opened(tmp_path)
-    accept(memory, store, "ahead", START + W)
+    store, _memory = opened(tmp_path)
+    accept(store, "ahead", START + W)
     store.close()
     for path in tmp_path.iterdir():
         path.unlink()
@@ -758,13 +812,13 @@ def test_without_anything_left_a_start_refuses_whatever_may_have_been_dated_ahea
 def test_the_mark_alone_knows_the_newest_time_after_a_reboot_under_a_clock_set_back(tmp_path: Path) -> None:
     year = 365 * 86400 * NS
     store, memory = opened(tmp_path)
-    accept(memory, store, "a", START + year)
+    accept(store, "a", START + year)
     store._connection.close()
     (tmp_path / DATABASE).write_bytes(b"")
     forget_run()
     for window, now in ((W, START), (10 * W, START), (1, START - year)):
         store = made_store(tmp_path)
-        memory = store.load(window, now)
+        memory = loaded(store, window, now)
         store.close()
         assert refusal(memory, "a", START + year) == "stale", "neither a clock nor a window lowers the floor"
         assert refusal(memory, "b", START + year + 1) == "accepted"
@@ -783,9 +837,9 @@ def test_full_disk_reboot_and_two_restarts_open_nothing_that_was_dated_ahead(
     for restart in range(3):
         store = made_store(tmp_path)
         assert store.failing
-        memory = store.load(W, START + restart * NS)
+        memory = loaded(store, W, START + restart * NS)
         if restart == 0:
-            accept(memory, store, "ahead", START + 57 * NS)
+            accept(store, "ahead", START + 57 * NS)
         assert refusal(memory, "ahead", START + 57 * NS) != "accepted"
 
 
@@ -801,13 +855,13 @@ def test_a_database_of_the_time_before_the_mark_is_taken_over(tmp_path: Path) ->
             old.execute("INSERT INTO nonce VALUES (?, ?, ?, ?)", (KEY, nonce("a"), START, source))
         if complete:
             (home / COMPLETE).touch()
-        store = Store(home)
+        store = SqliteStore(home)
         assert (store.loss is None) == complete
-        memory = store.load(W, START)
+        memory = loaded(store, W, START)
         assert refusal(memory, "a") in ({"replay"} if complete else {"stale"})
         store.close()
         assert not (home / COMPLETE).exists()
-        again = Store(home)
+        again = SqliteStore(home)
         assert again.loss is None
         again.close()
 
@@ -822,7 +876,7 @@ def test_a_floor_under_a_wrong_clock_gives_way_to_the_operators_word_alone(tmp_p
     reopened(tmp_path, START + year)
     store, memory = opened(tmp_path, START)
     assert refusal(memory, "b", START + NS) == "stale"
-    store.reset(memory.reset_all(START), memory.floor_ns)
+    store.reset_all(START)
     store.close()
     for each in (memory, reopened(tmp_path, START)):
         assert each.floor_ns == START + W
@@ -833,16 +887,15 @@ def test_a_floor_under_a_wrong_clock_gives_way_to_the_operators_word_alone(tmp_p
 def test_a_client_whose_clock_was_years_ahead_is_reset_and_nothing_opens_twice(tmp_path: Path) -> None:
     year, hour = 365 * 86400 * NS, 3600 * NS
     store, memory = opened(tmp_path)
-    accept(memory, store, "before")
+    accept(store, "before")
     ahead = [START + year, START + year + hour, START + year + 3 * hour]
     for at in ahead:
-        accept(memory, store, at, at)
+        accept(store, at, at)
     now = START + 10 * NS
     assert refusal(memory, "honest", now) == "stale"
-    done = memory.reset(KEY, now)
+    done = store.reset(KEY, now)
     assert done is not None
-    store.reset([done], None)
-    accept(memory, store, "in between", now + 1)
+    accept(store, "in between", now + 1)
     store.close()
     for each in (memory, reopened(tmp_path, now)):
         assert refusal(each, "before") == "stale"
@@ -865,7 +918,7 @@ def test_a_row_that_is_changed_gone_or_new_is_damage(tmp_path: Path, table: str)
         home = tmp_path / str(number)
         home.mkdir()
         store, memory = opened(home)
-        accept(memory, store, "a")
+        accept(store, "a")
         store.close()
         with closing(sqlite3.connect(home / DATABASE, isolation_level=None)) as other:
             other.execute(change.replace("rowid_like = 1", "timestamp_ns > 0"))
@@ -877,8 +930,8 @@ def test_a_row_that_is_changed_gone_or_new_is_damage(tmp_path: Path, table: str)
 
 
 def test_what_is_not_the_replay_memorys_may_be_damaged_and_costs_one_row(tmp_path: Path) -> None:
-    store, memory = opened(tmp_path)
-    accept(memory, store, "a")
+    store, _memory = opened(tmp_path)
+    accept(store, "a")
     store._connection.execute("UPDATE seen SET source = x'00', name = CAST(x'ff' AS TEXT)")
     store._connection.execute("UPDATE holder SET ports = '22/nothing', address = x'01'")
     store.close()
@@ -893,6 +946,6 @@ def test_a_clock_beyond_what_64_bits_hold_stops_nothing(tmp_path: Path) -> None:
     forget_run()
     (tmp_path / MARK).unlink()
     store = made_store(tmp_path)
-    assert store.load(W, 2**63 + 10**18).floor_ns == 2**63 - 1
+    assert loaded(store, W, 2**63 + 10**18).floor_ns == 2**63 - 1
     assert store.failing is None
     store.close()

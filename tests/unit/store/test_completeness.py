@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from openme.keeper.completeness import Chain, Found, Loss, loss_in
-from openme.keeper.mark import DIGEST_SIZE, ID_SIZE, MAX_NS, NO_DIGEST, DamagedMarkError, Mark, unpack_mark
+from openme.store.completeness import Chain, Found, Loss, loss_in
+from openme.store.mark import DIGEST_SIZE, ID_SIZE, MAX_NS, NO_DIGEST, DamagedMarkError, Mark, unpack_mark
 
 APART = "state.db and state.mark do not belong together"
 OLDER = "state.db and state.mark are older than this machine's last server"

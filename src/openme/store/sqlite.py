@@ -1,32 +1,31 @@
 """What survives the server: replay memory, grants and history, in SQLite under `state_dir`.
 
-`state.db` is written in WAL mode with `synchronous=FULL`: when `commit` returns, a power cut loses none of it (NORMAL
-does, measured in docs/decisions/0004-state.md). One commit carries every knock that waited, so they share one sync. The
-locking mode is exclusive: SQLite then keeps its index of the log in its own memory instead of a shared file, whose
-mapping a full disk turns into a signal that kills the server.
+`state.db` is written in WAL mode with `synchronous=FULL`: when `claim` has answered, a power cut loses none of it
+(NORMAL does, measured in docs/decisions/0004-state.md). One commit carries every knock that waited, so they share one
+sync. The locking mode is exclusive: SQLite then keeps its index of the log in its own memory instead of a shared file,
+whose mapping a full disk turns into a signal that kills the server.
 
 SQLite passes over a log from its first bad checksum on, checks no page, and takes an empty file for a new database. So
-each commit counts up and carries a digest over the whole replay memory, and the mark (`keeper.mark`), written after it
-and before a door opens, says how far the database must reach. What falls short is a loss (`keeper.completeness`), after
+each commit counts up and carries a digest over the whole replay memory, and the mark (`store.mark`), written after it
+and before a door opens, says how far the database must reach. What falls short is a loss (`store.completeness`), after
 which nothing opens that may have been accepted before.
 """
 
-import hashlib
 import os
 import sqlite3
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from openme.errors import OpenmeError
-from openme.keeper.completeness import Chain, Found, Loss, loss_in
-from openme.keeper.digest import Row, SetDigest
-from openme.keeper.mark import (
+from openme.reasons import Reason
+from openme.store.base import FIRST, Answer, Claim, Holder, RatchetNote, Reset, Run, Seen, StoreError, Unavailable
+from openme.store.completeness import Chain, Found, Loss, loss_in
+from openme.store.digest import Row, SetDigest
+from openme.store.mark import (
     ID_SIZE,
     MARK,
     MAX_COUNT,
@@ -37,18 +36,25 @@ from openme.keeper.mark import (
     MarkFile,
     within_64_bits,
 )
-from openme.keeper.replay import Remembered, ReplayMemory, Reset, Run
-from openme.networks import IPNetwork
-from openme.ports import PortRange, parse_port_spec
-from openme.wire.knock import IPAddress, pack_address, unpack_address
-
-DATABASE = "state.db"
-COMPLETE = "complete"
-"""An empty file that stood beside a whole database before there was a mark."""
-_LIVED = (
-    *("ratchet*", ".ratchet.old", "lock", "control", "files.json", "revoked*", "hidden_ports*"),
-    *(f"{DATABASE}*", f"{MARK}*", COMPLETE),
+from openme.store.places import COMPLETE, DATABASE, beside
+from openme.store.replay import Remembered, ReplayMemory
+from openme.store.rows import (
+    NETWORK_SIZE,
+    RENEWED,
+    SEEN,
+    holder_of,
+    note_of,
+    pack_place,
+    readable,
+    renewal_of,
+    seen_of,
+    text_of,
 )
+from openme.wire.knock import pack_address, unpack_address
+
+if TYPE_CHECKING:
+    from openme.store.base import Outcome
+
 _FORMAT = 2
 _BEFORE_THE_MARK = 1
 _PRIMARY_CODE = 0xFF  # sqlite.org/rescode.html: the low byte of an extended result code
@@ -71,10 +77,11 @@ _UNREADABLE = (ValueError, TypeError, OverflowError)
 _READONLY = sqlite3.SQLITE_READONLY
 _KEEP_HOLDERS = 30 * 86400.0  # seconds
 MOST_HOLDERS = 1024
-"""Addresses of one client that are remembered, for 30 days after their doors have closed: those that closed last.
-What is open now is remembered however much it is.
+"""Addresses of one client that are remembered, for 30 days after their doors have closed: those that closed last, and a
+few more, since they are not counted at every knock. What is open now is remembered however much it is.
 """
-_NETWORK_SIZE = 16 + 1  # of a network in the database: first address, length of the prefix
+_OVER_MOST = 16  # of one client as many more as a sixteenth may be there
+_OLD_HOLDERS_INTERVAL = 3600.0  # seconds between two looks for what is older than 30 days
 _SHORTEST_REACH_NS = 60 * 10**9  # how far ahead a knock may have been dated, where no earlier window is known
 _RUN = struct.Struct(">qq")
 _SCHEMA = """
@@ -103,64 +110,12 @@ ALTER TABLE mark ADD COLUMN shut BLOB NOT NULL DEFAULT x'';
 """
 
 
-def beside(run_dir: Path, what: str, state_dir: Path) -> Path:
-    """The file in `run_dir` that belongs to this `state_dir`."""
-    return run_dir / f"{what}-{hashlib.sha256(bytes(state_dir.absolute())).hexdigest()[:16]}"
-
-
-RatchetNote = tuple[int, bytes]
-"""The oldest epoch that a ratchet has a key for, and that epoch's public key, 32 bytes."""
-
-
-class StoreError(OpenmeError):
-    """The disk would not take or give what it should."""
-
-
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """The last accepted knock of a client: its name then, Unix seconds, where from."""
-
-    name: str
-    at: float
-    source: IPAddress
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who was given a door for `address`, and to which ports. With a `network` it was for all of that, `address` is its
-    first, and `knocked_for` the one that the last knock was for.
-
-    A restart learns from it whose the doors in the kernel are, and `--cut` which connections are whose.
-    """
-
-    client_key: bytes
-    address: IPAddress
-    client_name: str
-    ports: tuple[PortRange, ...]
-    opened_at: float
-    expires_at: float
-    network: IPNetwork | None = None
-    knocked_for: IPAddress | None = None
-
-    @property
-    def named(self) -> IPAddress:
-        """The address that the last knock was for."""
-        return self.address if self.knocked_for is None else self.knocked_for
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """An accepted knock as it goes to the disk: the replay memory's part and, unless policy refused it, the grant's."""
+class _Accepted:
+    """A claim that is the first, as it goes to the disk."""
 
     remembered: Remembered
-    client_name: str
-    at: float
-    holder: Holder | None
-
-
-def has_lived(state_dir: Path) -> bool:
-    """Whether anything in `state_dir` shows that a server has run on it, or that one was prepared."""
-    return any(next(state_dir.glob(pattern), None) is not None for pattern in _LIVED)
+    claim: Claim
 
 
 def make_memory(state_dir: Path) -> None:
@@ -186,7 +141,7 @@ def unmake_memory(state_dir: Path) -> None:
             (state_dir / name).unlink()
 
 
-class Store:
+class SqliteStore:
     """The database of one running server. Not for two processes at once: `server.start` holds a lock."""
 
     def __init__(self, state_dir: Path, run_dir: Path | None = None) -> None:
@@ -198,11 +153,14 @@ class Store:
         self._directory = state_dir
         self._mark_file = MarkFile(state_dir / MARK)
         self._run_file = None if run_dir is None else MarkFile(beside(run_dir, "newest", state_dir), durable=False)
-        self._waiting: list[Accepted] = []
+        self._memory: ReplayMemory | None = None
+        self._waiting: list[_Accepted] = []
         self._waiting_floor_ns: int | None = None
         self._waiting_renewals: dict[bytes, int] = {}
         self._on_disk = True
         self._digest = SetDigest()
+        self._looked_for_old: float | None = None
+        self._holders_since: dict[bytes, int] = {}
         self.damage: str | None = None
         """What was wrong with an earlier database, set aside; None when it was whole."""
         self.failing: str | None = None
@@ -289,11 +247,9 @@ class Store:
         self._on_disk = self._is_new = False
         return connection
 
-    def load(self, window_ns: int, now_ns: int) -> ReplayMemory:
-        """The replay memory as it was stored; `now_ns` is the Unix time of this start in nanoseconds.
-
-        If knocks may be missing from it, a floor is set, which holds from then on: above the newest time that was ever
-        accepted where that is known, and otherwise above what may have been dated ahead by this clock.
+    def load(self, window_ns: int, now_ns: int) -> None:
+        """See `Store.load`. The floor, where one is needed, is above the newest time that was ever accepted if that is
+        known, and otherwise above what may have been dated ahead by this clock.
         """
         now_ns = within_64_bits(now_ns)
         floor_ns: int | None
@@ -316,7 +272,17 @@ class Store:
                 for client, nonce, timestamp_ns, source in self._connection.execute(_NONCES)
             ),
         )
-        return memory
+        self._memory = memory
+
+    @property
+    def floor_ns(self) -> int | None:
+        """See `Store.floor_ns`."""
+        return None if self._memory is None else self._memory.floor_ns
+
+    def set_window(self, window_ns: int) -> None:
+        """See `Store.set_window`."""
+        if self._memory is not None:
+            self._memory.set_window(window_ns)
 
     def _stored_floor(self) -> int | None:
         for (floor_ns,) in self._connection.execute("SELECT value FROM meta WHERE key = 'floor_ns'"):
@@ -332,13 +298,22 @@ class Store:
             return within_64_bits(max(above_newest_ns, now_ns))
         return within_64_bits(max(above_newest_ns, now_ns + max(window_ns, _SHORTEST_REACH_NS)))
 
-    def reset(self, resets: Iterable[Reset], floor_ns: int | None) -> None:
-        """Store what `ReplayMemory.reset` has done, and the floor. StoreError if the disk refuses: it is not durable.
+    def reset(self, client_key: bytes, now_ns: int) -> Reset | None:
+        """See `Store.reset`. A disk that refuses now takes what waits with the next knock, but not this."""
+        done = None if self._memory is None else self._memory.reset(client_key, now_ns)
+        if done is not None:
+            self._store_resets([done], None)
+        return done
 
-        A disk that refuses now takes it with the next knock.
-        """
-        resets = list(resets)
+    def reset_all(self, now_ns: int) -> list[Reset]:
+        """See `Store.reset_all`."""
+        if self._memory is None:
+            return []
+        done = self._memory.reset_all(now_ns)
+        self._store_resets(done, self._memory.floor_ns)
+        return done
 
+    def _store_resets(self, resets: list[Reset], floor_ns: int | None) -> None:
         def write() -> None:
             self._write_waiting()
             for each in resets:
@@ -360,15 +335,31 @@ class Store:
         """What was lost, for the operator; None if nothing was."""
         return None if self._loss is None else self._loss.reason
 
-    def commit(self, accepted: Iterable[Accepted]) -> None:
-        """Write knocks durably: when this returns and `failing` is None, a power cut loses none of them.
+    def claim(self, claims: Sequence[Claim], answer: Answer) -> None:
+        """See `Store.claim`; the answer comes before this returns, and on the disk is what it says, unless `failing`.
 
-        A disk that refuses locks nobody out. What could not be written is kept and tried again with the next knock,
-        and until then the mark says that the database falls short.
+        A disk that refuses locks nobody out: what is the first by memory is the first. What could not be written is
+        kept and tried again with the next knock, and until then the mark says that the database falls short.
         """
-        accepted = list(accepted)
-        self._newest_ns = max([self._newest_ns, *(knock.remembered.timestamp_ns for knock in accepted)])
-        self._waiting.extend(accepted)
+        memory = self._memory
+        if memory is None:
+            answer([Unavailable(Reason.UNAVAILABLE)] * len(claims))
+            return
+        outcomes: list[Outcome] = []
+        for claim in claims:
+            found = memory.accept(claim.client_key, claim.knock, claim.source)
+            if isinstance(found, Remembered):
+                self._waiting.append(_Accepted(found, claim))
+                self._newest_ns = max(self._newest_ns, found.timestamp_ns)
+                outcomes.append(FIRST)
+            else:
+                outcomes.append(found)
+        if FIRST in outcomes:
+            self.flush()
+        answer(outcomes)
+
+    def flush(self) -> None:
+        """See `Store.flush`."""
         if self._waiting or self._waiting_floor_ns is not None or self._waiting_renewals:
             self._transaction(self._write_waiting)
 
@@ -432,10 +423,10 @@ class Store:
     def _write_waiting(self) -> None:
         if self._waiting_floor_ns is not None:
             self._write_floor(self._waiting_floor_ns)
-        for knock in self._waiting:
-            self._write(knock)
-        for row in self._waiting_renewals.items():
-            self._connection.execute("INSERT OR REPLACE INTO delivered VALUES (?, ?)", row)
+        if self._waiting:
+            self._write_accepted(self._waiting)
+        renewals = self._waiting_renewals.items()
+        self._connection.executemany("INSERT OR REPLACE INTO delivered VALUES (?, ?)", renewals)
 
     def _write_floor(self, floor_ns: int) -> None:
         for (before,) in self._connection.execute("SELECT value FROM meta WHERE key = 'floor_ns'").fetchall():
@@ -443,68 +434,107 @@ class Store:
         self._connection.execute("INSERT OR REPLACE INTO meta VALUES ('floor_ns', ?)", (floor_ns,))
         self._digest.add(("meta", "floor_ns", floor_ns))
 
-    def _put_mark(self, *row: object) -> None:
-        """(client, H, low, runs, shut) in the place of what stands there for this client."""
-        for before in self._connection.execute(f"{_MARKS} WHERE client = ?", row[:1]).fetchall():
+    def _mark_row(self, client: bytes) -> tuple[Any, ...] | None:
+        """(client, H, low, runs, shut) as it stands there for this client."""
+        row: tuple[Any, ...] | None = self._connection.execute(f"{_MARKS} WHERE client = ?", (client,)).fetchone()
+        return row
+
+    def _put_mark(self, before: tuple[Any, ...] | None, row: tuple[object, ...]) -> None:
+        """A row of this client's in the place of the one that stands there."""
+        if before is not None:
             self._digest.remove(("mark", *before))
         self._connection.execute("INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?, ?)", row)
         self._digest.add(("mark", *row))
 
-    def _drop_nonces(self, client: bytes, before_ns: int, nonce: bytes = b"") -> None:
-        """Those of this client that are older, and the one that is about to come, should it be there."""
-        which = (client, before_ns, nonce)
-        rows = self._connection.execute(
-            f"{_NONCES} WHERE client = ? AND (timestamp_ns < ? OR nonce = ?)", which
-        ).fetchall()
+    def _drop_nonces(self, client: bytes, before_ns: int) -> None:
+        """Those of this client that are older."""
+        which = (client, before_ns)
+        rows = self._connection.execute(f"{_NONCES} WHERE client = ? AND timestamp_ns < ?", which).fetchall()
         for row in rows:
             self._digest.remove(("nonce", *row))
         if rows:
-            self._connection.execute("DELETE FROM nonce WHERE client = ? AND (timestamp_ns < ? OR nonce = ?)", which)
+            self._connection.execute("DELETE FROM nonce WHERE client = ? AND timestamp_ns < ?", which)
 
     def _write_reset(self, done: Reset) -> None:
-        self._put_mark(done.client_key, done.low_ns, done.low_ns, _pack_runs(done.runs), _pack_runs(done.shut))
+        row = (done.client_key, done.low_ns, done.low_ns, _pack_runs(done.runs), _pack_runs(done.shut))
+        self._put_mark(self._mark_row(done.client_key), row)
         self._drop_nonces(done.client_key, MAX_NS)
 
-    def _write(self, knock: Accepted) -> None:
-        part = knock.remembered
-        execute = self._connection.execute
-        key, low_ns = part.client_key, within_64_bits(part.low_ns)
-        high_ns, shut = part.timestamp_ns, b""
-        for before in execute("SELECT high_ns, low_ns, shut FROM mark WHERE client = ?", (key,)).fetchall():
-            high_ns, low_ns, shut = max(high_ns, before[0]), max(low_ns, before[1]), before[2]
-        self._put_mark(key, high_ns, low_ns, _pack_runs(part.runs), shut)
-        self._drop_nonces(key, low_ns, part.nonce)
-        source = pack_address(part.source)
-        row = (key, part.nonce, part.timestamp_ns, source)
-        execute("INSERT INTO nonce (client, nonce, timestamp_ns, source) VALUES (?, ?, ?, ?)", row)
-        self._digest.add(("nonce", *row))
-        execute(
-            "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)", (part.client_key, knock.client_name, knock.at, source)
+    def _write_accepted(self, knocks: list["_Accepted"]) -> None:
+        """These knocks, in the order in which they were accepted: one row a client of its mark, whatever it sent."""
+        by_client: dict[bytes, list[_Accepted]] = {}
+        for knock in knocks:
+            by_client.setdefault(knock.remembered.client_key, []).append(knock)
+        nonces: dict[tuple[bytes, bytes], tuple[object, ...]] = {}
+        for key, own in by_client.items():
+            low_ns = self._write_mark_of(key, [knock.remembered for knock in own])
+            if any(knock.remembered.lets_go for knock in own):
+                self._drop_nonces(key, low_ns)
+            for knock in own:
+                part = knock.remembered
+                if part.timestamp_ns >= low_ns:
+                    nonces[key, part.nonce] = (key, part.nonce, part.timestamp_ns, pack_address(part.source))
+        self._put_nonces(nonces)
+        last = [own[-1] for own in by_client.values()]
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)",
+            [(k.claim.client_key, k.claim.client_name, k.claim.at, pack_address(k.claim.source)) for k in last],
         )
-        if (holder := knock.holder) is not None:
-            execute("DELETE FROM holder WHERE expires_at < ?", (knock.at - _KEEP_HOLDERS,))
-            place = _pack_place(holder)
-            if holder.network is not None:  # one row a network, whichever of its addresses was knocked for
-                same = holder.client_key, _NETWORK_SIZE, place[:_NETWORK_SIZE]
-                execute("DELETE FROM holder WHERE client = ? AND substr(address, 1, ?) = ?", same)
-            execute(
-                "INSERT OR REPLACE INTO holder VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    holder.client_key,
-                    place,
-                    holder.client_name,
-                    " ".join(map(str, holder.ports)),
-                    holder.opened_at,
-                    holder.expires_at,
-                ),
-            )
-            # The plus keeps the sorted list from being made where nothing has closed.
-            execute(
-                "DELETE FROM holder WHERE client = ?1 AND expires_at < ?2"
-                " AND (SELECT count(*) FROM holder WHERE client = ?1) > ?3 AND +address IN"
-                " (SELECT address FROM holder WHERE client = ?1 ORDER BY expires_at DESC LIMIT -1 OFFSET ?3)",
-                (holder.client_key, knock.at, MOST_HOLDERS),
-            )
+        held = [(knock.claim.holder, knock.claim.at) for knock in knocks if knock.claim.holder is not None]
+        if held:
+            self._write_holders([holder for holder, _ in held], held[-1][1])
+
+    def _write_mark_of(self, key: bytes, parts: list[Remembered]) -> int:
+        """What follows for this client's mark; below which time everything is refused."""
+        low_ns = max(within_64_bits(part.low_ns) for part in parts)
+        high_ns, shut = max(part.timestamp_ns for part in parts), b""
+        before = self._mark_row(key)
+        if before is not None:
+            high_ns, low_ns, shut = max(high_ns, before[1]), max(low_ns, before[2]), before[4]
+        self._put_mark(before, (key, high_ns, low_ns, _pack_runs(parts[-1].runs), shut))
+        return low_ns
+
+    def _put_nonces(self, nonces: dict[tuple[bytes, bytes], tuple[object, ...]]) -> None:
+        """Rows of nonces by client and nonce, in the place of what stands there."""
+        execute, digest = self._connection.execute, self._digest
+        for name in nonces:
+            # There is none, unless a reset could not be written.
+            for row in execute(f"{_NONCES} WHERE client = ? AND nonce = ?", name).fetchall():
+                digest.remove(("nonce", *row))
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO nonce (client, nonce, timestamp_ns, source) VALUES (?, ?, ?, ?)", nonces.values()
+        )
+        for row in nonces.values():
+            digest.add(("nonce", *row))
+
+    def _write_holders(self, holders: list[Holder], at: float) -> None:
+        """Who is given doors, at this Unix time; and now and then the end of what is remembered of earlier ones."""
+        execute = self._connection.execute
+        rows: dict[tuple[bytes, bytes], tuple[object, ...]] = {}
+        for holder in holders:
+            key, place = holder.client_key, pack_place(holder)
+            same = place[:NETWORK_SIZE]  # one row a network, whichever of its addresses was knocked for
+            if holder.network is not None:
+                execute("DELETE FROM holder WHERE client = ? AND substr(address, 1, ?) = ?", (key, NETWORK_SIZE, same))
+            ports = " ".join(map(str, holder.ports))
+            rows[key, same] = (key, place, holder.client_name, ports, holder.opened_at, holder.expires_at)
+        self._connection.executemany("INSERT OR REPLACE INTO holder VALUES (?, ?, ?, ?, ?, ?)", rows.values())
+        if self._looked_for_old is None or abs(at - self._looked_for_old) >= _OLD_HOLDERS_INTERVAL:
+            self._looked_for_old = at  # every row is looked at
+            execute("DELETE FROM holder WHERE expires_at < ?", (at - _KEEP_HOLDERS,))
+        for holder in holders:
+            key = holder.client_key
+            since = self._holders_since.get(key, MOST_HOLDERS) + 1
+            if since > MOST_HOLDERS // _OVER_MOST:
+                since = 0
+                # The plus keeps the sorted list from being made where nothing has closed.
+                execute(
+                    "DELETE FROM holder WHERE client = ?1 AND expires_at < ?2"
+                    " AND (SELECT count(*) FROM holder WHERE client = ?1) > ?3 AND +address IN"
+                    " (SELECT address FROM holder WHERE client = ?1 ORDER BY expires_at DESC LIMIT -1 OFFSET ?3)",
+                    (key, at, MOST_HOLDERS),
+                )
+            self._holders_since[key] = since
 
     def forget_renewals(self) -> None:
         """There is a new ratchet: what clients carry belongs to the old one."""
@@ -515,7 +545,7 @@ class Store:
     def ratchet_seen(self) -> tuple[RatchetNote | None, RatchetNote | None]:
         """The ratchet as it was last known, and as it was about to be written when this server ended."""
         last, intended = (
-            next(_readable(self._connection.execute(f"SELECT epoch, public FROM {table}"), _note), None)  # noqa: S608
+            next(readable(self._connection.execute(f"SELECT epoch, public FROM {table}"), note_of), None)  # noqa: S608
             for table in ("ratchet", "ratchet_next")
         )
         return last, intended
@@ -540,7 +570,7 @@ class Store:
 
         StoreError where the disk does not give them.
         """
-        waiting = [knock.holder for knock in self._waiting if knock.holder is not None]
+        waiting = [knock.claim.holder for knock in self._waiting if knock.claim.holder is not None]
         return self._holders(" WHERE client = ?", client_key) + [h for h in waiting if h.client_key == client_key]
 
     def holder_keys(self) -> list[bytes]:
@@ -552,7 +582,7 @@ class Store:
             f"SELECT client, address, name, ports, opened_at, expires_at FROM holder{which}",  # noqa: S608  # ours
             *values,
         )
-        return list(_readable(rows, _holder))
+        return list(readable(rows, holder_of))
 
     def _rows(self, query: str, *values: bytes | int) -> list[Any]:
         """All rows, or StoreError: the database was whole when it was opened, but a disk may fail at any time."""
@@ -565,22 +595,23 @@ class Store:
 
     def seen(self) -> dict[bytes, Seen]:
         """The last accepted knock of every client, by public key. StoreError where the disk does not give them."""
-        return dict(_readable(self._rows(_SEEN), _seen))
+        return dict(readable(self._rows(SEEN), seen_of))
 
     def seen_in_parts(self, most: int) -> Iterator[dict[bytes, Seen]]:
         """The same, at most so many clients at a time, in the order of their keys. StoreError as above."""
         last = b""
-        while rows := self._rows(f"{_SEEN} WHERE client > ? ORDER BY client LIMIT ?", last, most):
+        while rows := self._rows(f"{SEEN} WHERE client > ? ORDER BY client LIMIT ?", last, most):
             last = rows[-1][0]
-            yield dict(_readable(rows, _seen))
+            yield dict(readable(rows, seen_of))
 
     def renewals(self) -> dict[bytes, int]:
         """The last epoch whose key a client has fetched with a receipt, by 32-byte public key. StoreError as above."""
-        return dict(_readable(self._rows(_RENEWED), _renewed)) | self._waiting_renewals
+        return dict(readable(self._rows(RENEWED), renewal_of)) | self._waiting_renewals
 
     def close(self) -> None:
         """Write what waits, if the disk lets us, and close."""
-        self.commit(())
+        self.flush()
+        self._memory = None
         self._mark_file.close()
         if self._run_file is not None:
             self._run_file.close()
@@ -629,7 +660,7 @@ def _connect(path: Path, store_id: bytes, *, mark_is_ours: bool = False) -> tupl
     finally:
         os.umask(previous)
     try:
-        connection.text_factory = _text
+        connection.text_factory = text_of
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # before the log is first touched
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
@@ -639,10 +670,6 @@ def _connect(path: Path, store_id: bytes, *, mark_is_ours: bool = False) -> tupl
         connection.close()
         raise
     return connection, is_new
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode(errors="replace")
 
 
 def _check(connection: sqlite3.Connection, path: Path, store_id: bytes, *, mark_is_ours: bool) -> bool:
@@ -741,117 +768,3 @@ def _pack_runs(runs: Iterable[Run]) -> bytes:
 
 def _unpack_runs(raw: bytes) -> tuple[Run, ...]:
     return tuple((first, last) for first, last in _RUN.iter_unpack(raw))
-
-
-_SEEN = "SELECT client, name, at, source FROM seen"
-_RENEWED = "SELECT client, last FROM delivered"
-_Made = TypeVar("_Made")
-
-
-def _readable(rows: Iterable[Any], make: Callable[[Any], _Made]) -> Iterator[_Made]:
-    """What can be made of the rows. No digest is over these: a flipped bit may cost one, not the start."""
-    for row in rows:
-        with suppress(ValueError, TypeError):
-            yield make(row)
-
-
-def _seen(row: tuple[Any, ...]) -> tuple[bytes, Seen]:
-    client, name, at, source = row
-    return _key(client), Seen(str(name), float(at), unpack_address(source))
-
-
-def _holder(row: tuple[Any, ...]) -> Holder:
-    client, place, name, ports, opened_at, expires_at = row
-    address, network, knocked_for = _unpack_place(_key(place))
-    times = float(opened_at), float(expires_at)
-    return Holder(_key(client), address, str(name), _ports(ports), *times, network, knocked_for)
-
-
-def _pack_place(holder: Holder) -> bytes:
-    """16 bytes for an address. A network: its first address, the prefix's length, and the address knocked for.
-
-    What does not know networks, as an earlier openme, finds no address in it and passes it over.
-    """
-    place = pack_address(holder.address)
-    if holder.network is None:
-        return place
-    return place + bytes([holder.network.prefixlen]) + pack_address(holder.named)
-
-
-def _unpack_place(place: bytes) -> tuple[IPAddress, IPNetwork | None, IPAddress | None]:
-    """Address, network and address knocked for of `_pack_place`. ValueError for anything else."""
-    if len(place) < _NETWORK_SIZE:
-        return unpack_address(place), None, None
-    first, named = unpack_address(place[: _NETWORK_SIZE - 1]), unpack_address(place[_NETWORK_SIZE:])
-    network = ip_network((first, place[_NETWORK_SIZE - 1]))
-    if named not in network:
-        raise ValueError("an address outside its network")
-    return first, network, named
-
-
-def _renewed(row: tuple[Any, ...]) -> tuple[bytes, int]:
-    client, last = row
-    if type(last) is not int:
-        raise TypeError("not an epoch")
-    return _key(client), last
-
-
-def _note(row: tuple[Any, ...]) -> RatchetNote:
-    epoch, public = row
-    if type(epoch) is not int:
-        raise TypeError("not an epoch")
-    return epoch, _key(public)
-
-
-def _key(value: object) -> bytes:
-    if not isinstance(value, bytes):
-        raise TypeError("not a key")
-    return value
-
-
-def _ports(text: str) -> tuple[PortRange, ...]:
-    return tuple(item for spec in text.split() for item in parse_port_spec(spec))
-
-
-# -- for commands, while no server runs: a running one keeps the database to itself, and is asked (`server.stored`)
-
-
-def read_seen(state_dir: Path) -> dict[bytes, Seen]:
-    """The last accepted knock of every client; empty if there is none yet."""
-    return dict(_readable(_read(state_dir, _SEEN), _seen))
-
-
-def read_renewals(state_dir: Path) -> dict[bytes, int]:
-    """The last epoch whose key a client was given with a receipt, by 32-byte public key."""
-    return dict(_readable(_read(state_dir, _RENEWED), _renewed))
-
-
-def read_ratchet_seen(state_dir: Path) -> bool:
-    """Whether a server on this directory has ever had a ratchet."""
-    return bool(_read(state_dir, "SELECT epoch FROM ratchet"))
-
-
-def forget_renewals(state_dir: Path) -> None:
-    """There is a new ratchet: what clients carry belongs to the old one."""
-    _read(state_dir, "DELETE FROM delivered")
-
-
-def note_ratchet(state_dir: Path, epoch: int, public: bytes) -> None:
-    """There is a new ratchet, on the operator's word: the next start is to know it."""
-    _read(state_dir, "INSERT OR REPLACE INTO ratchet VALUES (1, ?, ?)", epoch, public)
-    _read(state_dir, "DELETE FROM ratchet_next")
-
-
-def _read(state_dir: Path, query: str, *values: object) -> list[Any]:
-    path = state_dir / DATABASE
-    if not path.exists():
-        return []
-    try:
-        # Not read-only: after a crash the log is to be put in order first.
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=2, isolation_level=None)
-        with closing(connection):
-            connection.text_factory = _text
-            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-            return connection.execute(query, values).fetchall()
-    except (sqlite3.Error, *_UNREADABLE):
-        return []

@@ -5,7 +5,7 @@
         16    16  the database's id, random, a new one after every loss
         32     8  its number of commits
         40     8  no knock that was ever accepted is younger: Unix time in nanoseconds, signed
-        48    32  digest over its replay memory after that commit (`keeper.digest`)
+        48    32  digest over its replay memory after that commit (`store.digest`)
         80     8  first bytes of SHA-256 over what stands before
 
 Integers are big-endian. The file keeps its size and is written in place, within one sector: that needs no new block, so

@@ -4,7 +4,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from openme.keeper.replay import MAX_NONCES, MAX_RUNS, Remembered, ReplayMemory, ReplayRefusal, Reset
+from openme.reasons import Reason
+from openme.store.base import AlreadyUsed, ClaimRefusal, Reset
+from openme.store.replay import MAX_NONCES, MAX_RUNS, Remembered, ReplayMemory
 from openme.wire.knock import Knock
 from support.knocks import ELSEWHERE, HOME, nonce
 
@@ -16,7 +18,7 @@ T = 1_000_000  # a time far from zero
 
 def knock(memory: ReplayMemory, seconds: float, label: object, key: bytes = KEY, source: IPv4Address = HOME) -> str:
     outcome = memory.accept(key, Knock(round(seconds * S), nonce(label), None), source)
-    return outcome.reason if isinstance(outcome, ReplayRefusal) else "accepted"
+    return outcome.reason if isinstance(outcome, ClaimRefusal) else "accepted"
 
 
 # A row is (label of the nonce, signed time relative to T, expected), or ("window", new window, "").
@@ -113,7 +115,7 @@ def test_clients_have_memories_of_their_own() -> None:
 def test_a_replay_tells_where_the_first_one_came_from() -> None:
     memory = ReplayMemory(W * S)
     knock(memory, T, "a", source=HOME)
-    assert memory.accept(KEY, Knock(T * S, nonce("a"), None), ELSEWHERE) == ReplayRefusal("replay", HOME)
+    assert memory.accept(KEY, Knock(T * S, nonce("a"), None), ELSEWHERE) == AlreadyUsed(Reason.REPLAY, HOME)
 
 
 def test_256_knocks_within_twice_the_window_are_the_most() -> None:
@@ -146,7 +148,7 @@ def test_too_many_is_decided_after_old_ones_were_let_go_and_moves_nothing() -> N
 def test_nothing_signed_before_the_floor_opens() -> None:
     memory = ReplayMemory(W * S, floor_ns=T * S)
     assert knock(memory, T - 1 / S, "a") == "stale"
-    assert memory.accept(KEY, Knock(T * S - 1, nonce("b"), None), HOME) == ReplayRefusal("stale")
+    assert memory.accept(KEY, Knock(T * S - 1, nonce("b"), None), HOME) == AlreadyUsed(Reason.STALE)
     assert knock(memory, T, "a") == "accepted"
     assert knock(memory, T - 1, "c") == "stale"
 

@@ -1,0 +1,60 @@
+"""What the listener is told of a knock: its verdict, and the text of its receipt while there may be one."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from openme.keeper.deliveries import Deliveries, Offer
+from openme.keeper.grants import Grant
+from openme.keeper.keeper import Keeper, Now
+from openme.keeper.stages import Opened, Refused
+from openme.keys.erasing import wipe
+from openme.seam.channel import Outbox
+from openme.seam.messages import KnockAccepted, KnockRefused, accepted
+
+if TYPE_CHECKING:
+    from openme.wire.knock import IPAddress
+
+_MAX_RECEIPTS = 256  # of one client and address that are remembered, to be forgotten when the opening ends early
+
+
+class Verdicts:
+    """Tells them in the order of the knocks, and knows which receipts an opening has."""
+
+    def __init__(self, keeper: Keeper, outbox: Outbox, deliveries: Deliveries) -> None:
+        self._keeper = keeper
+        self._outbox = outbox
+        self._deliveries = deliveries
+        self._receipts: dict[tuple[bytes, IPAddress], list[bytes]] = {}
+
+    def opened(self, opened: Opened, now: Now) -> None:
+        """Tell the listener, who makes the receipt now that the firewall has answered. Version 1 has none."""
+        tag, grant = opened.decided.what.tag, opened.grant
+        if tag is None:
+            self._outbox.put([KnockAccepted()])
+            return
+        text = self._keeper.receipt_for(opened, now) or b""
+        if (last := self._keeper.renewed_to(opened)) is not None:
+            self._deliveries.offer(tag, Offer(grant.client_key, last))
+        orders = accepted(tag, round(grant.deadline * 10**9), text)
+        if len(orders) > 1:
+            wipe(text)  # what was cut from it are copies, which the outbox wipes when they are sent
+        self._outbox.put(orders)
+        tags = self._receipts.setdefault((grant.client_key, grant.address), [])
+        tags.append(tag)
+        del tags[:-_MAX_RECEIPTS]
+
+    def refused(self, refused: Refused) -> None:
+        """Tell the listener that nothing has opened."""
+        self._outbox.put([KnockRefused() if refused.tag is None else KnockRefused(refused.tag)])
+
+    def move(self, moved: Iterable[tuple[Grant, Grant]]) -> None:
+        """Know the receipts of grants whose network has another first address now by that one."""
+        for before, after in moved:
+            if tags := self.take(before):
+                held = self._receipts.setdefault((after.client_key, after.address), [])
+                held[:0] = tags
+                del held[:-_MAX_RECEIPTS]
+
+    def take(self, grant: Grant) -> list[bytes]:
+        """The tags of an opening that has ended, which are not remembered any longer."""
+        return self._receipts.pop((grant.client_key, grant.address), [])

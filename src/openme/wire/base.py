@@ -1,0 +1,116 @@
+"""What a wire version is, for whoever makes, takes in or judges knocks and need not know which versions there are."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
+from openme.keys.erasing import wipe
+from openme.wire.knock import Knock
+
+RECEIPT_ID_SIZE = 16
+RECEIPT_KEY_SIZE = 32
+RECEIPT_NONCE_SIZE = 12
+
+
+class Keys(Enum):
+    """Which keys of the server's open a version's packets."""
+
+    SERVER = auto()
+    """The private key in the config, and the one before it."""
+    EPOCH = auto()
+    """Those of the live epochs. They are erased, so whatever follows from them is wiped wherever it is done with."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerKey:
+    """A key as a version uses it. `number`: the epoch, or which of several. `filter`: what tells noise, if anything."""
+
+    number: int
+    private: bytes = field(repr=False)
+    public: bytes = b""
+    filter: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptKeys:
+    """What finds and opens a knock's receipt: id 16 bytes, key 32, nonce 12. They open nothing else."""
+
+    id: bytes
+    key: bytes = field(repr=False)
+    nonce: bytes = field(repr=False)
+
+    def wipe(self) -> None:
+        """Forget what opens the receipt; the id, which is asked for in the open, stays."""
+        wipe(self.key, self.nonce)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsealed:
+    """What opens a packet again, AEAD key (32 bytes) and nonce (12), and its receipt, where the version has one."""
+
+    aead_key: bytes = field(repr=False)
+    aead_nonce: bytes
+    receipt: ReceiptKeys | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What a packet says, whose signature is still to be checked by `signed_by`.
+
+    `key_id`: whom it names, None where a version names nobody and all are candidates. `wipe` forgets what was signed;
+    the knock stays.
+    """
+
+    knock: Knock
+    key_id: bytes | None
+    signed_by: Callable[[ClientPublicKey], bool]
+    wipe: Callable[[], None]
+
+
+def _nothing() -> None:
+    """There is nothing to be done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A wire version: what the three who know packets do with one of it. Functions that say `_untrusted` raise
+    BadPacket alone.
+    """
+
+    name: str
+    """In `protocols` and `protocol`."""
+    number: int
+    """In a frame."""
+    size: int
+    """Bytes of a packet, by its own layout; see `knock_size`."""
+    keys: Keys
+
+    # The listener
+    has_filter: bool
+    """Whether noise is told by a hash. Then a copy is, too, and copies of what was refused are worth knowing."""
+    identity_size: int
+    """Packets that begin with the same so many bytes are copies."""
+    tag_size: int
+    """So many bytes at a packet's head are its name when its receipt is made. Zero: it has none."""
+    key: Callable[[int, bytes], ServerKey]
+    """A key of the server's, by number and private key, made ready for use."""
+    admitted_untrusted: Callable[[bytes, Mapping[int, ServerKey]], Sequence[ServerKey]]
+    """Those of the keys that may open a packet of the right size; none: it is not of this version."""
+    unsealed_untrusted: Callable[[bytes, ServerKey], Unsealed]
+    """See that a packet opens, and keep nothing of what it says."""
+
+    # The keeper
+    signed_untrusted: Callable[[bytes, bytes, bytes, bytes], Signed]
+    """Open a packet by its AEAD key, AEAD nonce and, for a version of epochs, the epoch's public key (else empty)."""
+
+    # The client
+    seal: Callable[[bytes, ClientPrivateKey, Knock], tuple[bytes, ReceiptKeys | None]]
+    """A packet for the server's, or the epoch's, public key, with fresh randomness. ValueError for a low-order key."""
+    pause: float
+    """Seconds between two packets of it from one client."""
+    names_own_address: bool
+    """Whether a knock names our own address unless told otherwise, or none."""
+
+    overwrite_traces: Callable[[], None] = _nothing
+    """Put other numbers in the place of what was left on the stack; for when a key is forgotten."""
