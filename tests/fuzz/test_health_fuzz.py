@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from openme.listener.listener import Listener
+from openme.processes import listener_process
+from openme.processes.listener_process import ListenerProcess
 from openme.seam.channel import channel, send
 from openme.seam.messages import Serve
-from openme.server import listener_process
-from openme.server.listener_process import ListenerProcess
 from openme.server.sockets import bind_health, bind_knock
 from support.command import until
 from support.fuzzing import SEED, mutated, rounds

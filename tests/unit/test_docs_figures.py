@@ -22,6 +22,7 @@ from openme.firewall import nftables_rules
 from openme.keeper import journal, ratchet_file
 from openme.keys import ratchet
 from openme.listener import load
+from openme.processes import listener_process, own_user, roles
 from openme.refusals import REPORT_INTERVAL
 from openme.seam import messages
 from openme.server import (
@@ -30,9 +31,6 @@ from openme.server import (
     earlier_sessions,
     hidden_ports,
     keeper_process,
-    listener_process,
-    own_user,
-    roles,
 )
 from openme.store import mark, replay, sqlite
 from openme.wire import v1, v2

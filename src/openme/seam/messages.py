@@ -158,7 +158,7 @@ class OutOfMemory(Report):
 
 @dataclass(frozen=True, slots=True)
 class Mistake(Report):
-    """The listener ends by an internal error; `place` is where, see server/listener_reports.py."""
+    """The listener ends by an internal error; `place` is where, see processes/listener_reports.py."""
 
     place: int
 

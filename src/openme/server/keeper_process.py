@@ -60,6 +60,7 @@ from openme.keeper.policy import client_lists, door_network
 from openme.keeper.ratchet_file import write_ratchet
 from openme.keeper.rules import rules_for
 from openme.ports import common
+from openme.processes.listener_reports import Reports
 from openme.reasons import End
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.seam.messages import (
@@ -85,7 +86,6 @@ from openme.server.health_port import why_not_ours
 from openme.server.health_port import worded as health_words
 from openme.server.hidden_ports import HiddenPorts, refuse_named, unnamed
 from openme.server.interfaces import InterfaceWatch
-from openme.server.listener_reports import Reports
 from openme.server.slices import Slices
 from openme.server.state_file import StateLines, json_text, sessions_value, write_state_file
 from openme.server.stored import moment, stored_reply

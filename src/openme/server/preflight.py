@@ -15,14 +15,14 @@ from openme.control import place
 from openme.errors import OpenmeError
 from openme.firewall.registry import kind_of
 from openme.keeper.rules import rules_for
+from openme.processes.own_user import user_at_hand
+from openme.processes.privileges import has, has_net_admin, refuse_writable
+from openme.processes.roles import CAP_KILL
 from openme.server.firewall_lock import refuse_second_server
 from openme.server.health_port import why_not_ours, worded
 from openme.server.leftovers import leftover_warnings
-from openme.server.own_user import user_at_hand
 from openme.server.port_holder import holders_of
-from openme.server.privileges import has, has_net_admin, refuse_writable
 from openme.server.redirected import redirect_warnings
-from openme.server.roles import CAP_KILL
 from openme.server.saved_rules import saved_rule_warnings
 from openme.server.sockets import PortTakenError, refuse_unprivileged
 from openme.server.state_dir import refuse_unusable

@@ -28,17 +28,32 @@ from openme.keeper.keeper import Keeper
 from openme.keeper.rules import rules_for
 from openme.listener.listener import Listener
 from openme.ports import merged
-from openme.run_dir import RUN_DIR
-from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
-from openme.seam.messages import REPORT_SIZE, NoLandlock, Ready
-from openme.server.addresses import OwnAddresses
-from openme.server.children import (
+from openme.processes.children import (
     ListenerAndGuardian,
     close_all_but,
     detach,
     fork_with_lifeline,
     wait_for,
 )
+from openme.processes.listener_process import ListenerProcess
+from openme.processes.listener_reports import Reports, how_it_ended, last_words, tell, worded
+from openme.processes.own_user import user_for
+from openme.processes.privileges import (
+    User,
+    become,
+    die_with_parent,
+    has,
+    has_net_admin,
+    keep_alone,
+    keep_secrets_in_memory,
+    limit,
+)
+from openme.processes.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
+from openme.processes.sandbox import confine_keeper, confine_listener, find_landlock
+from openme.run_dir import RUN_DIR
+from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
+from openme.seam.messages import REPORT_SIZE, NoLandlock, Ready
+from openme.server.addresses import OwnAddresses
 from openme.server.config_watch import ConfigWatch, say_warnings
 from openme.server.earlier_sessions import track_earlier_sessions
 from openme.server.epoch_keys import open_epochs
@@ -50,22 +65,7 @@ from openme.server.hidden_ports import HiddenPorts
 from openme.server.interfaces import watch_interfaces
 from openme.server.keeper_process import Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
 from openme.server.leftovers import LeftoverRules, refuse_beside_existing_server, remove_leftovers
-from openme.server.listener_process import ListenerProcess
-from openme.server.listener_reports import Reports, how_it_ended, last_words, tell, worded
-from openme.server.own_user import user_for
 from openme.server.preflight import NEEDS_NET_ADMIN, before_start
-from openme.server.privileges import (
-    User,
-    become,
-    die_with_parent,
-    has,
-    has_net_admin,
-    keep_alone,
-    keep_secrets_in_memory,
-    limit,
-)
-from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
-from openme.server.sandbox import confine_keeper, confine_listener, find_landlock
 from openme.server.saved_rules import saved_rule_warnings
 from openme.server.sockets import bind_knock
 from openme.server.state_dir import is_open_to_others, unusable

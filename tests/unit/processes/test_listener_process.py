@@ -15,6 +15,14 @@ from types import SimpleNamespace
 import pytest
 
 from openme.listener.listener import Listener
+from openme.processes import listener_process
+from openme.processes.listener_process import (
+    HEALTH_PER_ADDRESS,
+    HEALTH_SECONDS,
+    RECEIPT_PATIENCE,
+    ListenerProcess,
+    address_of,
+)
 from openme.reasons import Reason
 from openme.seam import messages
 from openme.seam.channel import channel, send
@@ -37,14 +45,6 @@ from openme.seam.messages import (
     accepted,
     unpack_frame_untrusted,
     unpack_report_untrusted,
-)
-from openme.server import listener_process
-from openme.server.listener_process import (
-    HEALTH_PER_ADDRESS,
-    HEALTH_SECONDS,
-    RECEIPT_PATIENCE,
-    ListenerProcess,
-    address_of,
 )
 from openme.server.sockets import bind_health, bind_knock
 from openme.wire import v2

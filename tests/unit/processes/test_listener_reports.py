@@ -14,6 +14,17 @@ from pathlib import Path
 import pytest
 
 import openme
+from openme.processes import listener_reports
+from openme.processes.listener_reports import (
+    MOST_DELIVERED,
+    MOST_LINES,
+    Reporter,
+    Reports,
+    how_it_ended,
+    last_words,
+    tell,
+    worded,
+)
 from openme.reasons import Reason
 from openme.refusals import REPORT_INTERVAL
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
@@ -34,17 +45,6 @@ from openme.seam.messages import (
     Sender,
     types_from,
     unpack_report_untrusted,
-)
-from openme.server import listener_reports
-from openme.server.listener_reports import (
-    MOST_DELIVERED,
-    MOST_LINES,
-    Reporter,
-    Reports,
-    how_it_ended,
-    last_words,
-    tell,
-    worded,
 )
 from openme.wire.knock import BadPacket
 from support.knocks import lines
@@ -252,7 +252,7 @@ def test_every_word_for_a_refusal_has_a_number() -> None:
     sources = [
         *(SOURCE / "listener").glob("*.py"),
         *(path for path in (SOURCE / "wire").glob("*.py") if path.name not in {"frame.py", "receipt.py"}),
-        SOURCE / "server/listener_process.py",
+        SOURCE / "processes/listener_process.py",
     ]
     names = {name for path in sources for name in re.findall(r"\bReason\.([A-Z_]+)", path.read_text())}
     assert names == {reason.name for reason in REFUSALS}

@@ -11,6 +11,7 @@ from openme.keys.erasing import wipe
 from openme.listener.listener import Listener
 from openme.listener.load import Datagram, Waiting, copies_of
 from openme.listener.receipts import Receipts
+from openme.processes.listener_reports import Reporter, tell
 from openme.reasons import Reason
 from openme.refusals import REPORT_INTERVAL
 from openme.seam.channel import ORDER_SIZES, ChannelClosedError, received, send
@@ -30,7 +31,6 @@ from openme.seam.messages import (
     row_of,
     unpack_order,
 )
-from openme.server.listener_reports import Reporter, tell
 from openme.wire.base import RECEIPT_ID_SIZE, Version
 from openme.wire.knock import BadPacket, IPAddress, unpack_address
 from openme.wire.versions import VERSIONS

@@ -8,9 +8,10 @@ from typing import cast
 import pytest
 from py_landlock import Landlock, LandlockNotAvailableError, RulesetError
 
+from openme.processes import sandbox
+from openme.processes.sandbox import find_landlock
 from openme.seam.messages import NoLandlock, NoSeccomp
-from openme.server import sandbox, start
-from openme.server.sandbox import find_landlock
+from openme.server import start
 
 
 def test_why_there_is_no_landlock_is_told_in_the_librarys_words(monkeypatch: pytest.MonkeyPatch) -> None:

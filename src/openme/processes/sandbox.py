@@ -12,8 +12,8 @@ from pathlib import Path
 
 from py_landlock import Landlock, LandlockError, Scope, get_abi_version
 
+from openme.processes.roles import GUARDIAN, KEEPER, LISTENER, Allowed
 from openme.seam.messages import NoLandlock, NoSeccomp, NoSeccompLibrary, Shortfall
-from openme.server.roles import GUARDIAN, KEEPER, LISTENER, Allowed
 
 try:
     import pyseccomp
