@@ -24,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from openme.control import serving
 from openme.firewall.nft import NftFirewall
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
@@ -33,14 +34,14 @@ from openme.keeper.rules import rules_for
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.netlink.conntrack import connection_table, established_entry
-from openme.server import control
-from openme.server.channel import channel
+from openme.seam.channel import channel
 from openme.server.config_watch import ConfigWatch
 from openme.server.epoch_keys import open_epochs
 from openme.server.keeper_process import KeeperProcess, Parts, read_clocks
 from openme.store.base import Claim, Holder
 from openme.store.sqlite import MOST_HOLDERS, SqliteStore
 from openme.wire.knock import Knock
+from support.control import asked
 from support.netns import namespace
 
 COUNTS = (1_000, 20_000)
@@ -132,7 +133,7 @@ class World:
         _write(self.config, server_file(self.state_dir, count))
         self._shared = mmap.mmap(-1, _DOUBLES.size)
         listener, self._ours = channel()
-        self._control = control.listen(self.state_dir)
+        self._control = serving.listen(self.state_dir)
         ready, say_ready = os.pipe()
         self._child = os.fork()
         if self._child == 0:
@@ -200,7 +201,7 @@ class World:
 
     def ask(self, command: str, **values: object) -> dict[str, object]:
         """A request, as the commands make it."""
-        return control.ask(self.state_dir, {"command": command, **values}, timeout=120)
+        return asked(self.state_dir, command, values, timeout=120)
 
     def edit(self, text: str) -> None:
         """Another file in the config's place; returns when the keeper has read it."""

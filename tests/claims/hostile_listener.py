@@ -30,8 +30,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from openme.cli.main import main
 from openme.listener.listener import Listener
+from openme.seam.messages import (
+    ORDER_SIZE,
+    KnockAccepted,
+    KnockRefused,
+    Serve,
+    Serving,
+    UseEpochKey,
+    UseV1Key,
+    unpack_order,
+)
 from openme.server import start
-from openme.wire.frame import ORDER_SIZE, OrderKind, Report, ReportKind
 from support.attacks import attack
 
 
@@ -50,7 +59,7 @@ class HostileListener:
 
     def run(self) -> None:
         """Obey the attacker until the keeper is gone."""
-        while self._order()[0] != OrderKind.SERVE:
+        while not isinstance(unpack_order(self._order()), Serve):
             pass
         while True:
             readable, _, _ = select.select([self._knock, self._keeper], [], [])
@@ -99,18 +108,19 @@ class HostileListener:
         """The next order that is a verdict; keys are kept on the way."""
         while True:
             order = self._order()
-            if order[0] in {OrderKind.ACCEPTED, OrderKind.REFUSED}:
+            if isinstance(unpack_order(order), KnockAccepted | KnockRefused):
                 return order[:1]
 
     def _order(self) -> bytes:
         order = self._keeper.recv(ORDER_SIZE)
         if not order:
             os._exit(0)
-        if order[0] == OrderKind.USE_V1_KEY:
-            self._key = order[9:]
-        if order[0] == OrderKind.SERVE:
-            self._keeper.send(Report(ReportKind.SERVING).pack())  # it is taken over by a stranger, whom it has let in
-        if order[0] == OrderKind.USE_EPOCH_KEY:
+        said = unpack_order(order)
+        if isinstance(said, UseV1Key):
+            self._key = said.key
+        if isinstance(said, Serve):
+            self._keeper.send(Serving().pack())  # it is taken over by a stranger, whom it has let in
+        if isinstance(said, UseEpochKey):
             self._epoch_key = order[1:]
         return order
 

@@ -26,12 +26,12 @@ from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt, crypto_scal
 from openme.keeper.ratchet_file import FILE_NAME, finish_erasing, read_ratchet, write_ratchet
 from openme.keys.ratchet import Ratchet
 from openme.keys.x25519 import public_key_of
-from openme.server import control
 from openme.store.sqlite import make_memory
 from openme.wire import v1, v2
 from openme.wire.knock import BadPacket
 from support import independent_v2
 from support.claims import ClaimsWorld
+from support.control import asked
 from support.disk import Ext4Disk
 from support.netns import until
 from support.recorded import Recorder, recorder
@@ -130,7 +130,7 @@ class Thief(ClaimsWorld):
         until(self._serves)
 
     def ask(self, command: str, **values: object) -> dict[str, Any]:
-        return control.ask(self.disk.seen, {"command": command, **values})
+        return asked(self.disk.seen, command, values)
 
 
 @pytest.mark.root

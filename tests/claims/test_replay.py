@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
+from openme.control import place
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET
-from openme.server import control
 from openme.store.mark import MARK
 from openme.store.places import DATABASE
 from openme.store.sqlite import make_memory
 from support.claims import SSH, ClaimsWorld, noted
+from support.control import asked
 from support.disk import Disk, Ext4Disk, TinyDisk
 from support.netns import until
 from support.server import CLIENT, STRANGER
@@ -215,8 +216,8 @@ class DiskWorld(ClaimsWorld):
 
     def ask(self, command: str, **values: object) -> dict[str, Any]:
         # Where the disk takes no socket it is in /run, named by the directory as the server knows it.
-        where = self.state_dir if _listens(control.in_run_dir(self.state_dir)) else self.disk.seen
-        return control.ask(where, {"command": command, **values})
+        where = self.state_dir if _listens(place.in_run_dir(self.state_dir)) else self.disk.seen
+        return asked(where, command, values)
 
 
 def _listens(path: Path) -> bool:

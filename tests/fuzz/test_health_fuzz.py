@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from openme.listener.listener import Listener
-from openme.server import listener_process
-from openme.server.channel import channel, send
-from openme.server.listener_process import ListenerProcess
+from openme.processes import listener_process
+from openme.processes.listener_process import ListenerProcess
+from openme.seam.channel import channel, send
+from openme.seam.messages import Serve
 from openme.server.sockets import bind_health, bind_knock
-from openme.wire.frame import Order, OrderKind
 from support.command import until
 from support.fuzzing import SEED, mutated, rounds
 from support.ports import free_port
@@ -31,7 +31,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         process = ListenerProcess(Listener(), knock, health, listener_end)
         thread = threading.Thread(target=process.run)
         thread.start()
-        send(keeper_end, Order(OrderKind.SERVE).pack())
+        send(keeper_end, Serve().pack())
         until(lambda: health.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), "the health port listens")
         yield number
         keeper_end.close()

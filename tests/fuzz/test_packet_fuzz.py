@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openme.wire.frame import FRAME_SIZE, unpack_frame_untrusted
+from openme.seam.messages import FRAME_SIZE, unpack_frame_untrusted
 from openme.wire.knock import BadPacket
 from support import independent_v2
 from support.fuzzing import SEED, mutated, rounds

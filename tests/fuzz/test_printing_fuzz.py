@@ -24,12 +24,14 @@ from openme.client.known import PastKnock
 from openme.client.policy import Outcome
 from openme.client.receipt import Proof
 from openme.config.template import render_server_config
+from openme.control import asking, serving
+from openme.control.requests import Stored
 from openme.errors import OpenmeError
 from openme.keeper.journal import Journal
 from openme.keys.ed25519 import encode_base64
 from openme.keys.x25519 import ServerPrivateKey
 from openme.reasons import Reason
-from openme.server import control, logs
+from openme.server import logs
 from openme.visible import is_visible, visible
 from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import Receipt
@@ -246,7 +248,7 @@ class Server:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.answer: Any = {}
-        self._listening = control.listen(home / "state")
+        self._listening = serving.listen(home / "state")
         self._listening.settimeout(30)
         self._thread = threading.Thread(target=self._serve)
         self._going = True
@@ -256,13 +258,13 @@ class Server:
         while self._going:
             peer, _ = self._listening.accept()
             with peer, contextlib.suppress(OSError):
-                peer.recv(control.MAX_REQUEST)
+                peer.recv(serving.MAX_REQUEST)
                 peer.sendall(json.dumps(self.answer).encode())
 
     def end(self) -> None:
         self._going = False
         with contextlib.suppress(OpenmeError):
-            control.ask(self.home / "state", {})
+            asking.ask(self.home / "state", Stored())
         self._thread.join(30)
         self._listening.close()
 

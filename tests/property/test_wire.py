@@ -1,5 +1,6 @@
 """For any knock: what is built opens again as it was, and not a bit of it can change."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from itertools import pairwise
 
@@ -12,10 +13,19 @@ from openme.firewall.base import PortList
 from openme.keys.ed25519 import ClientPrivateKey, parse_private_key, parse_public_key
 from openme.keys.x25519 import ServerPrivateKey
 from openme.ports import PROTOCOLS, PortRange, merged, parse_port_spec
+from openme.seam.messages import (
+    Frame,
+    KnockAccepted,
+    ReceiptPart,
+    UseEpochKey,
+    UseV1Key,
+    unpack_frame_untrusted,
+    unpack_order,
+)
 from openme.wire import v1
-from openme.wire.frame import Frame, Order, OrderKind, unpack_frame_untrusted, unpack_order
 from openme.wire.knock import BadPacket, Knock, pack_target, unpack_target
 from support.knocks import HOME, NOW, judged, keeper, listener, packet
+from support.messages import TAG
 
 KEYS = st.binary(min_size=32, max_size=32)
 TIMES = st.integers(-(2**63), 2**63 - 1)
@@ -93,9 +103,14 @@ def test_any_234_bytes_are_a_frame(raw: bytes) -> None:
     assert unpack_frame_untrusted(frame.pack()) == frame
 
 
-@given(st.sampled_from(OrderKind), st.integers(0, 2**64 - 1), KEYS)
-def test_an_order_comes_back(kind: OrderKind, epoch: int, key: bytes) -> None:
-    assert unpack_order(Order(kind, epoch, key).pack()) == Order(kind, epoch, key)
+@given(st.sampled_from([UseV1Key, UseEpochKey]), st.integers(0, 2**64 - 1), KEYS)
+def test_an_order_comes_back(kind: type[UseV1Key | UseEpochKey], number: int, key: bytes) -> None:
+    assert unpack_order(kind(number, key).pack()) == kind(number, key)
+
+
+@given(st.sampled_from([KnockAccepted(TAG), ReceiptPart(TAG, b"")]), st.binary(max_size=4096))
+def test_a_text_comes_back_up_to_its_first_zero(order: KnockAccepted | ReceiptPart, text: bytes) -> None:
+    assert unpack_order(replace(order, text=text).pack()) == replace(order, text=text.partition(b"\0")[0])
 
 
 @given(KEYS)

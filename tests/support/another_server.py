@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from openme.server import control
+from openme.control import serving
 from support.command import Place
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ def another_server(here: Place, answer: Callable[[dict[str, Any]], bytes | None]
     """Somebody else on the control socket; the commands that were asked. None: it hangs."""
     asked: list[str] = []
     held: list[socket.socket] = []
-    with control.listen(here.state) as listening:
+    with serving.listen(here.state) as listening:
         listening.settimeout(0.05)
         over = threading.Event()
 
@@ -29,7 +29,7 @@ def another_server(here: Place, answer: Callable[[dict[str, Any]], bytes | None]
                 except TimeoutError:
                     continue
                 peer.setblocking(True)  # noqa: FBT003  # the standard library's signature
-                request = json.loads(peer.recv(control.MAX_REQUEST))
+                request = json.loads(peer.recv(serving.MAX_REQUEST))
                 asked.append(request["command"])
                 if (reply := answer(request)) is None:
                     held.append(peer)

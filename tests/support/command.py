@@ -16,7 +16,7 @@ from typing import Any
 
 from openme.config.template import render_server_config
 from openme.keys.x25519 import ServerPrivateKey
-from openme.server.state_file import RUN_DIR
+from openme.run_dir import RUN_DIR
 from openme.store.places import beside
 from support.ports import free_port
 

@@ -26,10 +26,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from openme.server import sandbox
-from openme.server.privileges import User, become, keep_secrets_in_memory, limit
-from openme.server.roles import GUARDIAN, LISTENER
-from openme.server.sandbox import confine_guardian, confine_keeper, confine_listener, find_landlock
+from openme.processes import sandbox
+from openme.processes.privileges import User, become, keep_secrets_in_memory, limit
+from openme.processes.roles import GUARDIAN, LISTENER
+from openme.processes.sandbox import confine_guardian, confine_keeper, confine_listener, find_landlock
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -7,7 +7,7 @@
         world.turn()
 
 The clock goes only when a test says so, the firewall refuses what a test wants it to, and what the keeper tells the
-listener lies in `world.orders()`. What the keeper would do by itself in its loop happens in `turn`.
+listener lies in `world.told()`. What the keeper would do by itself in its loop happens in `turn`.
 """
 
 import json
@@ -17,21 +17,25 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from openme.control import place, serving
+from openme.control.requests import Reply, refusal_value, reply_value
+from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Door, FirewallError, IsOpen, PortList, Rules, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
 from openme.keeper.keeper import Now
 from openme.keeper.rules import rules_for
-from openme.server import control
-from openme.server.channel import ORDER_SIZES, channel, received
+from openme.seam.channel import ORDER_SIZES, channel, received
+from openme.seam.messages import Order, unpack_order
 from openme.server.config_watch import ConfigWatch
 from openme.server.keeper_process import KeeperProcess, Parts, Trial
 from openme.store.places import has_lived
 from openme.store.sqlite import SqliteStore, make_memory
-from openme.wire.frame import Order, OrderKind, unpack_order
 from openme.wire.knock import IPAddress
 from support.knocks import ALICE, BOB, HOME, NOW, SERVER, frame, keeper, later
+
+OrderT = TypeVar("OrderT", bound=Order)
 
 
 class GivenClock:
@@ -115,16 +119,18 @@ class ScriptedFirewall(MemoryFirewall):
 
 def answered(process: KeeperProcess, request: dict[str, object]) -> dict[str, Any]:
     """What a process says to a request over the control socket, once the work that it asks for is done."""
-    answer = process._answer(json.dumps(request).encode())
-    if isinstance(answer, dict):
-        return answer
-    while True:
-        try:
-            next(answer)
-        except StopIteration as done:
-            value: dict[str, Any] = done.value
-            return value
-        process._slices.advance()
+    try:
+        answer = process._answer(json.dumps(request).encode())
+        while not isinstance(answer, Reply):
+            try:
+                next(answer)
+            except StopIteration as done:
+                answer = done.value
+            else:
+                process._slices.advance()
+    except OpenmeError as error:
+        return refusal_value(error)
+    return reply_value(answer)
 
 
 class KeptMessages:
@@ -199,7 +205,7 @@ class KeeperWorld:
         """The bytes of an answer to these bytes."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             peer.settimeout(10)
-            peer.connect(str(self.state_dir / control.SOCKET_NAME))
+            peer.connect(str(self.state_dir / place.SOCKET_NAME))
             peer.sendall(request)
             peer.shutdown(socket.SHUT_WR)
             self.process._on_control()
@@ -208,10 +214,13 @@ class KeeperWorld:
             self.work_off()
             return b"".join(iter(lambda: peer.recv(1 << 16), b""))
 
-    def orders(self, *kinds: OrderKind) -> list[Order]:
-        """What the listener has been told since the last look: all of it, or what is of these kinds."""
-        told = [unpack_order(message) for message in received(self.listener, ORDER_SIZES, 100_000)]
-        return [order for order in told if not kinds or order.kind in kinds]
+    def told(self) -> list[Order]:
+        """What the listener has been told since the last look."""
+        return [unpack_order(message) for message in received(self.listener, ORDER_SIZES, 100_000)]
+
+    def orders(self, *kinds: type[OrderT]) -> list[OrderT]:
+        """What of these types the listener has been told since the last look."""
+        return [order for order in self.told() if isinstance(order, kinds)]
 
     def open_for(self) -> set[str]:
         """The addresses that the firewall has a door for."""
@@ -278,7 +287,7 @@ def keeper_world(
             watch=watch,
             journal=judge.journal,
             listener=kept,  # type: ignore[arg-type]  # all that the keeper does with its end
-            control=stack.enter_context(control.listen(state_dir)),
+            control=stack.enter_context(serving.listen(state_dir)),
             state_file=state_file,
             trial=trial,
         )

@@ -24,11 +24,11 @@ from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import Ratchet
 from openme.keys.x25519 import ServerPrivateKey
 from openme.listener.listener import Listener
+from openme.seam.messages import Order, UseEpochKey, UseV1Key
 from openme.server.admission import Admission
 from openme.store.base import Outcome, Store
 from openme.store.memory import MemoryStore
 from openme.wire import v1, v2
-from openme.wire.frame import Order, OrderKind
 from openme.wire.knock import IPAddress, Knock
 
 if TYPE_CHECKING:
@@ -106,11 +106,16 @@ def packet_v2(
     return v2.seal(epoch_public, client, knock, ephemeral=(bytes(representative), bytes(secret)))[0]
 
 
+def obey(made: Listener, order: Order) -> None:
+    """Have a listener do what an order about keys says."""
+    made.handlers[type(order)](order)
+
+
 def listener() -> Listener:
     """A listener that holds the server's version 1 key and the key of this epoch."""
     made = Listener()
-    made.obey(Order(OrderKind.USE_V1_KEY, key=SERVER.raw))
-    made.obey(Order(OrderKind.USE_EPOCH_KEY, EPOCH, ratchet().private_key(EPOCH)))
+    obey(made, UseV1Key(0, SERVER.raw))
+    obey(made, UseEpochKey(EPOCH, ratchet().private_key(EPOCH)))
     return made
 
 

@@ -41,10 +41,10 @@ from openme.config.model import Profile
 from openme.config.profile import load_client_config
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
-from openme.server import control
-from openme.server.state_file import RUN_DIR
+from openme.run_dir import RUN_DIR
 from openme.store.places import beside
 from openme.wire.knock import IPAddress
+from support.control import asked
 from support.netns import Namespace, add_addresses, namespace, until, v4, v6
 
 OPENME = str(Path(sys.executable).with_name("openme"))
@@ -244,7 +244,7 @@ class ServerWorld:
 
     def ask(self, command: str, **values: object) -> dict[str, Any]:
         """A request over the control socket, without the time that a command line takes."""
-        return control.ask(self.state_dir, {"command": command, **values})
+        return asked(self.state_dir, command, values)
 
     def sessions(self) -> list[dict[str, Any]]:
         """Who is in, as the server tells it."""

@@ -22,19 +22,18 @@ from openme.firewall import nftables_rules
 from openme.keeper import journal, ratchet_file
 from openme.keys import ratchet
 from openme.listener import load
+from openme.processes import listener_process, own_user, roles
 from openme.refusals import REPORT_INTERVAL
+from openme.seam import messages
 from openme.server import (
     admission,
     config_watch,
     earlier_sessions,
     hidden_ports,
     keeper_process,
-    listener_process,
-    own_user,
-    roles,
 )
 from openme.store import mark, replay, sqlite
-from openme.wire import frame, v1, v2
+from openme.wire import v1, v2
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = {
@@ -140,19 +139,19 @@ STATED = (
     ("docs/operating.md", "`replay_window`, «60 s» at least", sqlite._SHORTEST_REACH_NS / 10**9),
     ("docs/operating.md", "more than `replay_window` («60 s») after", DEFAULTS["replay_window"]),
     ("docs/operating.md", "after «half a second», then less and less often", keeper_process._FIRST_RETRY),
-    ("docs/privilege-separation.md", "frame, «234» bytes", frame.FRAME_SIZE),
-    ("docs/privilege-separation.md", "report, «26» bytes", frame.REPORT_SIZE),
-    ("docs/privilege-separation.md", "order, «41» bytes", frame.ORDER_SIZE),
-    ("docs/privilege-separation.md", "| 41, or «4,137» with the text", frame.LONG_ORDER_SIZE),
+    ("docs/privilege-separation.md", "frame, «234» bytes", messages.FRAME_SIZE),
+    ("docs/privilege-separation.md", "report, «26» bytes", messages.REPORT_SIZE),
+    ("docs/privilege-separation.md", "order, «41» bytes", messages.ORDER_SIZE),
+    ("docs/privilege-separation.md", "| 41, or «4,137» with the text", messages.LONG_ORDER_SIZE),
     ("docs/privilege-separation.md", "a config of more than «32 KiB»", config_watch.LARGE),
     ("docs/privilege-separation.md", "| «256 MiB» of memory above", roles.LISTENER_GROWTH),
     ("docs/privilege-separation.md", "«640» descriptors, no process", roles.LISTENER_FILES),
     ("docs/privilege-separation.md", "between «61184»\nand", own_user.FIRST),
     ("docs/privilege-separation.md", "and «65519», taken for this run", own_user.LAST),
-    ("docs/architecture.md", "Frame, «234» bytes", frame.FRAME_SIZE),
-    ("docs/architecture.md", "Order, «41» bytes (and", frame.ORDER_SIZE),
-    ("docs/architecture.md", "(and «4,096» of text)", frame.TEXT_SIZE),
-    ("docs/architecture.md", "Report, «26» bytes", frame.REPORT_SIZE),
+    ("docs/architecture.md", "Frame, «234» bytes", messages.FRAME_SIZE),
+    ("docs/architecture.md", "Order, «41» bytes (and", messages.ORDER_SIZE),
+    ("docs/architecture.md", "(and «4,096» of text)", messages.TEXT_SIZE),
+    ("docs/architecture.md", "Report, «26» bytes", messages.REPORT_SIZE),
     ("docs/architecture.md", "a queue of «256» and", admission._MAX_SEARCHED),
     ("docs/security.md", "`replay_window`, «one minute» at least", sqlite._SHORTEST_REACH_NS / 10**9),
     ("docs/security.md", "up to the last «14 days»", 2 * DEFAULTS["epoch_length"]),

@@ -7,7 +7,7 @@ import pytest
 
 import openme
 from openme.reasons import End, Reason, Speaker, documented, reasons_of
-from openme.wire.frame import REFUSALS
+from openme.seam.messages import REFUSALS
 
 SOURCE = Path(openme.__file__).parent
 OPERATING = Path(__file__).parents[2] / "docs/operating.md"

@@ -14,8 +14,8 @@ from nacl.bindings import crypto_scalarmult
 from openme.keys.ed25519 import parse_private_key, parse_public_key
 from openme.keys.x25519 import parse_server_private_key, parse_server_public_key
 from openme.listener.listener import Listener
+from openme.seam.messages import UseV1Key
 from openme.wire import v1
-from openme.wire.frame import Order, OrderKind
 from openme.wire.knock import BadPacket, Knock, unpack_target
 
 VECTORS: list[dict[str, Any]] = json.loads(Path(__file__).with_name("v1.json").read_text(encoding="utf-8"))["vectors"]
@@ -96,7 +96,8 @@ def test_what_is_sealed_for_the_known_keys_opens_again(vector: dict[str, Any]) -
 @each
 def test_the_listener_frames_a_known_packet(vector: dict[str, Any]) -> None:
     listener = Listener()
-    listener.obey(Order(OrderKind.USE_V1_KEY, key=base64.b64decode(vector["server_private_key"])))
+    order = UseV1Key(0, base64.b64decode(vector["server_private_key"]))
+    listener.handlers[UseV1Key](order)
     frame, _ = listener.frame_untrusted(packet_of(vector), IPv4Address("203.0.113.5"))
     assert (frame.packet, frame.aead_key.hex()) == (packet_of(vector), vector["shared_key"])
 

@@ -9,10 +9,11 @@ from openme.cli.output import answer, answer_json, complain, note, warn
 from openme.config.model import ConfigError, ServerConfig
 from openme.config.server import DEFAULT_GROUP, load_server_config
 from openme.config.who_can_knock import hides_without_clients
+from openme.control import asking
+from openme.control.requests import Reload
 from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import DamagedRatchetError, read_ratchet
 from openme.keeper.revoked_keys import read_revoked, without_revoked
-from openme.server import control
 from openme.server.epoch_keys import check_length
 from openme.server.health_port import why_by_file, worded
 from openme.server.hidden_ports import kept_ports, unnamed
@@ -137,11 +138,10 @@ def _the_running_server(config: ServerConfig) -> tuple[Held | None, list[str]]:
     A config that loads may still be one that the firewall does not take: the server that tried knows.
     """
     try:
-        reply = control.ask(config.state_dir, {"command": "reload"}, timeout=5)
-    except control.NoAnswerError as error:
+        reply = asking.ask(config.state_dir, Reload(), timeout=5)
+    except asking.NoAnswerError as error:
         return None, [f"{error.message}: whether the running server takes this config is not known"]
     except (OpenmeError, OSError, ValueError):
         return None, []
-    ports, fault = reply.get("ports"), reply.get("fault")
-    held = Held(ports["udp"], ports["tcp"]) if ports else None
-    return held, [] if fault is None else [f"the running server keeps its last good config: {fault}"]
+    held = Held(reply.ports["udp"], reply.ports["tcp"]) if reply.ports else None
+    return held, [] if reply.fault is None else [f"the running server keeps its last good config: {reply.fault}"]

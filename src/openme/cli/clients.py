@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from openme.cli.all_or_nothing import all_or_nothing
 from openme.cli.handover import NOTHING_ADDED, Handover, path_or_stdout
@@ -20,13 +19,13 @@ from openme.config.model import ClientEntry, EpochKeys, ServerConfig
 from openme.config.profile import render_profile
 from openme.config.section import nearest
 from openme.config.server import load_server_config, parse_expiry, validate_name
+from openme.control.requests import AnyReply, Client, Close, OtherVersionError, Reload, Request, Reset, row_of
 from openme.errors import OpenmeError
 from openme.keeper.provided import note_file
 from openme.keeper.revoked_keys import Revocation, cure, lift_key, read_revoked, without_revoked
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey, KeyTextError, parse_public_key
 from openme.keys.ratchet import epoch_at
 from openme.moments import rfc3339
-from openme.server.admin import key_texts
 from openme.server.epoch_keys import clock_trouble, ensure_ratchet
 from openme.server.stored import last_knocks
 from openme.store.base import Seen
@@ -305,8 +304,8 @@ def _is_revoked_entry(
     """Whether the entry that is to be added stands there already, disabled, since its key is revoked."""
     if public.raw not in read_revoked(config.state_dir).keys:
         # The running server may have been told what the disk would not take.
-        request = {"command": "client", "name": args.name, "keys": key_texts([public.raw])}
-        if not (server.tell(request, FOUND_BY_ITSELF) or {}).get("revoked"):
+        reply = server.tell(Client(name=args.name, keys=frozenset({public.raw})), FOUND_BY_ITSELF)
+        if reply is None or not reply.revoked:
             return False
     if public.raw not in client_keys(args.config, args.name):
         return False
@@ -321,10 +320,10 @@ def _is_revoked_entry(
 def _tell_of_client(server: RunningServer) -> None:
     """Have the running server read the file with the new entry; OpenmeError from one that reads another file."""
     try:
-        reply = server.tell({"command": "reload"}, "the change holds from the next knock on")
+        reply = server.tell(Reload(), "the change holds from the next knock on")
     except OpenmeError as error:
         raise OpenmeError(f"{error.message}: {NOTHING_ADDED}", error.hint) from None
-    if reply is not None and reply["reading"]:
+    if reply is not None and reply.reading:
         note("the running server is reading its clients; it will accept the new one in a few seconds")
 
 
@@ -337,9 +336,8 @@ def _lift(args: argparse.Namespace, config: ServerConfig, server: RunningServer,
             f"{error.message}: {args.name} is in {args.config}, but stays disabled, as its key is revoked",
             error.hint or f"mend that, then: {cure(args.name, public)}",
         ) from None
-    request = {"command": "reload", "lifted": key_texts([public.raw])}
-    reply = server.tell(request, FOUND_BY_ITSELF)
-    if was_revoked or (reply or {}).get("lifted"):
+    reply = server.tell(Reload(lifted=frozenset({public.raw})), FOUND_BY_ITSELF)
+    if was_revoked or (reply is not None and reply.lifted):
         note(f"the key of {args.name} is no longer revoked")
 
 
@@ -410,29 +408,30 @@ def _networks(client: ClientEntry) -> str:
     return f" for {' or '.join(wide)}" if wide else ""
 
 
-def _asked(args: argparse.Namespace, request: dict[str, object]) -> dict[str, Any]:
-    """The answer of a server of our version; OpenmeError from an older one, which has perhaps done it all the same."""
-    reply = ask(args.config, request)
-    if "file" not in reply:
-        refuse_another(args.config, reply, f"{request['command']} may have been done all the same")
-    return reply
+def _asked(args: argparse.Namespace, request: Request[AnyReply]) -> AnyReply:
+    """The reply of a server of our version; OpenmeError from an older one, which has perhaps done it all the same."""
+    try:
+        return ask(args.config, request)
+    except OtherVersionError as error:
+        done = f"{row_of(request).command} may have been done all the same"
+        raise OpenmeError(f"{error.message}: {done}", error.hint) from None
 
 
 def _close(args: argparse.Namespace) -> int:
     """End a client's grants now, also where the file no longer loads: the server still knows the client."""
-    reply = _asked(args, {"command": "close", "name": args.name, "cut": args.cut})
-    if not reply["closed"] and not reply["known"]:
+    reply = _asked(args, Close(name=args.name, cut=args.cut))
+    if not reply.closed and not reply.known:
         refuse_another(args.config, reply)
-        raise _no_client(args.name, reply["near"])
-    if reply.get("not_closed"):
+        raise _no_client(args.name, reply.near)
+    if reply.not_closed:
         raise OpenmeError(
-            f"the firewall refused to close the doors of {args.name}: {reply['not_closed']}",
+            f"the firewall refused to close the doors of {args.name}: {reply.not_closed}",
             "a door closes when its time is over; see the server's log",
         )
-    doors = ", ".join(reply["closed"]) or "nothing was open"
+    doors = ", ".join(reply.closed) or "nothing was open"
     note(f"closed {args.name}: {doors}")
     if args.cut:
-        note(f"connections cut: {reply['cut']}")
+        note(f"connections cut: {reply.cut or 0}")
     refuse_another(args.config, reply, f"{args.name} was closed in it")
     return 0
 
@@ -443,14 +442,14 @@ def _reset(args: argparse.Namespace) -> int:
         raise OpenmeError("name a client, or say --all", "see: openme reset --help", exit_code=2)
     if args.all:
         return _reset_all(args)
-    reply = _asked(args, {"command": "reset", "name": args.name})
-    if not reply["known"]:
+    reply = _asked(args, Reset(name=args.name))
+    if not reply.known:
         refuse_another(args.config, reply)
-        raise _no_client(args.name, reply["near"])
+        raise _no_client(args.name, reply.near)
     refuse_another(args.config, reply, f"what it knows of {args.name} was reset, if that was needed")
-    if reply["was_ahead"]:
+    if reply.was_ahead:
         note(f"{args.name}: knocks made from now on are accepted, none from before")
-        for first, last in reply["shut"]:
+        for first, last in reply.shut:
             note(f"what it signed for {first} to {last} stays refused, also when that time comes")
     else:
         note(f"{args.name}: its last knock was not ahead of this machine's clock; nothing was changed")
@@ -459,14 +458,14 @@ def _reset(args: argparse.Namespace) -> int:
 
 def _reset_all(args: argparse.Namespace) -> int:
     """Begin everybody's time anew: the operator's word that this machine's clock is right."""
-    reply = _asked(args, {"command": "reset", "all": True})
-    if reply["from"] is not None:
-        note(f"knocks dated {reply['from']} and later are accepted again")
-    if reply["lost_until"] is not None:
+    reply = _asked(args, Reset(everybody=True))
+    if reply.since is not None:
+        note(f"knocks dated {reply.since} and later are accepted again")
+    if reply.lost_until is not None:
         warn(
             "whoever recorded a knock that was accepted before the loss and dated later than that, until"
-            f" {reply['lost_until']}, could use it once when its time comes; to end that: openme rotate ratchet, and"
+            f" {reply.lost_until}, could use it once when its time comes; to end that: openme rotate ratchet, and"
             " new client files"
         )
-    note(f"clients whose time was ahead and has been reset: {reply['clients']}")
+    note(f"clients whose time was ahead and has been reset: {reply.clients}")
     return 0

@@ -12,7 +12,6 @@ the name: the file may say another, or be one that it does not read.
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
 from openme.cli.output import complain, note, warn
 from openme.cli.running_server import RunningServer, another_file, another_serves
@@ -20,10 +19,20 @@ from openme.config.client_keys import client_keys
 from openme.config.edit import NoClientError, remove_client, state_dir_of
 from openme.config.model import ConfigError
 from openme.config.server import load_server_config
+from openme.control import asking
+from openme.control.requests import (
+    AnyFileReply,
+    Client,
+    ClientReply,
+    FileReply,
+    FileRequest,
+    OtherVersionError,
+    Reload,
+    Revoke,
+    RevokeReply,
+)
 from openme.errors import OpenmeError
 from openme.keeper.revoked_keys import FILE_NAME, read_revoked, revoke_keys
-from openme.server import control
-from openme.server.admin import key_texts, parse_keys
 
 
 def revoke(args: argparse.Namespace) -> int:
@@ -41,6 +50,7 @@ class _Revocation:
         self._problems: list[OpenmeError] = []
         self._silent: OpenmeError | None = None
         """Why it is not known what the server does."""
+        self._other_version: OtherVersionError | None = None
         self._runs = True
         self._key_is_known = True
         self._not_recorded: OpenmeError | None = None
@@ -49,7 +59,7 @@ class _Revocation:
 
     def run(self) -> int:
         name = self._name
-        known = self._ask({"command": "client", "name": name})
+        known = self._ask(Client(name=name))
         keys = _keys_in(known)
         earlier = self._revoked_earlier()
         if keys:
@@ -73,7 +83,7 @@ class _Revocation:
                 self._problems.append(OpenmeError(error.message, why))
         except ConfigError as error:
             self._not_edited = error
-        self._judge(self._ask({"command": "reload"}))
+        self._judge(self._ask(Reload()))
         if not self._runs and (other := another_serves(self._state_dir)) is not None:
             self._problems.append(OpenmeError(f"{other.message}: whether it lets {name} in is not known", other.hint))
         if self._problems:
@@ -83,18 +93,21 @@ class _Revocation:
         self._report()
         return 0
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
+    def _ask(self, request: FileRequest[AnyFileReply]) -> AnyFileReply | None:
         """The server's answer, or None; one that has not answered is not asked again."""
         if self._silent is not None or not self._runs:
             return None
         try:
             return self._server.exchange(request)
-        except control.NoServerError:
+        except asking.NoServerError:
             self._runs = False
-        except control.NoAnswerError as error:
+        except asking.NoAnswerError as error:
             self._silent = error
+        except OtherVersionError as error:
+            if not isinstance(request, Client):  # its next replies say as much
+                self._other_version = error
         except OpenmeError as error:
-            if request["command"] != "client":  # of an older server, whose next answers say as much
+            if not isinstance(request, Client):  # of an older server, whose next answers say as much
                 self._problems.append(error)
         return None
 
@@ -113,23 +126,22 @@ class _Revocation:
                 revoke_keys(self._state_dir, keys, self._name, time.time())
             except OpenmeError as error:
                 self._not_recorded = error
-        request = {"command": "revoke", "name": self._name, "keys": key_texts(keys), "cut": self._cut}
-        reply = self._ask(request)
+        reply = self._ask(Revoke(name=self._name, keys=keys, cut=self._cut))
         if reply is None:
             return
-        self._connections_cut += int(reply.get("cut", 0))
-        if reply.get("not_closed"):
+        self._connections_cut += reply.cut or 0
+        if reply.not_closed:
             self._problems.append(
                 OpenmeError(
                     f"no further knock of {self._name} opens, but the firewall refused to close what is open:"
-                    f" {reply['not_closed']}",
+                    f" {reply.not_closed}",
                     "a door closes when its time is over; see the server's log",
                 )
             )
         if late := _keys_in(reply) - keys:
             self._out(late)  # the file has changed since we asked
 
-    def _judge(self, reply: dict[str, Any] | None) -> None:
+    def _judge(self, reply: FileReply | None) -> None:
         """Step 4, and what the failures so far mean for the next start."""
         name, listed = self._name, self._state_dir / FILE_NAME
         failed = self._not_edited or self._not_recorded
@@ -156,10 +168,11 @@ class _Revocation:
                 )
             )
         if reply is not None and (other := another_file(self._path, reply)) is not None:
-            out = f"{name} is out of it" if "file" in reply else f"{name} may still be in"
-            self._problems.append(OpenmeError(f"{other.message}: {out}", other.hint))
-        if reply is not None and reply.get("fault") and "file" in reply:  # an older one's word is above
-            warn(f"the running server keeps its last good config, less {name}: {reply['fault']}")
+            self._problems.append(OpenmeError(f"{other.message}: {name} is out of it", other.hint))
+        if (older := self._other_version) is not None:
+            self._problems.append(OpenmeError(f"{older.message}: {name} may still be in", older.hint))
+        if reply is not None and reply.fault:
+            warn(f"the running server keeps its last good config, less {name}: {reply.fault}")
 
     def _report(self) -> None:
         name = self._name
@@ -177,13 +190,10 @@ class _Revocation:
             warn("no server is running, so no connection was cut")
 
 
-def _keys_in(reply: dict[str, Any] | None) -> frozenset[bytes]:
-    try:
-        return parse_keys((reply or {}).get("keys", []))
-    except ValueError:
-        return frozenset()
+def _keys_in(reply: ClientReply | RevokeReply | None) -> frozenset[bytes]:
+    return frozenset() if reply is None else reply.keys
 
 
-def _is_in_force(reply: dict[str, Any] | None) -> bool:
+def _is_in_force(reply: FileReply | None) -> bool:
     """Whether the server has in force what stands in our file."""
-    return reply is not None and reply.get("same") is True and not reply["fault"] and not reply["reading"]
+    return reply is not None and reply.same is True and not reply.fault and not reply.reading

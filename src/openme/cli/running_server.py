@@ -3,15 +3,26 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from openme.cli.output import warn
 from openme.config.content_hash import content_hash
 from openme.config.edit import set_server, state_dir_of
 from openme.config.server import load_server_config
+from openme.control import asking
+from openme.control.requests import (
+    AnyFileReply,
+    AnyReply,
+    FileReply,
+    FileRequest,
+    OtherVersionError,
+    Reload,
+    Request,
+    with_hash,
+)
 from openme.errors import OpenmeError
-from openme.server import control
 from openme.server.firewall_lock import firewall_holder
 
 FOUND_BY_ITSELF = "the running server finds the change by itself, or at its restart"
@@ -31,37 +42,38 @@ class RunningServer:
         self._may_answer = True
         self._told_fault: str | None = None
 
-    def exchange(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The server's answer to a request that carries the hash of our file. As `control.ask`.
+    def exchange(self, request: FileRequest[AnyFileReply]) -> AnyFileReply:
+        """The server's reply to a request that carries the hash of our file. As `asking.ask`.
 
         Where somebody edits the file meanwhile, so that the two have not seen the same, it is compared again.
         """
         ours = content_hash(self._path)
-        reply = control.ask(self._state_dir, {**request, "sha256": ours})
+        reply = asking.ask(self._state_dir, with_hash(request, ours))
         for _ in range(_LOOKS):
-            if reply.get("same") is not False or (now := content_hash(self._path)) == ours:
+            if reply.same is not False or (now := content_hash(self._path)) == ours:
                 break
             ours = now
             time.sleep(_RETRY)
-            reply |= control.ask(self._state_dir, {"command": "reload", "sha256": ours})
+            again = asking.ask(self._state_dir, Reload(sha256=ours))
+            reply = replace(reply, file=again.file, same=again.same, fault=again.fault, reading=again.reading)
         return reply
 
-    def tell(self, request: Mapping[str, Any], otherwise: str) -> dict[str, Any] | None:
+    def tell(self, request: FileRequest[AnyFileReply], otherwise: str) -> AnyFileReply | None:
         """Tell the running server of a change that is made already; its answer, or None if there is none.
 
         A server that does not answer, or keeps its last good config, is a warning: the change stands all the same.
         `otherwise` is when the server finds it without being told. OpenmeError if it reads another file than ours.
         """
         reply = self._answer(request, f"whether it knows of the change is not known; {otherwise}")
-        if reply is not None and reply.get("fault") and reply["fault"] != self._told_fault:
-            self._told_fault = reply["fault"]
-            warn(f"the running server keeps its last good config: {reply['fault']}")
+        if reply is not None and reply.fault and reply.fault != self._told_fault:
+            self._told_fault = reply.fault
+            warn(f"the running server keeps its last good config: {reply.fault}")
         return reply
 
     def refuse_another(self) -> None:
         """OpenmeError, before anything is changed, if a server runs and reads another file than ours."""
         try:
-            self._answer({"command": "reload"}, f"whether it reads {self._path} is not known; {FOUND_BY_ITSELF}")
+            self._answer(Reload(), f"whether it reads {self._path} is not known; {FOUND_BY_ITSELF}")
         except OpenmeError as error:
             raise OpenmeError(f"{error.message}: nothing was changed", error.hint) from None
 
@@ -72,21 +84,23 @@ class RunningServer:
         """
         set_server(self._path, values)
         try:
-            self.tell({"command": "reload"}, FOUND_BY_ITSELF)
+            self.tell(Reload(), FOUND_BY_ITSELF)
         except OpenmeError as error:
             set_server(self._path, before)
             raise OpenmeError(f"{error.message}: the change was taken back", error.hint) from None
 
-    def _answer(self, request: Mapping[str, Any], unknown: str) -> dict[str, Any] | None:
+    def _answer(self, request: FileRequest[AnyFileReply], unknown: str) -> AnyFileReply | None:
         if not self._may_answer:
             return None
         try:
             reply = self.exchange(request)
-        except control.NoServerError:
+        except asking.NoServerError:
             if (other := another_serves(self._state_dir)) is not None:
                 self._may_answer = False
                 warn(f"{other.message}: {unknown}; {other.hint}")
             return None
+        except OtherVersionError:
+            raise
         except OpenmeError as error:
             self._may_answer = False
             warn(f"{error.message}: {unknown}")
@@ -95,11 +109,14 @@ class RunningServer:
         return reply
 
 
-def ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The server's answer. OpenmeError: what is wrong with the config if that explains why no server is found."""
+def ask(path: Path, request: Request[AnyReply]) -> AnyReply:
+    """The server's reply. OpenmeError: what is wrong with the config if that explains why no server is found."""
+    state_dir = state_dir_of(path)
     try:
-        return RunningServer(path, state_dir_of(path)).exchange(request)
-    except control.NoServerError:
+        if isinstance(request, FileRequest):
+            return cast("AnyReply", RunningServer(path, state_dir).exchange(request))
+        return asking.ask(state_dir, request)
+    except asking.NoServerError:
         load_server_config(path)
         raise
 
@@ -113,16 +130,12 @@ def another_serves(state_dir: Path) -> OpenmeError | None:
     )
 
 
-def another_file(path: Path, reply: Mapping[str, Any]) -> OpenmeError | None:
-    """What to say if the server that gave this answer reads another file than `path`, or does not tell; else None."""
-    if "file" not in reply:
-        return OpenmeError(
-            "the running server is of an older version and does not say which file it reads", "restart it, then repeat"
-        )
-    if reply.get("same") is not False:
+def another_file(path: Path, reply: FileReply) -> OpenmeError | None:
+    """What to say if the server that gave this reply reads another file than `path`; else None."""
+    if reply.same is not False:
         return None
     ours = Path(os.path.abspath(path))  # noqa: PTH100  # the name as the user gave it
-    theirs = Path(str(reply["file"]))
+    theirs = Path(reply.file)
     if ours == theirs:
         return OpenmeError(
             f"the running server reads another file by the name {theirs} than {ours} here",
@@ -136,7 +149,7 @@ def another_file(path: Path, reply: Mapping[str, Any]) -> OpenmeError | None:
     )
 
 
-def refuse_another(path: Path, reply: Mapping[str, Any], done: str | None = None) -> None:
+def refuse_another(path: Path, reply: FileReply, done: str | None = None) -> None:
     """OpenmeError as `another_file` has it; `done`: what has happened all the same."""
     other = another_file(path, reply)
     if other is not None:

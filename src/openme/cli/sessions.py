@@ -10,9 +10,11 @@ from typing import Any
 
 from openme.cli.output import answer, answer_json, answer_lines, json_text, table, warn
 from openme.cli.running_server import ask
+from openme.control import asking
+from openme.control.forms import to_json
+from openme.control.requests import Sessions
 from openme.errors import OpenmeError
 from openme.interrupts import ending
-from openme.server import control
 from openme.server.state_file import DEFAULT_STATE_FILE
 
 _REFRESH = 1.0  # seconds
@@ -60,8 +62,8 @@ def _value(args: argparse.Namespace) -> dict[str, Any]:
     if args.state_file is not None:
         return _read(args.state_file)
     try:
-        return ask(args.config, {"command": "sessions"})
-    except control.NoServerError:
+        return to_json(ask(args.config, Sessions()))
+    except asking.NoServerError:
         if not DEFAULT_STATE_FILE.exists():
             raise
         warn("the server is not running; this is what one last wrote")

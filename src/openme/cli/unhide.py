@@ -10,9 +10,10 @@ from openme.cli.running_server import RunningServer, another_serves, refuse_anot
 from openme.config.edit import unhide_ports
 from openme.config.model import ServerConfig
 from openme.config.server import load_server_config
+from openme.control import asking
+from openme.control.requests import Unhide
 from openme.errors import OpenmeError
 from openme.ports import PortRange, common, merged, parse_port_spec
-from openme.server import control
 from openme.server.hidden_ports import FILE_NAME, kept_ports, refuse_named, unnamed, write_kept_without
 from openme.server.start import state_lock
 
@@ -51,7 +52,7 @@ def _tell(config: ServerConfig, ports: tuple[PortRange, ...], what: str) -> None
     """Have the running server show the ports, or take them out of the set where none runs; and say so."""
     try:
         _ask(config, ports)
-    except control.NoServerError:
+    except asking.NoServerError:
         _take_out(config, ports)
         if (other := another_serves(config.state_dir)) is not None:
             raise OpenmeError(f"{other.message}: whether it hides {what} is not known", other.hint) from None
@@ -72,10 +73,9 @@ def _take_out(config: ServerConfig, ports: tuple[PortRange, ...]) -> None:
 
 
 def _ask(config: ServerConfig, ports: tuple[PortRange, ...]) -> None:
-    request = {"command": "unhide", "ports": [str(item) for item in ports]}
     server = RunningServer(config.path, config.state_dir)
     deadline = time.monotonic() + _PATIENCE
-    while (reply := server.exchange(request)).get("reading"):
+    while (reply := server.exchange(Unhide(ports=ports))).reading:
         if time.monotonic() >= deadline:
             raise OpenmeError("the server is still reading the changed config", "run it again in a minute")
         time.sleep(_POLL)

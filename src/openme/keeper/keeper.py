@@ -21,8 +21,8 @@ from openme.keeper.rules import rules_for
 from openme.keeper.stages import Authenticated, Decided, Opened, Refused, Searched
 from openme.keys.erasing import wipe
 from openme.reasons import End, Reason
+from openme.seam.messages import Frame, unpack_frame_untrusted
 from openme.wire.base import Keys, Signed, Version
-from openme.wire.frame import Frame, unpack_frame_untrusted
 from openme.wire.knock import BadPacket, IPAddress
 from openme.wire.receipt import Receipt, receipt_text
 from openme.wire.versions import by_number

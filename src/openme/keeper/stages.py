@@ -19,8 +19,8 @@ from openme.config.model import ClientEntry, DisabledClient
 from openme.keeper.grants import Grant
 from openme.keeper.registry import Registry
 from openme.reasons import Reason
+from openme.seam.messages import Frame
 from openme.wire.base import Signed
-from openme.wire.frame import Frame
 from openme.wire.knock import IPAddress, Knock
 
 

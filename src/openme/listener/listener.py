@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 from openme.keys.erasing import wipe
 from openme.reasons import Reason
+from openme.seam.handlers import Handler
+from openme.seam.messages import PACKET_SIZE, ForgetEpochKey, ForgetV1Key, Frame, Message, UseEpochKey, UseV1Key
 from openme.wire.base import Keys, ReceiptKeys, ServerKey, Version
-from openme.wire.frame import PACKET_SIZE, Frame, Order, OrderKind
 from openme.wire.knock import BadPacket, IPAddress
 from openme.wire.versions import VERSIONS, overwrite_traces
-
-_USED = {OrderKind.USE_V1_KEY: Keys.SERVER, OrderKind.USE_EPOCH_KEY: Keys.EPOCH}
-_FORGOTTEN = {OrderKind.FORGET_V1_KEY: Keys.SERVER, OrderKind.FORGET_EPOCH_KEY: Keys.EPOCH}
 
 
 class Listener:
@@ -19,12 +17,15 @@ class Listener:
     def __init__(self) -> None:
         self._keys: dict[int, dict[int, ServerKey]] = {version.number: {} for version in VERSIONS}
 
-    def obey(self, order: Order) -> None:
-        """Take a key into use or forget one, as the keeper says; other orders change nothing here."""
-        if (sort := _USED.get(order.kind)) is not None:
-            self._use(sort, order.number, order.key)
-        elif (sort := _FORGOTTEN.get(order.kind)) is not None:
-            self._forget(sort, order.number)
+    @property
+    def handlers(self) -> dict[type[Message], Handler]:
+        """What the keeper's orders about keys do here."""
+        return {
+            UseV1Key: lambda order: self._use(Keys.SERVER, order.number, order.key),
+            ForgetV1Key: lambda order: self._forget(Keys.SERVER, order.number),
+            UseEpochKey: lambda order: self._use(Keys.EPOCH, order.epoch, order.key),
+            ForgetEpochKey: lambda order: self._forget(Keys.EPOCH, order.epoch),
+        }
 
     def _use(self, sort: Keys, number: int, private: bytes) -> None:
         made = {version.number: version.key(number, private) for version in VERSIONS if version.keys is sort}

@@ -7,8 +7,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from openme.keys.erasing import wipe
+from openme.seam.messages import ForgetReceipt, KnockAccepted, KnockRefused, ReceiptPart
 from openme.wire.base import ReceiptKeys
-from openme.wire.frame import Order, OrderKind
 from openme.wire.receipt import seal_receipt
 
 MAX_PENDING = 4096
@@ -54,21 +54,30 @@ class Receipts:
             self._give_up(next(iter(self._pending)))
         self._pending[knock] = _Pending(keys, now + PENDING_SECONDS)
 
-    def obey(self, order: Order, now: float) -> bytes | None:
-        """Take a verdict, a part of a receipt, or the end of an opening. The id of a receipt that is there now."""
-        if order.kind is OrderKind.FORGET_RECEIPT:
-            self._forget(order.key)
-        elif order.kind is OrderKind.REFUSED:
-            self._give_up(order.key)
-        elif (pending := self._pending.get(order.key)) is None:
+    def accepted(self, order: KnockAccepted, now: float) -> bytes | None:
+        """Make the receipt of a knock that has opened; its id, if there is one now."""
+        pending = self._add(order)
+        if pending is None:
+            return None
+        receipt_id = self._make(order, pending, now) if order.text else None
+        self._give_up(order.knock)
+        return receipt_id
+
+    def part(self, order: ReceiptPart) -> None:
+        """Keep a part of a receipt, whose verdict follows."""
+        self._add(order)
+
+    def refused(self, order: KnockRefused) -> None:
+        """There will be no receipt."""
+        self._give_up(order.knock)
+
+    def _add(self, order: KnockAccepted | ReceiptPart) -> _Pending | None:
+        pending = self._pending.get(order.knock)
+        if pending is None:
             order.wipe()  # the verdict comes too late: nobody else would forget what the receipt says
         else:
             pending.parts.append(order.text)
-            if order.kind is OrderKind.ACCEPTED:
-                receipt_id = self._make(order, pending, now) if order.text else None
-                self._give_up(order.key)
-                return receipt_id
-        return None
+        return pending
 
     def forget_overdue(self, now: float) -> None:
         """Forget knocks whose verdict does not come."""
@@ -82,8 +91,8 @@ class Receipts:
         if (pending := self._pending.pop(knock, None)) is not None:
             pending.wipe()
 
-    def _make(self, order: Order, pending: _Pending, now: float) -> bytes | None:
-        deadline = order.number / _NS
+    def _make(self, order: KnockAccepted, pending: _Pending, now: float) -> bytes | None:
+        deadline = order.ends_ns / _NS
         text = b"".join(pending.parts)
         try:
             # Once: the key and nonce of a receipt encrypt one message, and every asker gets the same bytes.
@@ -97,8 +106,8 @@ class Receipts:
             if len(self._made) < MAX_RECEIPTS and self._made[first].deadline > now:
                 break
             self._drop(first)
-        self._made[pending.keys.id] = _Made(order.key, answer, deadline)
-        self._ids[order.key] = pending.keys.id
+        self._made[pending.keys.id] = _Made(order.knock, answer, deadline)
+        self._ids[order.knock] = pending.keys.id
         return pending.keys.id
 
     def answer(self, receipt_id: bytes, now: float) -> bytes | None:
@@ -116,9 +125,10 @@ class Receipts:
         made = self._made.get(receipt_id)
         return None if made is None else made.knock
 
-    def _forget(self, knock: bytes) -> None:
-        self._give_up(knock)
-        if (receipt_id := self._ids.get(knock)) is not None:
+    def forget(self, order: ForgetReceipt) -> None:
+        """Forget the receipt of an opening that has ended early, whether it is made already or not."""
+        self._give_up(order.knock)
+        if (receipt_id := self._ids.get(order.knock)) is not None:
             self._drop(receipt_id)
 
     def _drop(self, receipt_id: bytes) -> None:

@@ -19,10 +19,10 @@ from openme.keeper.keeper import Keeper, Now
 from openme.keeper.stages import Authenticated, Claimed, Decided, Opened, Refused, Searched
 from openme.keys.erasing import wipe
 from openme.reasons import Reason
+from openme.seam.messages import FRAME_SIZE
 from openme.server.verdicts import Verdicts
 from openme.store.base import AlreadyUsed, Claim, ClaimRefusal, Holder, Outcome, Store
 from openme.wire.base import Keys
-from openme.wire.frame import FRAME_SIZE
 from openme.wire.versions import by_number
 
 _MAX_SEARCHED = 256  # that wait for their client to be searched for

@@ -18,9 +18,9 @@ from openme.firewall.base import Steps
 from openme.interrupts import held_back
 from openme.keeper.revoked_keys import revoked_names, without_revoked
 from openme.ports import PortRange, without
+from openme.processes.privileges import die_with_parent
 from openme.server.config_parts import read_parts, write_parts
 from openme.server.garbage import set_aside
-from openme.server.privileges import die_with_parent
 from openme.server.revoked_watch import RevokedWatch
 
 LARGE = 1 << 15

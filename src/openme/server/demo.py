@@ -22,8 +22,8 @@ from pathlib import Path
 
 from openme.errors import OpenmeError
 from openme.interrupts import Interrupted, ignore
+from openme.processes.privileges import has_net_admin
 from openme.server.demo_hosts import Cable, Host, Interruptions, Outcome, connect
-from openme.server.privileges import has_net_admin
 
 SERVER = "192.0.2.1"
 ALICE = "192.0.2.2"

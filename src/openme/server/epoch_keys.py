@@ -6,6 +6,8 @@ from pathlib import Path
 
 from openme.config.locked import locked_directory
 from openme.config.model import ServerConfig
+from openme.control import asking
+from openme.control.requests import NewRatchet, SaveRatchet
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.keeper.epochs import Epochs
@@ -22,7 +24,6 @@ from openme.keeper.ratchet_file import (
 )
 from openme.keys.ratchet import MAX_STEPS, Ratchet, epoch_at
 from openme.moments import rfc3339
-from openme.server import control
 from openme.server.stored import moment
 from openme.store.base import RatchetNote, Store
 from openme.store.places import has_lived
@@ -141,8 +142,8 @@ def replace_ratchet(config: ServerConfig) -> None:
     What clients carry of an old one is of no use any more.
     """
     try:
-        control.ask(config.state_dir, {"command": "new_ratchet", "epoch_length": config.epoch_length})
-    except control.NoServerError:
+        asking.ask(config.state_dir, NewRatchet(epoch_length=config.epoch_length))
+    except asking.NoServerError:
         _made_without_server(config).forget()
     else:
         forget_files(config.state_dir)
@@ -163,9 +164,9 @@ def ensure_ratchet(config: ServerConfig) -> tuple[Ratchet, bool]:
         ratchet, made = read_ratchet(config.state_dir), False
         if ratchet is None:
             try:
-                made = bool(control.ask(config.state_dir, {"command": "ratchet"}).get("made"))
+                made = asking.ask(config.state_dir, SaveRatchet()).made
                 ratchet = read_ratchet(config.state_dir)
-            except control.NoServerError:
+            except asking.NoServerError:
                 made = True
         if ratchet is None:
             lived = read_ratchet_seen(config.state_dir)

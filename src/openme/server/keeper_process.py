@@ -12,11 +12,41 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from openme import interrupts
 from openme.config.model import ServerConfig
 from openme.config.section import nearest
+from openme.control import serving
+from openme.control.handlers import Handlers
+from openme.control.requests import (
+    Client,
+    ClientReply,
+    Close,
+    CloseReply,
+    FileReply,
+    FileRequest,
+    NewRatchet,
+    NewRatchetReply,
+    RatchetReply,
+    Reload,
+    ReloadReply,
+    Reply,
+    Reset,
+    ResetReply,
+    Revoke,
+    RevokeReply,
+    SaveRatchet,
+    Sessions,
+    SessionsReply,
+    Stored,
+    Unhide,
+    UnhideReply,
+    refusal_value,
+    reply_value,
+    request_untrusted,
+)
+from openme.control.slow_askers import Replies
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Door, Firewall, FirewallError, IPAddress, Rules, Steps
@@ -30,11 +60,23 @@ from openme.keeper.policy import client_lists, door_network, may_come_from
 from openme.keeper.ratchet_file import write_ratchet
 from openme.keeper.rules import rules_for
 from openme.ports import common
+from openme.processes.listener_reports import Reports
 from openme.reasons import End
-from openme.server import control, logs
-from openme.server.admin import Request, RequestError, about_file, key_texts, parse_request
+from openme.seam.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
+from openme.seam.messages import (
+    REPORT_SIZE,
+    ForgetEpochKey,
+    ForgetReceipt,
+    ForgetV1Key,
+    KnownSource,
+    LeaveHealthPort,
+    Serve,
+    UseEpochKey,
+    UseV1Key,
+)
+from openme.server import logs
+from openme.server.admin import AboutFile, about_file
 from openme.server.admission import Admission
-from openme.server.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.server.config_watch import ConfigWatch
 from openme.server.cutting import Cutting
 from openme.server.door_steps import AT_ONCE, DoorSteps
@@ -44,14 +86,11 @@ from openme.server.health_port import why_not_ours
 from openme.server.health_port import worded as health_words
 from openme.server.hidden_ports import HiddenPorts, refuse_named, unnamed
 from openme.server.interfaces import InterfaceWatch
-from openme.server.listener_reports import Reports
-from openme.server.replies import Replies
 from openme.server.slices import Slices
 from openme.server.state_file import StateLines, json_text, sessions_value, write_state_file
-from openme.server.stored import moment, stored_value
+from openme.server.stored import moment, stored_reply
 from openme.server.verdicts import Verdicts
 from openme.store.base import Holder, Store
-from openme.wire.frame import REPORT_SIZE, Order, OrderKind, known_source
 
 _BATCH = 256  # frames that share one sync of the disk and one firewall transaction
 _REPAIR_INTERVAL = 0.4  # seconds between two repairs of the firewall
@@ -68,6 +107,8 @@ _COMPARED_AT_ONCE = 500  # names with one that is misspelt
 ADDRESSES_AT_ONCE = 100
 """Addresses whose doors follow a change in one step: some milliseconds."""
 _TICK = 0.5  # seconds between two looks at expiry and config, so that what ends is closed within a second
+
+CutReplyT = TypeVar("CutReplyT", RevokeReply, CloseReply)
 
 _log = logging.getLogger("openme.keeper")
 
@@ -140,6 +181,20 @@ class KeeperProcess:
         self._seen = {key: (seen.name, seen.at) for key, seen in parts.store.seen().items()}
         self._selector = selectors.DefaultSelector()
         self._slices = Slices()
+        self._answers: Handlers[Callable[[Any, Now], Reply | Steps[Reply]]] = Handlers(
+            {
+                Sessions: self._answer_sessions,
+                Reload: self._reload,
+                Client: self._client,
+                Revoke: self._revoke,
+                Close: self._close,
+                Reset: self._reset,
+                Unhide: self._unhide,
+                Stored: lambda _request, _now: stored_reply(self._store),
+                SaveRatchet: self._save_ratchet,
+                NewRatchet: self._new_ratchet,
+            }
+        )
         self._replies = Replies(self._selector)
         self._doors = DoorSteps(parts.firewall, self._keeper.grants, self._slices, lambda: self._clocks().monotonic)
         self._following = 0
@@ -201,7 +256,7 @@ class KeeperProcess:
             self._selector.register(self._interfaces.changes, selectors.EVENT_READ, self._interfaces.has_changed)
         self._give_v1_keys()
         self._follow_epochs(self._clocks())
-        self._outbox.put([Order(OrderKind.SERVE)])
+        self._outbox.put([Serve()])
         for _ in self._write_state():  # before anybody is told that we serve
             pass
         self._end_what_was_lost_before()
@@ -405,7 +460,7 @@ class KeeperProcess:
         if not self._reports.has_left_health_port:
             if now.monotonic >= self._next_asking:  # again, as its answer may be lost in a flood of frames
                 self._next_asking = now.monotonic + _ASKING_INTERVAL
-                self._outbox.put([Order(OrderKind.LEAVE_HEALTH_PORT)])
+                self._outbox.put([LeaveHealthPort()])
             return
         self._next_leaving = now.monotonic + _LAST_RETRY
         config = config.with_health_port(listens=False)
@@ -540,8 +595,8 @@ class KeeperProcess:
         if wanted == self._given:
             return
         for number in self._given.keys() - wanted.keys():
-            self._outbox.put([Order(OrderKind.FORGET_V1_KEY, number)])
-        self._outbox.put([Order(OrderKind.USE_V1_KEY, number, key) for number, key in wanted.items()])
+            self._outbox.put([ForgetV1Key(number)])
+        self._outbox.put([UseV1Key(number, key) for number, key in wanted.items()])
         self._given = wanted
 
     def _switch_v2(self, config: ServerConfig, now: Now) -> None:
@@ -554,39 +609,34 @@ class KeeperProcess:
         except OpenmeError as error:
             _log.error("version 2 is not switched on: %s", error.message)  # one line for the operator
 
-    def _save_ratchet(self, now: Now) -> dict[str, Any]:
+    def _save_ratchet(self, _request: SaveRatchet, now: Now) -> RatchetReply:
         """See that the ratchet file is there: somebody may have removed it, or there was none yet."""
         epochs, config = self._keeper.epochs, self._keeper.config
         try:
             if epochs is not None:
                 write_ratchet(config.state_dir, epochs.ratchet)
-                return {"made": False}
+                return RatchetReply(made=False)
             opened = open_epochs(config, self._store, now)
-        except OpenmeError as error:
-            return {"error": error.message}
         except OSError as error:
-            return {"error": f"the epoch keys cannot be written: {error.strerror}"}
+            raise OpenmeError(f"the epoch keys cannot be written: {error.strerror}") from None
         if opened is None:
-            return {"error": "the epoch keys cannot be written"}
+            raise OpenmeError("the epoch keys cannot be written")
         self._use_epochs(opened, now)
-        return {"made": True}
+        return RatchetReply(made=True)
 
-    def _new_ratchet(self, length: object, now: Now) -> dict[str, Any]:
+    def _new_ratchet(self, request: NewRatchet, now: Now) -> NewRatchetReply:
         """Begin a new ratchet, on the operator's word: every version 2 client file is of no use from now on."""
         config = self._keeper.config
-        if length not in {None, config.epoch_length}:
+        if request.epoch_length not in {None, config.epoch_length}:
             running = format_duration(config.epoch_length)
-            return {"error": f"the running server was started with epoch_length {running}: stop it first, then rotate"}
-        try:
-            ratchet = write_new(config, now.unix_ns)
-        except OpenmeError as error:
-            return {"error": error.message}
+            raise OpenmeError(f"the running server was started with epoch_length {running}: stop it first, then rotate")
+        ratchet = write_new(config, now.unix_ns)
         self._store.note_ratchet(ratchet.index, ratchet.public_key(ratchet.index))
         self._store.forget_renewals()
         self._deliveries.forget()
         _log.warning("there is a new ratchet: version 2 clients need new files")
         self._use_epochs(Epochs(ratchet, config.replay_window, config.epoch_horizon), now)
-        return {}
+        return NewRatchetReply()
 
     def _use_epochs(self, epochs: Epochs, now: Now) -> None:
         """Put these in the place of those in force; where version 2 is off, the file is read when it is switched on."""
@@ -600,7 +650,7 @@ class KeeperProcess:
     def _drop_epochs(self) -> None:
         """Forget the epochs in force, here and in the listener; the file is left as it is."""
         if (epochs := self._keeper.epochs) is not None:
-            self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live])
+            self._outbox.put([ForgetEpochKey(index) for index in epochs.live])
             epochs.ratchet.forget()
             self._keeper.epochs = None
 
@@ -610,13 +660,13 @@ class KeeperProcess:
         if epochs is None:
             return
         change = epochs.look(now.unix_ns, now.monotonic)
-        self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in change.ended])
+        self._outbox.put([ForgetEpochKey(index) for index in change.ended])
         for index in change.begun:
-            self._outbox.put([Order(OrderKind.USE_EPOCH_KEY, index, epochs.ratchet.private_key(index))])
+            self._outbox.put([UseEpochKey(index, epochs.ratchet.private_key(index))])
         first = epochs.first_to_keep(now.monotonic)
         if first is None or now.monotonic < self._next_erasing:
             return
-        self._outbox.put([Order(OrderKind.FORGET_EPOCH_KEY, index) for index in epochs.live if index < first])
+        self._outbox.put([ForgetEpochKey(index) for index in epochs.live if index < first])
         if not erase_before(first, epochs, self._keeper.config.state_dir, self._store):
             self._next_erasing = now.monotonic + _ERASING_INTERVAL
 
@@ -634,7 +684,7 @@ class KeeperProcess:
         """Name the addresses that clients knock from to the listener, which then does not make them wait."""
         sources = self._keeper.new_sources
         while sources:
-            self._outbox.put([known_source(sources.popleft())])
+            self._outbox.put([KnownSource(sources.popleft())])
 
     # -- ending grants
 
@@ -679,7 +729,7 @@ class KeeperProcess:
         # Whoever is let in anew meanwhile keeps what that gives him.
         receipts = [self._verdicts.take(grant) for grant, _ in ended]
         for number, ((grant, why), tags) in enumerate(zip(ended, receipts, strict=True), 1):
-            self._outbox.put([Order(OrderKind.FORGET_RECEIPT, key=tag) for tag in tags])
+            self._outbox.put([ForgetReceipt(tag) for tag in tags])
             self._journal.closed(grant, why)
             if number % _SAID_AT_ONCE == 0:
                 yield
@@ -747,7 +797,7 @@ class KeeperProcess:
     def _on_control(self) -> None:
         with suppress(OSError):
             peer, _ = self._control.accept()
-            if not control.is_allowed(peer):
+            if not serving.is_allowed(peer):
                 peer.close()
                 return
             self._selector.register(peer, selectors.EVENT_READ, lambda: self._on_request(peer))
@@ -756,94 +806,82 @@ class KeeperProcess:
         self._selector.unregister(peer)
         try:
             peer.setblocking(False)  # noqa: FBT003  # the standard library's signature
-            raw = peer.recv(control.MAX_REQUEST)
+            raw = peer.recv(serving.MAX_REQUEST)
         except OSError:
             raw = b""
         if not raw:
             peer.close()
             return
-        answer: dict[str, Any] | Steps[dict[str, Any]]
         try:
             answer = self._answer(raw)
         except OpenmeError as error:
-            answer = {"error": error.message}
-        if isinstance(answer, dict):
-            self._replies.send(peer, json.dumps(answer).encode())
+            self._replies.send(peer, json.dumps(refusal_value(error)).encode())
+            return
+        if isinstance(answer, Reply):
+            self._replies.send(peer, json.dumps(reply_value(answer)).encode())
         else:
             self._slices.add(self._answer_later(peer, answer))
 
-    def _answer_later(self, peer: socket.socket, steps: Steps[dict[str, Any]]) -> Steps[None]:
+    def _answer_later(self, peer: socket.socket, steps: Steps[Reply]) -> Steps[None]:
         """Send what comes of it in the end, also when that is our own."""
-        text = json.dumps({"error": "the server was stopped before this was done"})
+        text = json.dumps(refusal_value(OpenmeError("the server was stopped before this was done")))
         try:
             try:
-                answer = yield from steps
+                value = reply_value((yield from steps))
             except OpenmeError as error:
-                answer = {"error": error.message}
-            text = yield from json_text(answer)
+                value = refusal_value(error)
+            text = yield from json_text(value)
         finally:
             self._replies.send(peer, text.encode())
 
-    def _answer(self, raw: bytes) -> dict[str, Any] | Steps[dict[str, Any]]:
-        try:
-            request = parse_request(raw)
-        except RequestError as refused:
-            return {"error": str(refused)}
+    def _answer(self, raw: bytes) -> Reply | Steps[Reply]:
+        """Do what is asked; OpenmeError."""
+        request = request_untrusted(raw)
         self._tick()
-        now = self._clocks()
-        if request.command == "sessions":
-            return self._sessions(now)
-        if request.command == "stored":
-            return stored_value(self._store)
-        if request.command == "ratchet":
-            return self._save_ratchet(now)
-        if request.command == "new_ratchet":
-            return self._new_ratchet(request.epoch_length, now)
-        answers: dict[str, Callable[[Request, Now], dict[str, Any] | Steps[dict[str, Any]]]] = {
-            "reload": self._reload,
-            "client": self._client,
-            "revoke": self._revoke,
-            "close": self._close,
-            "reset": self._reset,
-            "unhide": self._unhide,
-        }
-        outcome = answers[request.command](request, now)
+        outcome = self._answers.of(request)(request, self._clocks())
+        if not isinstance(request, FileRequest):
+            return outcome
         file = about_file(self._watch, request.sha256)
-        return file | outcome if isinstance(outcome, dict) else _with(file, outcome)
+        return (
+            replace(outcome, **file)
+            if isinstance(outcome, FileReply)
+            else _with(file, cast("Steps[FileReply]", outcome))
+        )
 
-    def _reload(self, request: Request, now: Now) -> dict[str, Any]:
+    def _reload(self, request: Reload, now: Now) -> ReloadReply:
         """The tick before this has looked at the files; `add` may also lift what no file names."""
         config = self._watch.lift(request.lifted)
         if config is not None:
             self._use(config, now)
         serving = self._keeper.config
         ports = {"udp": serving.udp_port, "tcp": serving.health_port if serving.listens else None}
-        return {"lifted": config is not None, "ports": ports}
+        return ReloadReply(lifted=config is not None, ports=ports)
 
-    def _client(self, request: Request, _now: Now) -> dict[str, Any]:
+    def _client(self, request: Client, _now: Now) -> ClientReply:
         keys = self._watch.keys_of(request.name)
-        return {"keys": key_texts(keys), "revoked": self._watch.is_revoked(keys | request.keys)}
+        return ClientReply(keys=keys, revoked=self._watch.is_revoked(keys | request.keys))
 
-    def _revoke(self, request: Request, now: Now) -> Steps[dict[str, Any]]:
+    def _revoke(self, request: Revoke, now: Now) -> Steps[RevokeReply]:
         """Nobody with the key in force under this name, nor with one of those given, gets in from now on."""
         keys = self._watch.keys_of(request.name) | request.keys
         targets = self._targets(request.name, keys, established=request.cut)
         if (config := self._watch.revoke(request.name, request.keys)) is not None:
             self._use(config, now)
-        outcome = {"keys": key_texts(keys), "not_closed": self._why_left_open(now)}
+        outcome = RevokeReply(keys=keys, not_closed=self._why_left_open(now))
         return self._when_cut(request.name, targets, outcome, cut=request.cut)
 
-    def _close(self, request: Request, now: Now) -> Steps[dict[str, Any]]:
+    def _close(self, request: Close, now: Now) -> Steps[CloseReply]:
         name = request.name
         targets = self._targets(name, self._watch.keys_of(name), established=request.cut)
         grants = self._keeper.grants_of(name)
         self._end([(grant, End.CLOSED) for grant in grants], now)
         self._state_changed = True
-        outcome: dict[str, Any] = {
-            "not_closed": self._why_left_open(now),
-            "known": name in self._keeper.config.clients,
-            "near": self._near(name),
-        }
+        outcome = CloseReply(
+            closed=(),
+            not_closed=self._why_left_open(now),
+            known=name in self._keeper.config.clients,
+            near=self._near(name),
+        )
         return _with_closed(grants, self._when_cut(name, targets, outcome, cut=request.cut))
 
     def _near(self, name: str) -> str | None:
@@ -856,37 +894,37 @@ class KeeperProcess:
         start = name[:2].lower()
         return nearest(name, islice((known for known in names if known[:2].lower() == start), _COMPARED_AT_ONCE))
 
-    def _reset(self, request: Request, now: Now) -> dict[str, Any]:
+    def _reset(self, request: Reset, now: Now) -> ResetReply:
         if request.everybody:
             return self._reset_all(now)
         name = request.name
         client = self._keeper.config.clients.get(name)
         if client is None:
-            return {"known": False, "near": self._near(name)}
+            return ResetReply(known=False, near=self._near(name))
         try:
             done = self._store.reset(client.public_key.raw, now.unix_ns)
         except OpenmeError as error:
-            return {"error": f"{name} is let in until the next start, then say it again: {error.message}"}
+            raise OpenmeError(f"{name} is let in until the next start, then say it again: {error.message}") from None
         if done is None:
-            return {"known": True, "was_ahead": False}
+            return ResetReply()
         _log.info("%s: its time was reset by the operator", name)
-        return {"known": True, "was_ahead": True, "shut": [[moment(first), moment(last)] for first, last in done.shut]}
+        return ResetReply(was_ahead=True, shut=[(moment(first), moment(last)) for first, last in done.shut])
 
-    def _reset_all(self, now: Now) -> dict[str, Any]:
+    def _reset_all(self, now: Now) -> ResetReply:
         """Begin everybody's time anew; where the memory was lost it is the operator's word that the clock is right."""
         before_ns = self._store.floor_ns
         try:
             done = self._store.reset_all(now.unix_ns)
         except OpenmeError as error:
-            return {"error": f"this holds until the next start, then say it again: {error.message}"}
+            raise OpenmeError(f"this holds until the next start, then say it again: {error.message}") from None
         floor_ns = self._store.floor_ns
         _log.warning("everybody's time was reset by the operator")
         moved = floor_ns is not None and floor_ns != before_ns
-        return {
-            "clients": len(done),
-            "from": moment(floor_ns) if floor_ns is not None and floor_ns > now.unix_ns else None,
-            "lost_until": moment(before_ns) if moved and before_ns is not None else None,
-        }
+        return ResetReply(
+            clients=len(done),
+            since=moment(floor_ns) if floor_ns is not None and floor_ns > now.unix_ns else None,
+            lost_until=moment(before_ns) if moved and before_ns is not None else None,
+        )
 
     def _targets(
         self, name: str, keys: Iterable[bytes], *, established: bool
@@ -910,39 +948,36 @@ class KeeperProcess:
         self,
         name: str,
         targets: tuple[Steps[list[CutTarget]], Iterable[CutTarget]],
-        answer: dict[str, Any],
+        answer: CutReplyT,
         *,
         cut: bool,
-    ) -> Steps[dict[str, Any]]:
+    ) -> Steps[CutReplyT]:
         """The answer, once the client's exchanges and, where `cut` asks for it, connections have ended."""
         asked = self._cutting.add(*targets)
 
-        def wait() -> Steps[dict[str, Any]]:
+        def wait() -> Steps[CutReplyT]:
             ended = yield from asked.outcome()
             if not cut:
                 return answer
             _log.info("%s: cut %d connections", name, ended)
-            return answer | {"cut": ended}
+            return replace(answer, cut=ended)
 
         return wait()
 
-    def _unhide(self, request: Request, now: Now) -> dict[str, Any]:
+    def _unhide(self, request: Unhide, now: Now) -> UnhideReply:
         """Hide these ports no longer; the command has taken them off `hide:` in the file."""
         if self._watch.is_reading:
             # What is being read may still list them, and would have them kept again.
-            return {"reading": True}
-        try:
-            ports = request.ports
-            config = self._keeper.config
-            refuse_named(config, ports)
-            shown = common(ports, (*self._hidden.ports, *config.hide)) if config.drop_ports else ()
-            self._hidden.remove(ports)
-        except OpenmeError as error:
-            return {"error": error.message}
+            return UnhideReply(reading=True)
+        ports = request.ports
+        config = self._keeper.config
+        refuse_named(config, ports)
+        shown = common(ports, (*self._hidden.ports, *config.hide)) if config.drop_ports else ()
+        self._hidden.remove(ports)
         if not self._use(self._watch.unlist(ports), now):
-            return {"error": f"not shown yet: {self._watch.fault}"}
+            raise OpenmeError(f"not shown yet: {self._watch.fault}")
         _log.info("no longer hidden, on request: %s", ", ".join(map(str, shown)) or "nothing that was hidden")
-        return {"shown": [str(item) for item in shown]}
+        return UnhideReply(shown=tuple(map(str, shown)))
 
     # -- what others see
 
@@ -982,6 +1017,9 @@ class KeeperProcess:
             if number % _LINES_AT_ONCE == 0:
                 yield
 
+    def _answer_sessions(self, _request: Sessions, now: Now) -> Steps[SessionsReply]:
+        return SessionsReply(**(yield from self._sessions(now)))
+
     def _write_state(self) -> Steps[None]:
         if self._state_file is None:
             self._keeper.grants.touched.clear()
@@ -1014,14 +1052,14 @@ class KeeperProcess:
                 _log.info("the replay memory is on the disk again")
 
 
-def _with_closed(grants: Sequence[Grant], outcome: Steps[dict[str, Any]]) -> Steps[dict[str, Any]]:
+def _with_closed(grants: Sequence[Grant], outcome: Steps[CloseReply]) -> Steps[CloseReply]:
     """The outcome, in the end, and the addresses and networks of these grants."""
     closed = []
     for number, grant in enumerate(grants, 1):
         closed.append(grant.place)
         if number % _NAMES_AT_ONCE == 0:
             yield
-    return {"closed": closed} | (yield from outcome)
+    return replace((yield from outcome), closed=tuple(closed))
 
 
 def _make_room(lock: socket.socket) -> None:
@@ -1031,9 +1069,9 @@ def _make_room(lock: socket.socket) -> None:
             lock.accept()[0].close()
 
 
-def _with(file: dict[str, Any], outcome: Steps[dict[str, Any]]) -> Steps[dict[str, Any]]:
+def _with(file: AboutFile, outcome: Steps[FileReply]) -> Steps[FileReply]:
     """The outcome, in the end, and what is known of the file now."""
-    return file | (yield from outcome)
+    return replace((yield from outcome), **file)
 
 
 def adopted_grants(

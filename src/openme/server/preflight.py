@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from openme.config.model import ServerConfig
+from openme.control import place
 from openme.errors import OpenmeError
 from openme.firewall.registry import kind_of
 from openme.keeper.rules import rules_for
-from openme.server import control
+from openme.processes.own_user import user_at_hand
+from openme.processes.privileges import has, has_net_admin, refuse_writable
+from openme.processes.roles import CAP_KILL
 from openme.server.firewall_lock import refuse_second_server
 from openme.server.health_port import why_not_ours, worded
 from openme.server.leftovers import leftover_warnings
-from openme.server.own_user import user_at_hand
 from openme.server.port_holder import holders_of
-from openme.server.privileges import has, has_net_admin, refuse_writable
 from openme.server.redirected import redirect_warnings
-from openme.server.roles import CAP_KILL
 from openme.server.saved_rules import saved_rule_warnings
 from openme.server.sockets import PortTakenError, refuse_unprivileged
 from openme.server.state_dir import refuse_unusable
@@ -58,7 +58,7 @@ def before_start(config: ServerConfig, config_path: Path, held: Held | None = No
     """
     found = Findings()
     ours = [config_path.resolve(), *([config.state_dir] if os.access(config.state_dir, os.F_OK) else [])]
-    is_starting = held is None and control.is_locked(config.state_dir)
+    is_starting = held is None and place.is_locked(config.state_dir)
 
     def privilege() -> None:
         if kind_of(config.firewall).abilities.needs_net_admin and not has_net_admin():

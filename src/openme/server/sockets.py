@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from openme.errors import OpenmeError
+from openme.processes.privileges import has
+from openme.processes.roles import CAP_NET_BIND_SERVICE
 from openme.server.port_holder import holders_of
-from openme.server.privileges import has
-from openme.server.roles import CAP_NET_BIND_SERVICE
 
 RECEIVE_BUFFER = 4 << 20  # bytes; doubles what survives a flood (docs/decisions/0001-shape.md)
 HEALTH_RECEIVE_BUFFER = 4096  # bytes; whoever asks for a receipt sends its id alone

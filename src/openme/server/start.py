@@ -16,6 +16,7 @@ from typing import Any
 
 from openme.config.model import ServerConfig
 from openme.config.who_can_knock import CURE, hides_without_clients, nobody_can_knock
+from openme.control import place, serving
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.firewall import registry
@@ -27,16 +28,32 @@ from openme.keeper.keeper import Keeper
 from openme.keeper.rules import rules_for
 from openme.listener.listener import Listener
 from openme.ports import merged
-from openme.server import control
-from openme.server.addresses import OwnAddresses
-from openme.server.channel import FRAME_SIZES, ChannelClosedError, channel, received
-from openme.server.children import (
+from openme.processes.children import (
     ListenerAndGuardian,
     close_all_but,
     detach,
     fork_with_lifeline,
     wait_for,
 )
+from openme.processes.listener_process import ListenerProcess
+from openme.processes.listener_reports import Reports, how_it_ended, last_words, tell, worded
+from openme.processes.own_user import user_for
+from openme.processes.privileges import (
+    User,
+    become,
+    die_with_parent,
+    has,
+    has_net_admin,
+    keep_alone,
+    keep_secrets_in_memory,
+    limit,
+)
+from openme.processes.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
+from openme.processes.sandbox import confine_keeper, confine_listener, find_landlock
+from openme.run_dir import RUN_DIR
+from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
+from openme.seam.messages import REPORT_SIZE, NoLandlock, Ready
+from openme.server.addresses import OwnAddresses
 from openme.server.config_watch import ConfigWatch, say_warnings
 from openme.server.earlier_sessions import track_earlier_sessions
 from openme.server.epoch_keys import open_epochs
@@ -48,31 +65,15 @@ from openme.server.hidden_ports import HiddenPorts
 from openme.server.interfaces import watch_interfaces
 from openme.server.keeper_process import Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
 from openme.server.leftovers import LeftoverRules, refuse_beside_existing_server, remove_leftovers
-from openme.server.listener_process import ListenerProcess
-from openme.server.listener_reports import Reports, how_it_ended, last_words, tell, worded
-from openme.server.own_user import user_for
 from openme.server.preflight import NEEDS_NET_ADMIN, before_start
-from openme.server.privileges import (
-    User,
-    become,
-    die_with_parent,
-    has,
-    has_net_admin,
-    keep_alone,
-    keep_secrets_in_memory,
-    limit,
-)
-from openme.server.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
-from openme.server.sandbox import confine_keeper, confine_listener, find_landlock
 from openme.server.saved_rules import saved_rule_warnings
 from openme.server.sockets import bind_knock
 from openme.server.state_dir import is_open_to_others, unusable
-from openme.server.state_file import DEFAULT_STATE_FILE, RUN_DIR, make_run_dir
+from openme.server.state_file import DEFAULT_STATE_FILE, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
 from openme.store.base import Store
 from openme.store.places import beside, has_lived
 from openme.store.sqlite import SqliteStore
-from openme.wire.frame import REPORT_SIZE, Report, ReportKind
 
 _LAST_WORDS = 10_000  # messages of a listener that has ended among which we look for its last words
 _GLANCE = 0.2  # seconds
@@ -132,15 +133,15 @@ def _lock(descriptor: int) -> None:
 def _open_lock(state_dir: Path) -> int:
     flags = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(state_dir / control.LOCK_NAME, os.O_RDWR | flags, 0o600)
+        return os.open(state_dir / place.LOCK_NAME, os.O_RDWR | flags, 0o600)
     except OSError as error:
         # A disk that takes no changes must keep nobody out: what there is can be locked, or one in the run directory.
         if error.errno not in REFUSES_CHANGES:
             raise
     try:
-        return os.open(state_dir / control.LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return os.open(state_dir / place.LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return os.open(beside(RUN_DIR, control.LOCK_NAME, state_dir), os.O_RDWR | flags, 0o600)
+        return os.open(beside(RUN_DIR, place.LOCK_NAME, state_dir), os.O_RDWR | flags, 0o600)
 
 
 def serve(
@@ -219,7 +220,7 @@ class _Prepared:
         """Keep CAP_NET_ADMIN, the files of the config, state and run directory, and nothing else."""
         keep_alone(KEEPER.capabilities)
         return [
-            worded(shortfall, self.no_landlock if shortfall.kind is ReportKind.NO_LANDLOCK else None)
+            worded(shortfall, self.no_landlock if isinstance(shortfall, NoLandlock) else None)
             for shortfall in confine_keeper(self.readable, self.writable)
         ]
 
@@ -252,8 +253,8 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
 
     store = SqliteStore(config.state_dir, RUN_DIR)
     stack.callback(store.close)
-    control_socket = stack.enter_context(control.listen(config.state_dir))
-    stack.callback(control.remove, config.state_dir)
+    control_socket = stack.enter_context(serving.listen(config.state_dir))
+    stack.callback(serving.remove, config.state_dir)
     writable = [config.state_dir]
     for directory in {RUN_DIR, *([] if state_file is None else [state_file.parent])}:
         with suppress(OSError):
@@ -310,7 +311,7 @@ def _start_listener(
             die_with_parent()
             limit(LISTENER)
             process = ListenerProcess(Listener(), knock, health, keeper)
-            tell(keeper, [*confine_listener(), Report(ReportKind.READY)])
+            tell(keeper, [*confine_listener(), Ready()])
             process.run()
             status = 0
         except BaseException as error:  # noqa: BLE001  # the child must not run on into its parent's code

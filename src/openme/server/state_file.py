@@ -15,8 +15,8 @@ from openme.files import replace_file
 from openme.firewall.base import Steps, T
 from openme.keeper.grants import Grant, GrantKey
 from openme.moments import rfc3339
+from openme.run_dir import RUN_DIR
 
-RUN_DIR = Path("/run/openme")
 DEFAULT_STATE_FILE = RUN_DIR / "sessions.json"
 _AT_ONCE = 100  # sessions or names of one step
 _SORTED_AT_ONCE = 2000

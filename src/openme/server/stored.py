@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from openme.config.model import ServerConfig
+from openme.control import asking
+from openme.control.requests import Stored, StoredReply
 from openme.errors import OpenmeError
 from openme.firewall.base import Steps
 from openme.keeper.keeper import Now
 from openme.moments import rfc3339
-from openme.server import control
 from openme.store.base import Seen, Store, StoreError
 from openme.store.reader import read_renewals, read_seen
 from openme.store.sqlite import make_memory
@@ -69,18 +70,18 @@ def moment(unix_ns: int) -> str:
         return "a time beyond the calendar"
 
 
-def stored_value(store: Store) -> Steps[dict[str, Any]]:
+def stored_reply(store: Store) -> Steps[StoredReply]:
     """The server's answer to a command that would read the database, which the server keeps to itself. StoreError."""
-    seen = []
+    seen: list[tuple[Any, ...]] = []
     for part in store.seen_in_parts(_AT_ONCE):
-        seen += [[_text(key), one.name, one.at, str(one.source)] for key, one in part.items()]
+        seen += [(_text(key), one.name, one.at, str(one.source)) for key, one in part.items()]
         yield
-    renewals = []
+    renewals: list[tuple[Any, ...]] = []
     for key, last in store.renewals().items():
-        renewals.append([_text(key), last])
+        renewals.append((_text(key), last))
         if len(renewals) % _AT_ONCE == 0:
             yield
-    return {"seen": seen, "failing": store.failing, "renewals": renewals}
+    return StoredReply(seen=seen, failing=store.failing, renewals=renewals)
 
 
 def last_knocks(state_dir: Path) -> dict[bytes, Seen]:
@@ -88,7 +89,7 @@ def last_knocks(state_dir: Path) -> dict[bytes, Seen]:
     value = _asked(state_dir)
     if value is None:
         return read_seen(state_dir)
-    return {base64.b64decode(key): Seen(name, at, ip_address(source)) for key, name, at, source in value["seen"]}
+    return {base64.b64decode(key): Seen(name, at, ip_address(source)) for key, name, at, source in value.seen}
 
 
 def renewals(state_dir: Path) -> dict[bytes, int]:
@@ -96,14 +97,14 @@ def renewals(state_dir: Path) -> dict[bytes, int]:
     value = _asked(state_dir)
     if value is None:
         return read_renewals(state_dir)
-    return {base64.b64decode(key): last for key, last in value["renewals"]}
+    return {base64.b64decode(key): last for key, last in value.renewals}
 
 
 def disk_fault(state_dir: Path) -> str | None:
     """Why the running server cannot write what it must, and so erases nothing; None if it can, or none runs."""
     value = _asked(state_dir)
-    if value is not None and value["failing"]:
-        return str(value["failing"])
+    if value is not None and value.failing:
+        return value.failing
     try:
         read_only = os.statvfs(state_dir).f_flag & os.ST_RDONLY
     except OSError:
@@ -111,9 +112,9 @@ def disk_fault(state_dir: Path) -> str | None:
     return os.strerror(errno.EROFS) if read_only else None
 
 
-def _asked(state_dir: Path) -> dict[str, Any] | None:
+def _asked(state_dir: Path) -> StoredReply | None:
     try:
-        return control.ask(state_dir, {"command": "stored"})
+        return asking.ask(state_dir, Stored())
     except (OpenmeError, OSError):
         return None
 

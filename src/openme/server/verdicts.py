@@ -8,8 +8,8 @@ from openme.keeper.grants import Grant
 from openme.keeper.keeper import Keeper, Now
 from openme.keeper.stages import Opened, Refused
 from openme.keys.erasing import wipe
-from openme.server.channel import Outbox
-from openme.wire.frame import KEY_SIZE, Order, OrderKind, accepted
+from openme.seam.channel import Outbox
+from openme.seam.messages import KnockAccepted, KnockRefused, accepted
 
 if TYPE_CHECKING:
     from openme.wire.knock import IPAddress
@@ -30,7 +30,7 @@ class Verdicts:
         """Tell the listener, who makes the receipt now that the firewall has answered. Version 1 has none."""
         tag, grant = opened.decided.what.tag, opened.grant
         if tag is None:
-            self._outbox.put([Order(OrderKind.ACCEPTED, key=bytes(KEY_SIZE))])
+            self._outbox.put([KnockAccepted()])
             return
         text = self._keeper.receipt_for(opened, now) or b""
         if (last := self._keeper.renewed_to(opened)) is not None:
@@ -45,7 +45,7 @@ class Verdicts:
 
     def refused(self, refused: Refused) -> None:
         """Tell the listener that nothing has opened."""
-        self._outbox.put([Order(OrderKind.REFUSED, key=refused.tag or bytes(KEY_SIZE))])
+        self._outbox.put([KnockRefused() if refused.tag is None else KnockRefused(refused.tag)])
 
     def move(self, moved: Iterable[tuple[Grant, Grant]]) -> None:
         """Know the receipts of grants whose network has another first address now by that one."""

@@ -15,11 +15,11 @@ import yaml
 from openme.cli import main as cli_main
 from openme.config.profile import load_client_config
 from openme.config.server import load_server_config
+from openme.control.place import SOCKET_NAME
 from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import FILE_NAME, new_ratchet, read_ratchet, write_ratchet
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import MAX_STEPS, Ratchet, epoch_at
-from openme.server import control
 from openme.store.places import DATABASE
 from support.command import Place, place
 
@@ -210,7 +210,7 @@ def test_a_server_that_cannot_be_told_costs_a_warning_and_not_the_answer(here: P
             peer.sendall(b'{"error": "the server is of another version"}')
 
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(here.state / control.SOCKET_NAME))
+        listening.bind(str(here.state / SOCKET_NAME))
         listening.listen()
         thread = threading.Thread(target=refuse, args=(listening,))
         thread.start()

@@ -15,10 +15,11 @@ from openme.cli import clients, revocation
 from openme.config import edit
 from openme.config.content_hash import content_hash
 from openme.config.server import load_server_config
+from openme.control import asking
+from openme.control.forms import key_texts
+from openme.control.requests import Client
 from openme.errors import OpenmeError
 from openme.keeper.revoked_keys import FILE_NAME, read_revoked
-from openme.server import control
-from openme.server.admin import key_texts
 from support.another_server import another_server
 from support.command import Place, place
 
@@ -47,21 +48,20 @@ def revoke(here: Place, name: str = "alice") -> int:
 
 def in_force(here: Place, name: str, key: bytes) -> bool:
     """Whether the running server lets this key in."""
-    text = key_texts([key])
-    reply = control.ask(here.state, {"command": "client", "name": name, "keys": text})
-    return text == reply["keys"] and not reply["revoked"]
+    reply = asking.ask(here.state, Client(name=name, keys=frozenset({key})))
+    return reply.keys == {key} and not reply.revoked
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "ask", partial(control.ask, timeout=0.2))
+    monkeypatch.setattr(asking, "ask", partial(asking.ask, timeout=0.2))
 
 
 STEPS = [
-    (control, "ask", 1),  # which keys are in force
+    (asking, "ask", 1),  # which keys are in force
     (revocation, "revoke_keys", 1),
-    (control, "ask", 2),  # let nobody in
+    (asking, "ask", 2),  # let nobody in
     (revocation, "remove_client", 1),
-    (control, "ask", 3),  # is it the same file
+    (asking, "ask", 3),  # is it the same file
 ]
 
 
@@ -317,7 +317,7 @@ def test_lifting_leaves_ports_and_expiry_as_they_are_or_is_refused(here: Place) 
 def test_a_removal_by_hand_lists_no_key(here: Place) -> None:
     with here.serving():
         edit.remove_client(here.config, "alice")
-        assert control.ask(here.state, {"command": "client", "name": "alice"})["keys"] == []
+        assert asking.ask(here.state, Client(name="alice")).keys == frozenset()
     assert not os.path.lexists(here.state / FILE_NAME)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from openme.client.knock import build
 from openme.config.profile import load_client_config
-from openme.server import control
+from openme.control.place import SOCKET_NAME
 from support.command import Place, Server, place, until
 
 
@@ -112,7 +112,7 @@ def test_sigterm_ends_it_with_0_soon_and_leaves_no_process_and_no_state_file(her
         assert server.end() == 0
         until(lambda: not any(Path("/proc", child).exists() for child in children), "both are gone")
         assert not here.sessions.exists()
-        assert not (here.state / control.SOCKET_NAME).exists()
+        assert not (here.state / SOCKET_NAME).exists()
         assert "stopped" in server.log
 
 
@@ -333,7 +333,7 @@ def test_a_request_that_makes_no_sense_is_answered_with_an_error(here: Place) ->
         for request in (b"garbage", b"{}", b"[]", b'{"command": 1}', b'{"command": "nope"}', b"1", b'"x"'):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
                 sock.settimeout(10)
-                sock.connect(str(here.state / control.SOCKET_NAME))
+                sock.connect(str(here.state / SOCKET_NAME))
                 sock.send(request)
                 assert "error" in json.loads(sock.recv(1 << 16))
         assert alive(server)

@@ -12,7 +12,7 @@ import zxingcpp
 
 from openme.config.server import load_server_config
 from openme.keys.ed25519 import ClientPrivateKey, parse_private_key
-from openme.server.own_user import user_at_hand
+from openme.processes.own_user import user_at_hand
 from support.command import Place, place
 from support.png import gray
 

@@ -10,8 +10,8 @@ from openme.config.model import ClientEntry
 from openme.keeper.keeper import Now
 from openme.keeper.registry import Registry
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
+from openme.seam.messages import FRAME_SIZE, unpack_frame_untrusted
 from openme.wire import v1, v2
-from openme.wire.frame import FRAME_SIZE, unpack_frame_untrusted
 from openme.wire.v2 import SignedKnock
 from support import independent_v2
 from support.knocks import (

@@ -1,13 +1,13 @@
 """Receipts: made once, the same for every asker, there as long as the opening, and never too many."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import pytest
 
 from openme.listener import receipts
 from openme.listener.receipts import PENDING_SECONDS, Receipts
+from openme.seam.messages import ForgetReceipt, KnockAccepted, KnockRefused, Order, ReceiptPart, accepted, unpack_order
 from openme.wire.base import ReceiptKeys
-from openme.wire.frame import Order, OrderKind, accepted
 from openme.wire.receipt import seal_receipt
 
 TEXT = b'{"client": "alice"}'
@@ -21,9 +21,23 @@ def keys(number: int = 1) -> ReceiptKeys:
     return ReceiptKeys(number.to_bytes(16, "big"), number.to_bytes(32, "big"), number.to_bytes(12, "big"))
 
 
-def obey(made: Receipts, orders: list[Order], now: float = 0.0) -> list[bytes | None]:
+def take(made: Receipts, order: Order, now: float) -> bytes | None:
+    """The id of a receipt that is there now."""
+    if isinstance(order, KnockAccepted):
+        return made.accepted(order, now)
+    if isinstance(order, ReceiptPart):
+        made.part(order)
+    elif isinstance(order, KnockRefused):
+        made.refused(order)
+    else:
+        assert isinstance(order, ForgetReceipt)
+        made.forget(order)
+    return None
+
+
+def obey(made: Receipts, orders: Sequence[Order], now: float = 0.0) -> list[bytes | None]:
     # The text of an order is overwritten once it is used: each gets one of its own, as from the channel.
-    return [made.obey(replace(order, text=bytes(bytearray(order.text))), now) for order in orders]
+    return [take(made, unpack_order(order.pack()), now) for order in orders]
 
 
 def with_one(number: int = 1, ends: float = 30.0) -> Receipts:
@@ -50,7 +64,7 @@ def test_a_second_verdict_makes_no_second_text_under_the_same_key() -> None:
     made = with_one()
     first = made.answer(keys().id, 1.0)
     assert obey(made, accepted(tag(), 60 * 10**9, b'{"other": 1}')) == [None]
-    assert obey(made, [Order(OrderKind.REFUSED, key=tag())]) == [None]
+    assert obey(made, [KnockRefused(knock=tag())]) == [None]
     assert made.answer(keys().id, 1.0) is first
 
 
@@ -60,7 +74,7 @@ def test_what_a_receipt_says_is_forgotten_also_where_the_verdict_comes_too_late(
     made.forget_overdue(PENDING_SECONDS + 1)
     orders = accepted(tag(), 30 * 10**9, b"x" * 5000)
     assert len(orders) == 2
-    assert [made.obey(order, PENDING_SECONDS + 2) for order in orders] == [None, None]
+    assert [take(made, order, PENDING_SECONDS + 2) for order in orders] == [None, None]
     assert [order.text for order in orders] == [bytes(4096), bytes(904)]
 
 
@@ -68,7 +82,7 @@ def test_a_refused_copy_leaves_the_originals_receipt() -> None:
     """A copy of a knock passes the listener too, and the keeper's word on it is `refused`."""
     made = with_one()
     made.expect(tag(), keys(), 1.0)
-    obey(made, [Order(OrderKind.REFUSED, key=tag())], 1.1)
+    obey(made, [KnockRefused(knock=tag())], 1.1)
     assert made.answer(keys().id, 1.2) == seal_receipt(TEXT, keys())
     obey(made, accepted(tag(), 60 * 10**9, b"{}"), 1.3)
     assert made.answer(keys().id, 1.4) == seal_receipt(TEXT, keys())
@@ -79,7 +93,7 @@ def test_parts_are_put_together_in_their_order() -> None:
     made = Receipts()
     made.expect(tag(), keys(), 0.0)
     orders = accepted(tag(), 30 * 10**9, text)
-    assert [order.kind for order in orders] == [*[OrderKind.RECEIPT_PART] * 2, OrderKind.ACCEPTED]
+    assert [type(order) for order in orders] == [*[ReceiptPart] * 2, KnockAccepted]
     assert obey(made, orders) == [None, None, keys().id]
     assert made.answer(keys().id, 1.0) == seal_receipt(text, keys())
 
@@ -89,9 +103,9 @@ def test_a_copy_that_comes_between_two_parts_costs_nothing() -> None:
     made = Receipts()
     made.expect(tag(), keys(), 0.0)
     part, last = accepted(tag(), 30 * 10**9, text)
-    made.obey(part, 0.1)
+    take(made, part, 0.1)
     made.expect(tag(), keys(), 0.1)
-    assert made.obey(last, 0.2) == keys().id
+    assert take(made, last, 0.2) == keys().id
     assert made.answer(keys().id, 1.0) == seal_receipt(text, keys())
 
 
@@ -125,9 +139,9 @@ def test_it_ends_with_the_opening(now: float) -> None:
 
 def test_an_opening_that_ends_early_takes_its_receipt_along() -> None:
     made = with_one()
-    obey(made, [Order(OrderKind.FORGET_RECEIPT, key=tag(2))])
+    obey(made, [ForgetReceipt(knock=tag(2))])
     assert made.answer(keys().id, 1.0) is not None
-    obey(made, [Order(OrderKind.FORGET_RECEIPT, key=tag())])
+    obey(made, [ForgetReceipt(knock=tag())])
     assert made.answer(keys().id, 1.0) is None
     assert (made._made, made._ids) == ({}, {})
 
@@ -135,14 +149,14 @@ def test_an_opening_that_ends_early_takes_its_receipt_along() -> None:
 def test_forgetting_comes_before_the_verdict_as_well() -> None:
     made = Receipts()
     made.expect(tag(), keys(), 0.0)
-    obey(made, [Order(OrderKind.FORGET_RECEIPT, key=tag()), *accepted(tag(), 30 * 10**9, TEXT)])
+    obey(made, [ForgetReceipt(knock=tag()), *accepted(tag(), 30 * 10**9, TEXT)])
     assert made.answer(keys().id, 1.0) is None
 
 
 def test_a_refused_knock_has_none() -> None:
     made = Receipts()
     made.expect(tag(), keys(), 0.0)
-    assert obey(made, [Order(OrderKind.REFUSED, key=tag()), *accepted(tag(), 30 * 10**9, TEXT)]) == [None, None]
+    assert obey(made, [KnockRefused(knock=tag()), *accepted(tag(), 30 * 10**9, TEXT)]) == [None, None]
     assert made.answer(keys().id, 1.0) is None
 
 
@@ -215,8 +229,8 @@ def test_what_opens_a_receipt_and_what_it_says_are_wiped_when_it_is_made() -> No
     made, one = Receipts(), keys()
     made.expect(tag(), one, 0.0)
     texts = [bytes(bytearray(b"said %d" % number)) for number in (1, 2)]
-    made.obey(Order(OrderKind.RECEIPT_PART, key=tag(), text=texts[0]), 0.1)
-    assert made.obey(Order(OrderKind.ACCEPTED, 30 * 10**9, tag(), texts[1]), 0.1) == one.id
+    take(made, ReceiptPart(knock=tag(), text=texts[0]), 0.1)
+    assert take(made, KnockAccepted(tag(), 30 * 10**9, texts[1]), 0.1) == one.id
     assert made.answer(one.id, 0.2) == seal_receipt(b"said 1said 2", keys())
     assert (one.key, one.nonce) == (bytes(32), bytes(12))
     assert texts == [bytes(6)] * 2
@@ -229,16 +243,16 @@ def test_what_opens_a_receipt_that_is_never_made_is_wiped(end: str, monkeypatch:
         made.expect(tag(), keys(), 0.0)
     made.expect(tag(), one, 0.0)
     if end == "refused":
-        made.obey(Order(OrderKind.REFUSED, key=tag()), 0.1)
+        take(made, KnockRefused(knock=tag()), 0.1)
     elif end == "no verdict":
         made.forget_overdue(PENDING_SECONDS - 0.1)
         assert one.key != bytes(32)
         made.forget_overdue(PENDING_SECONDS)
     elif end == "without text":
-        made.obey(Order(OrderKind.ACCEPTED, 30 * 10**9, tag()), 0.1)
+        take(made, KnockAccepted(tag(), 30 * 10**9), 0.1)
     elif end == "too many":
         monkeypatch.setattr(receipts, "MAX_PENDING", 1)
         made.expect(tag(2), keys(2), 0.1)
     elif end == "the opening ended":
-        made.obey(Order(OrderKind.FORGET_RECEIPT, key=tag()), 0.1)
+        take(made, ForgetReceipt(knock=tag()), 0.1)
     assert (one.key, one.nonce) == (bytes(32), bytes(12))

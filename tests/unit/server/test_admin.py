@@ -1,7 +1,6 @@
 """Requests over the control socket, and what the keeper makes of them, with the firewall in memory."""
 
 import base64
-import json
 import os
 import secrets
 import socket
@@ -27,7 +26,6 @@ from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.ports import parse_port_spec
 from openme.server import config_watch
-from openme.server.admin import RequestError, parse_request
 from openme.server.config_watch import ConfigWatch
 from openme.server.keeper_process import KeeperProcess, Parts
 from openme.store.sqlite import SqliteStore
@@ -96,50 +94,6 @@ class Desk:
 def desk(tmp_path: Path) -> Iterator[Desk]:
     with ExitStack() as stack:
         yield Desk(stack, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b'"revoke"',
-        b"\xff",
-        b"[" * 60_000,
-        b"{}",
-        b'{"command": 7}',
-        b'{"command": ["revoke"]}',
-        b'{"command": "revoke", "name": 7}',
-        b'{"command": "revoke", "name": null}',
-        b'{"command": "revoke", "name": "%s"}' % (b"a" * 5000),
-        b'{"command": "revoke", "cut": "yes"}',
-        b'{"command": "revoke", "keys": "%s"}' % KEY.encode(),
-        b'{"command": "revoke", "keys": [7]}',
-        b'{"command": "revoke", "keys": ["AAAA"]}',
-        b'{"command": "revoke", "keys": ["%s!"]}' % KEY.encode(),
-        b'{"command": "revoke", "keys": {"%s": 1}}' % KEY.encode(),
-        json.dumps({"command": "revoke", "keys": [KEY] * 65}).encode(),
-        b'{"command": "reload", "lifted": ["AAAA"]}',
-        b'{"command": "reload", "sha256": "ABC"}',
-        b'{"command": "reload", "sha256": 7}',
-        b'{"command": "new_ratchet", "epoch_length": "7d"}',
-        b'{"command": "new_ratchet", "epoch_length": true}',
-    ],
-)
-def test_a_request_of_the_wrong_form_is_refused(raw: bytes) -> None:
-    with pytest.raises(RequestError, match="did not understand"):
-        parse_request(raw)
-
-
-def test_an_unknown_command_is_of_another_version() -> None:
-    with pytest.raises(RequestError, match="another version"):
-        parse_request(b'{"command": "dance"}')
-
-
-def test_a_request_is_read() -> None:
-    request = parse_request(json.dumps({"command": "revoke", "name": "é", "keys": [KEY], "cut": True}).encode())
-    assert (request.command, request.name, request.keys, request.cut) == ("revoke", "é", frozenset({bytes(32)}), True)
 
 
 def test_an_older_command_is_served(desk: Desk) -> None:

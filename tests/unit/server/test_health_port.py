@@ -12,10 +12,10 @@ import pytest
 
 from openme.config.model import ServerConfig
 from openme.ports import parse_port_spec
+from openme.seam.messages import LeaveHealthPort, LeftHealthPort
 from openme.server import health_port
 from openme.server.health_port import FILE_NAME, own_health_port, why_not_ours, worded
 from openme.server.hidden_ports import HiddenPorts
-from openme.wire.frame import OrderKind, Report, ReportKind
 from support.keeper_process import KeeperWorld, keeper_world
 from support.knocks import config, lines
 from support.ports import free_port
@@ -151,7 +151,7 @@ def world(tmp_path: Path) -> Iterator[KeeperWorld]:
 
 
 def left(world: KeeperWorld) -> None:
-    world.send(Report(ReportKind.LEFT_HEALTH_PORT).pack())
+    world.send(LeftHealthPort().pack())
 
 
 def hidden(world: KeeperWorld) -> list[str]:
@@ -164,7 +164,7 @@ def test_a_port_that_comes_to_be_named_is_left_and_only_then_shown(world: Keeper
     world.write_config(NAMED, SERVER)
     world.turn()
     world.turn()
-    assert len(world.orders(OrderKind.LEAVE_HEALTH_PORT)) == 1
+    assert len(world.orders(LeaveHealthPort)) == 1
     assert hidden(world) == ["4000/tcp"]
     assert world.process._rules.always_hidden
     left(world)
@@ -181,12 +181,12 @@ def test_it_is_told_again_until_it_has_left(world: KeeperWorld) -> None:
     for _ in range(4):
         world.turn()
         world.clock.advance(0.5)
-    assert len(world.orders(OrderKind.LEAVE_HEALTH_PORT)) == 2
+    assert len(world.orders(LeaveHealthPort)) == 2
     left(world)
     world.turn()
     world.clock.advance(5)
     world.turn()
-    assert world.orders(OrderKind.LEAVE_HEALTH_PORT) == []
+    assert world.orders(LeaveHealthPort) == []
 
 
 def test_it_is_not_taken_back_while_the_server_runs(world: KeeperWorld) -> None:

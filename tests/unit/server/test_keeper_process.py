@@ -18,11 +18,23 @@ from openme import interrupts
 from openme.firewall.base import Door
 from openme.keeper.ratchet_file import read_ratchet
 from openme.reasons import Reason
+from openme.seam.messages import (
+    FRAME_SIZE,
+    ForgetEpochKey,
+    ForgetReceipt,
+    ForgetV1Key,
+    KnockAccepted,
+    KnockRefused,
+    KnownSource,
+    Order,
+    Serve,
+    UseEpochKey,
+    UseV1Key,
+)
 from openme.server import admission, verdicts
 from openme.server.keeper_process import Ending, Trial
 from openme.store.base import Seen
 from openme.store.reader import read_seen
-from openme.wire.frame import FRAME_SIZE, Order, OrderKind
 from support.keeper_process import KeeperWorld, keeper_world
 from support.knocks import (
     ALICE,
@@ -36,11 +48,16 @@ from support.knocks import (
     frame,
     lines,
     listener,
+    obey,
     packet,
     packet_v2,
 )
 
 NAMELESS_USER = 65534
+
+
+def told_verdicts(world: KeeperWorld) -> list[KnockAccepted | KnockRefused]:
+    return world.orders(KnockAccepted, KnockRefused)
 
 
 @pytest.fixture
@@ -76,7 +93,7 @@ def test_a_knock_opens_its_doors_and_is_remembered(world: KeeperWorld, datagram:
     seen = on_the_disk(world)[ALICE.public.raw]
     assert (seen.name, seen.source) == ("alice", HOME)
     world.knock(datagram)
-    assert world.orders(OrderKind.REFUSED)
+    assert world.orders(KnockRefused)
 
 
 def test_the_knock_is_on_the_disk_before_its_door_opens(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,18 +114,18 @@ def test_knocks_that_come_together_open_in_one_transaction(world: KeeperWorld) -
     world.knock(*knocks)
     assert world.firewall.calls == ["open"]
     assert world.grants() == {"alice", "bob"}
-    assert [(order.kind, order.key) for order in world.orders(OrderKind.ACCEPTED, OrderKind.REFUSED)] == [
-        (OrderKind.ACCEPTED, knocks[0][:32]),
-        (OrderKind.ACCEPTED, knocks[1][:32]),
-        (OrderKind.REFUSED, knocks[2][:32]),
+    assert [(type(order), order.knock) for order in told_verdicts(world)] == [
+        (KnockAccepted, knocks[0][:32]),
+        (KnockAccepted, knocks[1][:32]),
+        (KnockRefused, knocks[2][:32]),
     ]
 
 
 def test_the_listener_is_told_of_the_address_of_a_good_knock_and_of_no_other(world: KeeperWorld) -> None:
     world.knock(packet_v2(STRANGER), source=ELSEWHERE)
-    assert world.orders(OrderKind.KNOWN_SOURCE) == []
+    assert world.orders(KnownSource) == []
     world.knock(packet_v2())
-    assert len(world.orders(OrderKind.KNOWN_SOURCE)) == 1
+    assert len(world.orders(KnownSource)) == 1
 
 
 def test_a_version_2_frame_is_wiped_once_it_is_judged(world: KeeperWorld) -> None:
@@ -125,7 +142,7 @@ def test_a_grant_that_the_firewall_refused_is_undone(world: KeeperWorld) -> None
         world.knock(packet_v2())
     assert world.grants() == set()
     assert world.ask("sessions")["active_sessions"] == []
-    assert [order.kind for order in world.orders(OrderKind.ACCEPTED, OrderKind.REFUSED)] == [OrderKind.REFUSED]
+    assert [type(order) for order in told_verdicts(world)] == [KnockRefused]
     assert said(journal) == []
     assert "a valid knock opened nothing: this firewall refuses to apply" in said(records)
     # Nothing of it comes back with the rules.
@@ -316,7 +333,7 @@ def test_a_client_that_expires_while_its_door_is_open_loses_it(tmp_path: Path) -
             world.turn()
         assert said(records) == [f"alice: closed for {HOME} (expired)"]
         assert world.open_for() == set()
-        assert world.orders(OrderKind.FORGET_RECEIPT)
+        assert world.orders(ForgetReceipt)
 
 
 def test_the_state_file_is_written_no_more_than_once_a_second(tmp_path: Path) -> None:
@@ -412,10 +429,10 @@ def test_what_needs_a_restart_stays_as_it_is_and_is_said(world: KeeperWorld) -> 
 
 def test_version_1_switched_off_takes_its_key_from_the_listener(world: KeeperWorld) -> None:
     world.process._give_v1_keys()
-    (given,) = world.orders(OrderKind.USE_V1_KEY)
+    (given,) = world.orders(UseV1Key)
     world.write_config(server="protocols: [v2]")
     world.turn()
-    assert [order.number for order in world.orders(OrderKind.FORGET_V1_KEY)] == [given.number]
+    assert [order.number for order in world.orders(ForgetV1Key)] == [given.number]
     world.knock(packet())
     assert world.open_for() == set()
 
@@ -425,7 +442,7 @@ def test_version_2_switched_off_takes_its_keys_from_the_listener(world: KeeperWo
     assert live
     world.write_config(server="protocols: [v1]")
     world.turn()
-    assert {order.number for order in world.orders(OrderKind.FORGET_EPOCH_KEY)} == live
+    assert {order.epoch for order in world.orders(ForgetEpochKey)} == live
     assert world.parts.keeper.epochs is None
 
 
@@ -468,9 +485,9 @@ def test_receipts_of_an_opening_that_ends_early_are_forgotten_up_to_a_bound(
         tags.append(datagram[:32])
         world.knock(datagram)
         world.clock.advance(1)
-    world.orders()
+    world.told()
     world.ask("close", name="alice")
-    assert [order.key for order in world.orders(OrderKind.FORGET_RECEIPT)] == tags[-5:]
+    assert [order.knock for order in world.orders(ForgetReceipt)] == tags[-5:]
 
 
 # -- epochs
@@ -483,13 +500,13 @@ def after_an_epoch(world: KeeperWorld) -> list[Order]:
     epoch = world.clock.now.unix_ns // (WEEK * 10**9)
     datagram = packet_v2(timestamp_ns=world.clock.now.unix_ns, label="new", epoch=epoch)
     made = listener()
-    told = world.orders()
+    told = world.told()
     for order in told:
-        if order.kind is OrderKind.USE_EPOCH_KEY:
-            made.obey(order)
+        if isinstance(order, UseEpochKey):
+            obey(made, order)
     world.send(made.frame_untrusted(datagram, HOME)[0].pack())
     world.turn()
-    return told + world.orders()
+    return told + world.told()
 
 
 def test_an_epoch_that_is_over_is_erased_everywhere_once_a_client_confirms_it(world: KeeperWorld) -> None:
@@ -501,7 +518,7 @@ def test_an_epoch_that_is_over_is_erased_everywhere_once_a_client_confirms_it(wo
     saved = read_ratchet(world.state_dir)
     assert saved is not None
     assert saved.index == first
-    assert EPOCH in {order.number for order in told if order.kind is OrderKind.FORGET_EPOCH_KEY}
+    assert EPOCH in {order.epoch for order in told if isinstance(order, ForgetEpochKey)}
 
 
 def test_a_disk_that_will_not_erase_is_asked_again_after_a_minute_and_not_before(
@@ -586,7 +603,7 @@ def test_close_ends_the_doors_of_that_client_alone(world: KeeperWorld) -> None:
     world.knock(packet_v2(BOB), source=ELSEWHERE)
     world.ask("close", name="alice")
     assert world.open_for() == {str(ELSEWHERE)}
-    assert len(world.orders(OrderKind.FORGET_RECEIPT)) == 1
+    assert len(world.orders(ForgetReceipt)) == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
@@ -681,8 +698,8 @@ def test_a_trial_without_a_knock_ends_the_loop(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("own_signals")
 def test_the_listener_hears_serve_after_its_keys(world: KeeperWorld) -> None:
     world.process.run(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    told = [order.kind for order in world.orders()]
-    assert told.index(OrderKind.USE_V1_KEY) < told.index(OrderKind.SERVE)
+    told = [type(order) for order in world.told()]
+    assert told.index(UseV1Key) < told.index(Serve)
 
 
 def test_a_disk_that_does_not_give_what_it_was_given_ends_nobody(tmp_path: Path) -> None:

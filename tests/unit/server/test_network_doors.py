@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from openme.firewall.base import CutTarget, IPAddress
+from openme.seam.messages import ForgetReceipt
 from openme.server import keeper_process, slices
 from openme.server.keeper_process import adopted_grants
-from openme.wire.frame import OrderKind
 from support.keeper_process import KeeperWorld, keeper_world
 from support.knocks import ALICE, BOB, HOME, config, frame, packet_v2
 
@@ -74,9 +74,9 @@ def test_knocks_from_all_over_the_network_are_one_session_and_end_together(world
     tags = [knock(world), knock(world, BESIDE)]
     (session,) = world.ask("sessions")["active_sessions"]
     assert session["ip"] == str(BESIDE)
-    world.orders()
+    world.told()
     assert world.ask("close", name="alice")["closed"] == [f"{BESIDE} and its network {NET}"]
-    assert [order.key for order in world.orders(OrderKind.FORGET_RECEIPT)] == tags
+    assert [order.knock for order in world.orders(ForgetReceipt)] == tags
     assert doors(world) == set()
 
 
@@ -102,11 +102,11 @@ def test_a_narrower_prefix_leaves_no_wide_door_and_ends_what_came_from_outside(w
     assert {grant.client_name: grant.network for grant in wide.parts.keeper.grants} == {"alice": NET, "bob": WIDE}
     outside = [target.network for target in wide.firewall.cut_targets]
     assert sum(network.num_addresses for network in outside if network is not None) == 2**16 - 2**8
-    wide.orders()
+    wide.told()
     wide.ask("close", name="bob")
     assert doors(wide) == both_doors(str(NET))
     wide.ask("close", name="alice")
-    assert tag in [order.key for order in wide.orders(OrderKind.FORGET_RECEIPT)]
+    assert tag in [order.knock for order in wide.orders(ForgetReceipt)]
 
 
 def test_a_knock_between_two_steps_leaves_no_wide_door_behind(wide: KeeperWorld) -> None:

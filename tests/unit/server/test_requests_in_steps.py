@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from openme.config.model import ServerConfig
+from openme.control.requests import Reply, StoredReply
 from openme.firewall.base import CutTarget, IPAddress, IsOpen, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
 from openme.keeper.grants import Grant
@@ -22,7 +23,7 @@ from openme.keeper.keeper import Keeper
 from openme.keeper.policy import client_lists
 from openme.keeper.rules import rules_for
 from openme.ports import parse_port_spec
-from openme.server.channel import channel
+from openme.seam.channel import channel
 from openme.server.door_steps import AT_ONCE
 from openme.server.keeper_process import KeeperProcess, Parts
 from openme.store.base import Claim, Holder
@@ -299,15 +300,16 @@ def test_what_is_stored_of_many_is_told_in_steps(made: Process) -> None:
     knock = Knock(NOW.unix_ns, nonce(HOME), None)
     made.store.claim([Claim(key, knock, HOME, "somebody", NOW.unix, None) for key in keys], lambda _: None)
     steps = made.process._answer(b'{"command": "stored"}')
-    assert not isinstance(steps, dict)
+    assert not isinstance(steps, Reply)
     taken = 0
-    answer: dict[str, Any] = {}
-    while not answer:
+    answer = None
+    while answer is None:
         try:
             next(steps)
         except StopIteration as end:
             answer = end.value
         taken += 1
     assert taken >= 5
-    assert [base64.b64decode(key) for key, *_ in answer["seen"]] == keys
-    assert answer["seen"][0][1:] == ["somebody", NOW.unix, str(HOME)]
+    assert isinstance(answer, StoredReply)
+    assert [base64.b64decode(key) for key, *_ in answer.seen] == keys
+    assert answer.seen[0][1:] == ("somebody", NOW.unix, str(HOME))

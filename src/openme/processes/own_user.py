@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openme.errors import OpenmeError
-from openme.server.privileges import User, has, named_user, refuse_writable
-from openme.server.roles import CAP_SETGID, CAP_SETUID
-from openme.server.state_file import RUN_DIR
+from openme.processes.privileges import User, has, named_user, refuse_writable
+from openme.processes.roles import CAP_SETGID, CAP_SETUID
+from openme.run_dir import RUN_DIR
 
 DEFAULT_NAME = "openme"
 FIRST, LAST = 61184, 65519

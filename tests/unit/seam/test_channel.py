@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from openme.server.channel import FRAME_SIZES, ChannelClosedError, channel, received, send
-from openme.wire.frame import FRAME_SIZE, ORDER_SIZE
+from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received, send
+from openme.seam.messages import FRAME_SIZE, ORDER_SIZE
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from openme.server import control
+from openme.control import place, serving
 
 SOMEBODY = 65534
 
@@ -16,8 +16,8 @@ SOMEBODY = 65534
 def test_the_socket_is_its_owners_alone_whatever_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        with control.listen(tmp_path):
-            assert stat.S_IMODE((tmp_path / control.SOCKET_NAME).stat().st_mode) == 0o600
+        with serving.listen(tmp_path):
+            assert stat.S_IMODE((tmp_path / place.SOCKET_NAME).stat().st_mode) == 0o600
         assert os.umask(mask) == mask
     finally:
         os.umask(before)
@@ -41,5 +41,5 @@ def test_the_user_of_whoever_connected_decides(uid: int, *, allowed: bool) -> No
                 os._exit(0)
         listening.settimeout(10)
         with listening.accept()[0] as peer:
-            assert control.is_allowed(peer) is allowed
+            assert serving.is_allowed(peer) is allowed
         os.waitpid(child, 0)

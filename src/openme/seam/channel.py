@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 
 from openme.keys.erasing import wipe
-from openme.wire.frame import FRAME_SIZE, LONG_ORDER_SIZE, ORDER_SIZE, REPORT_SIZE, Order, OrderKind
+from openme.seam.messages import Order, Sender, row_of, sizes_from
 
-FRAME_SIZES = (FRAME_SIZE, REPORT_SIZE)
-ORDER_SIZES = (ORDER_SIZE, LONG_ORDER_SIZE)
+FRAME_SIZES = sizes_from(Sender.LISTENER)
+ORDER_SIZES = sizes_from(Sender.KEEPER)
 _BUFFER = 4 << 20  # bytes that may be under way: some hundred receipts
 _SO_SNDBUFFORCE = 32  # socket(7): beyond the host's limit, needs CAP_NET_ADMIN
 _MAX_WAITING = 4096  # orders
@@ -72,7 +72,7 @@ def send(end: socket.socket, message: bytes) -> bool:
 class Outbox:
     """Orders on their way to the listener. What it is too busy to take waits, and goes in its turn.
 
-    When too much waits, knocks lose their receipts: those orders may be lost, while keys never are.
+    When too much waits, knocks lose their receipts: the table says which orders may be lost; keys never are.
     """
 
     def __init__(self, end: socket.socket) -> None:
@@ -85,7 +85,7 @@ class Outbox:
     def put(self, orders: Iterable[Order]) -> None:
         """Send these behind those that wait. ChannelClosedError if the listener is gone."""
         group = list(orders)
-        if len(self._waiting) >= _MAX_WAITING and all(order.kind in _DISPENSABLE for order in group):
+        if len(self._waiting) >= _MAX_WAITING and all(row_of(type(order)).may_be_lost for order in group):
             for order in group:
                 order.wipe()
             return
@@ -109,7 +109,5 @@ class Outbox:
         for order in self._waiting:
             order.wipe()
 
-
-_DISPENSABLE = frozenset({OrderKind.ACCEPTED, OrderKind.REFUSED, OrderKind.RECEIPT_PART, OrderKind.KNOWN_SOURCE})
 
 __all__ = ["FRAME_SIZES", "ORDER_SIZES", "ChannelClosedError", "Outbox", "channel", "received", "send"]

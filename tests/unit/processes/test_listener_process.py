@@ -15,30 +15,40 @@ from types import SimpleNamespace
 import pytest
 
 from openme.listener.listener import Listener
-from openme.reasons import Reason
-from openme.server import listener_process
-from openme.server.channel import channel, send
-from openme.server.listener_process import (
+from openme.processes import listener_process
+from openme.processes.listener_process import (
     HEALTH_PER_ADDRESS,
     HEALTH_SECONDS,
     RECEIPT_PATIENCE,
     ListenerProcess,
     address_of,
 )
-from openme.server.sockets import bind_health, bind_knock
-from openme.wire import v2
-from openme.wire.base import ReceiptKeys
-from openme.wire.frame import (
+from openme.reasons import Reason
+from openme.seam import messages
+from openme.seam.channel import channel, send
+from openme.seam.messages import (
     FRAME_SIZE,
     REPORT_SIZE,
-    Order,
-    OrderKind,
+    Delivered,
+    Dropped,
+    ForgetReceipt,
+    ForgetV1Key,
+    KnockRefused,
+    LeaveHealthPort,
+    LeftHealthPort,
+    NoHealthPort,
     Report,
-    ReportKind,
+    Serve,
+    Serving,
+    UseEpochKey,
+    UseV1Key,
     accepted,
     unpack_frame_untrusted,
     unpack_report_untrusted,
 )
+from openme.server.sockets import bind_health, bind_knock
+from openme.wire import v2
+from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import seal_receipt
 from support import independent_v2
 from support.command import until
@@ -76,12 +86,12 @@ def running() -> Iterator[Running]:
     with bind_knock(port) as knock, bind_health(port) as health, listener_end:
         process = ListenerProcess(Listener(), knock, health, listener_end)
         thread = threading.Thread(target=process.run)
-        send(keeper_end, Order(OrderKind.USE_V1_KEY, key=SERVER.raw).pack())
-        send(keeper_end, Order(OrderKind.USE_EPOCH_KEY, EPOCH, ratchet().private_key(EPOCH)).pack())
-        send(keeper_end, Order(OrderKind.SERVE).pack())
+        send(keeper_end, UseV1Key(0, SERVER.raw).pack())
+        send(keeper_end, UseEpochKey(EPOCH, ratchet().private_key(EPOCH)).pack())
+        send(keeper_end, Serve().pack())
         thread.start()
         until(lambda: health.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), "the health port listens")
-        assert unpack_report_untrusted(keeper_end.recv(1000)) == Report(ReportKind.SERVING)
+        assert unpack_report_untrusted(keeper_end.recv(1000)) == Serving()
         yield Running(process, keeper_end, port, thread)
         keeper_end.close()
         thread.join(5)
@@ -119,7 +129,7 @@ def test_what_is_no_knock_gets_no_frame_and_no_answer_and_is_counted(running: Ru
 
 
 def test_without_a_key_nothing_is_a_version_1_knock(running: Running) -> None:
-    send(running.keeper, Order(OrderKind.FORGET_V1_KEY).pack())
+    send(running.keeper, ForgetV1Key(0).pack())
     until(lambda: not running.process._listener._keys[1], "the key is forgotten")
     running.knock(packet()).close()
     until(lambda: running.process._counts.total, "it is counted")
@@ -214,7 +224,7 @@ def test_a_refusal_is_reported_with_its_reason_and_its_source(
 ) -> None:
     monkeypatch.setattr(running.process._reporter, "_each", True)  # as on level debug
     running.knock(b"x").close()
-    report = Report(ReportKind.REFUSED, 1, Reason.LENGTH, ip_address("127.0.0.1"))
+    report = Dropped(Reason.LENGTH, 1, ip_address("127.0.0.1"))
     assert unpack_report_untrusted(running.keeper.recv(1000)) == report
 
 
@@ -377,8 +387,8 @@ def test_a_receipt_that_is_forgotten_or_refused_is_not_said(running: Running, mo
     grant(running, one)
     with asking(running, keys[0].id) as connection:
         assert heard(connection) == seal_receipt(TEXT, keys[0])
-    send(running.keeper, Order(OrderKind.FORGET_RECEIPT, key=one[:32]).pack())
-    send(running.keeper, Order(OrderKind.REFUSED, key=two[:32]).pack())
+    send(running.keeper, ForgetReceipt(knock=one[:32]).pack())
+    send(running.keeper, KnockRefused(knock=two[:32]).pack())
     until(lambda: not running.process._receipts._made and not running.process._receipts._pending, "both are gone")
     for known in keys:
         with asking(running, known.id) as connection:
@@ -438,7 +448,8 @@ def test_a_packet_that_does_not_decrypt_is_not_worked_on_for_ever(running: Runni
 
 def test_the_listener_keeps_no_key_of_a_knock(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     wiped: list[bytes] = []
-    monkeypatch.setattr(listener_process, "wipe", lambda *secrets: wiped.extend(map(bytes, secrets)))
+    for module in (listener_process, messages):
+        monkeypatch.setattr(module, "wipe", lambda *secrets: wiped.extend(map(bytes, secrets)))
     with running.knock(packet_v2()):
         raw = running.frame()
     frame = unpack_frame_untrusted(raw)
@@ -453,8 +464,8 @@ def kept() -> Iterator[tuple[ListenerProcess, KeptMessages, socket.socket]]:
     with listener_end, keeper_end, socket.socket() as knock, socket.socket() as health:
         messages = KeptMessages(listener_end)
         process = ListenerProcess(Listener(), knock, health, messages)  # type: ignore[arg-type]  # all it does with it
-        send(keeper_end, Order(OrderKind.USE_V1_KEY, key=SERVER.raw).pack())
-        send(keeper_end, Order(OrderKind.USE_EPOCH_KEY, EPOCH, ratchet().private_key(EPOCH)).pack())
+        send(keeper_end, UseV1Key(0, SERVER.raw).pack())
+        send(keeper_end, UseEpochKey(EPOCH, ratchet().private_key(EPOCH)).pack())
         process._on_orders()
         yield process, messages, keeper_end
         process._selector.close()
@@ -496,7 +507,7 @@ def nothing_told(running: Running) -> bool:
     waiting = []
     while select.select([running.keeper], [], [], 0)[0]:
         waiting.append(running.keeper.recv(1000))
-    return all(unpack_report_untrusted(message).kind is not ReportKind.DELIVERED for message in waiting)
+    return all(not isinstance(unpack_report_untrusted(message), Delivered) for message in waiting)
 
 
 def test_whoever_reads_a_receipt_to_its_end_is_reported(running: Running) -> None:
@@ -508,7 +519,7 @@ def test_whoever_reads_a_receipt_to_its_end_is_reported(running: Running) -> Non
             heard(connection)
             assert nothing_told(running), "it has not said yet that it has read that"
         running.keeper.settimeout(5)
-        assert told(running) == Report(ReportKind.DELIVERED, knock=datagram[:16])
+        assert told(running) == Delivered(datagram[:16])
 
 
 def test_whoever_ended_before_it_was_told_anything_has_not_read_it(running: Running) -> None:
@@ -582,18 +593,18 @@ def test_it_serves_without_a_health_port() -> None:
     ours, theirs = channel()
     with ours, theirs, bind_knock(free_port()) as knock:
         process = ListenerProcess(Listener(), knock, None, ours)
-        process._serve()
-        process._leave_health_port()
-        kinds = [unpack_report_untrusted(theirs.recv(1000)).kind for _ in range(2)]
-        assert kinds == [ReportKind.SERVING, ReportKind.LEFT_HEALTH_PORT]
+        process._serve(Serve())
+        process._leave_health_port(LeaveHealthPort())
+        kinds = [type(unpack_report_untrusted(theirs.recv(1000))) for _ in range(2)]
+        assert kinds == [Serving, LeftHealthPort]
         assert {key.fileobj for key in process._selector.get_map().values()} == {knock}
 
 
 def test_a_service_can_have_the_health_port_once_it_is_left_and_who_is_connected_stays(running: Running) -> None:
     with socket.create_connection(("127.0.0.1", running.port), 5):
         until(lambda: running.process._connections, "it is accepted")
-        send(running.keeper, Order(OrderKind.LEAVE_HEALTH_PORT).pack())
-        assert unpack_report_untrusted(running.keeper.recv(1000)) == Report(ReportKind.LEFT_HEALTH_PORT)
+        send(running.keeper, LeaveHealthPort().pack())
+        assert unpack_report_untrusted(running.keeper.recv(1000)) == LeftHealthPort()
         with socket.create_server(("127.0.0.1", running.port)):
             assert running.process._connections
     running.knock(packet()).close()
@@ -609,6 +620,6 @@ def test_a_health_port_that_somebody_listens_on_first_costs_receipts_and_no_knoc
         thief.bind(("127.0.0.1", port))
         thief.listen()
         process = ListenerProcess(Listener(), knock, health, ours)
-        process._serve()
-        assert unpack_report_untrusted(theirs.recv(1000)) == Report(ReportKind.NO_HEALTH_PORT, errno.EADDRINUSE)
+        process._serve(Serve())
+        assert unpack_report_untrusted(theirs.recv(1000)) == NoHealthPort(errno.EADDRINUSE)
         assert {key.fileobj for key in process._selector.get_map().values()} == {knock}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from openme.interrupts import held_back, ignore
-from openme.server.privileges import (
+from openme.processes.privileges import (
     User,
     become,
     keep_alone,
@@ -22,8 +22,8 @@ from openme.server.privileges import (
     leave_terminal,
     limit,
 )
-from openme.server.roles import GUARDIAN
-from openme.server.sandbox import confine_guardian
+from openme.processes.roles import GUARDIAN
+from openme.processes.sandbox import confine_guardian
 
 _PATIENCE = 1.0  # seconds that a child gets to end: by itself, then by the guardian's hand
 _GRACE = 3.0  # the same for a child that nobody would end

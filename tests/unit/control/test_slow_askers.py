@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 
 import pytest
 
-from openme.server.replies import MOST, Replies
+from openme.control.slow_askers import MOST, Replies
 
 LONG = bytes(range(256)) * 40_000
 

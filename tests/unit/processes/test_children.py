@@ -5,7 +5,7 @@ import sys
 
 _FORKS = """
 import os, signal
-from openme.server.children import fork_with_lifeline, wait_for
+from openme.processes.children import fork_with_lifeline, wait_for
 
 fork, parent = os.fork, os.getpid()
 

@@ -14,11 +14,8 @@ from pathlib import Path
 import pytest
 
 import openme
-from openme.reasons import Reason
-from openme.refusals import REPORT_INTERVAL
-from openme.server import listener_reports
-from openme.server.channel import FRAME_SIZES, ChannelClosedError, channel, received
-from openme.server.listener_reports import (
+from openme.processes import listener_reports
+from openme.processes.listener_reports import (
     MOST_DELIVERED,
     MOST_LINES,
     Reporter,
@@ -28,7 +25,27 @@ from openme.server.listener_reports import (
     tell,
     worded,
 )
-from openme.wire.frame import MAX_NUMBER, REFUSALS, REPORT_SIZE, Report, ReportKind, unpack_report_untrusted
+from openme.reasons import Reason
+from openme.refusals import REPORT_INTERVAL
+from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
+from openme.seam.messages import (
+    MAX_NUMBER,
+    REFUSALS,
+    REPORT_SIZE,
+    Delivered,
+    Dropped,
+    Mistake,
+    NoHealthPort,
+    NoLandlock,
+    NoSeccomp,
+    NoSeccompLibrary,
+    OutOfMemory,
+    ReceivingFailed,
+    Report,
+    Sender,
+    types_from,
+    unpack_report_untrusted,
+)
 from openme.wire.knock import BadPacket
 from support.knocks import lines
 
@@ -68,9 +85,9 @@ def test_refusals_are_told_as_sums_once_a_minute(ends: tuple[socket.socket, sock
         reporter.refused(Reason.BUSY)
         reporter.report(second)
     reporter.report(REPORT_INTERVAL * 10)
-    reports = told(ends[1])
+    reports = [report for report in told(ends[1]) if isinstance(report, Dropped)]
     assert len(reports) == 4 * 2
-    assert sum(r.number for r in reports if r.reason == "length") == REPORT_INTERVAL * 3
+    assert sum(r.count for r in reports if r.reason == "length") == REPORT_INTERVAL * 3
     assert {r.source for r in reports} == {None}
     assert reporter.counts.total == {"length": REPORT_INTERVAL * 3, "busy": REPORT_INTERVAL * 3}
 
@@ -85,10 +102,10 @@ def test_on_level_debug_each_is_told_with_its_source_up_to_a_limit(
         reporter.refused(Reason.FILTER, HERE)
     reporter.refused(Reason.BUSY)
     reporter.report(7.0)
-    one = Report(ReportKind.REFUSED, 1, Reason.FILTER, HERE)
+    one = Dropped(Reason.FILTER, 1, HERE)
     assert told(ends[1]) == [one] * 5 + [
-        Report(ReportKind.REFUSED, 3, Reason.FILTER),
-        Report(ReportKind.REFUSED, 1, Reason.BUSY),
+        Dropped(Reason.FILTER, 3),
+        Dropped(Reason.BUSY, 1),
     ]
 
 
@@ -103,7 +120,7 @@ def test_what_a_busy_keeper_does_not_take_is_told_later(ends: tuple[socket.socke
     while [raw for raw in received(ends[1], FRAME_SIZES, 10_000) if raw == filler]:
         pass
     reporter.report(REPORT_INTERVAL)
-    assert told(ends[1]) == [Report(ReportKind.REFUSED, 1, Reason.COPY)]
+    assert told(ends[1]) == [Dropped(Reason.COPY, 1)]
 
 
 def test_an_error_of_the_socket_is_told_once_a_minute(ends: tuple[socket.socket, socket.socket]) -> None:
@@ -111,7 +128,7 @@ def test_an_error_of_the_socket_is_told_once_a_minute(ends: tuple[socket.socket,
     for _ in range(1000):
         reporter.receiving_failed(OSError(errno.ENOBUFS, "x"))
         reporter.report(0.0)
-    assert told(ends[1]) == [Report(ReportKind.RECEIVING_FAILED, errno.ENOBUFS)]
+    assert told(ends[1]) == [ReceivingFailed(errno.ENOBUFS)]
 
 
 def test_last_words_reach_the_keeper_though_orders_lie_unread(ends: tuple[socket.socket, socket.socket]) -> None:
@@ -119,30 +136,30 @@ def test_last_words_reach_the_keeper_though_orders_lie_unread(ends: tuple[socket
     tell(ends[0], [last_words(MemoryError())])
     ends[0].close()
     arrivals = received(ends[1], FRAME_SIZES, 10)
-    assert unpack_report_untrusted(next(arrivals)).kind is ReportKind.OUT_OF_MEMORY
+    assert unpack_report_untrusted(next(arrivals)) == OutOfMemory()
     with pytest.raises(ChannelClosedError):
         next(arrivals)
 
 
 def test_nobody_to_tell_is_no_error(ends: tuple[socket.socket, socket.socket]) -> None:
     ends[1].close()
-    tell(ends[0], [Report(ReportKind.NO_LANDLOCK)] * 3)
+    tell(ends[0], [NoLandlock()] * 3)
 
 
 def test_what_is_not_in_force_is_said_with_the_best_reason_known() -> None:
     line = "sandbox: Landlock is not in force ({}): files are protected by their modes alone"
-    refused = Report(ReportKind.NO_LANDLOCK, errno.EPERM)
+    refused = NoLandlock(errno.EPERM)
     assert worded(refused) == line.format("Operation not permitted")
     assert worded(refused, "libc is not there") == line.format("libc is not there")
-    assert worded(Report(ReportKind.NO_LANDLOCK)) == line.format("not available here")
+    assert worded(NoLandlock()) == line.format("not available here")
 
 
 def test_a_mistake_is_told_by_its_place() -> None:
     with pytest.raises(BadPacket) as caught:
         unpack_report_untrusted(b"")
     (line,) = said(last_words(caught.value))
-    assert line.startswith("the listener ends by an internal error, at wire/frame.py line ")
-    assert said(Report(ReportKind.MISTAKE, MAX_NUMBER)) == [
+    assert line.startswith("the listener ends by an internal error, at seam/messages.py line ")
+    assert said(Mistake(MAX_NUMBER)) == [
         "the listener ends by an internal error, at an unknown place: please report it"
     ]
 
@@ -154,8 +171,8 @@ def test_counts_are_one_line_a_minute_and_lose_nothing() -> None:
     keeper = Reports()
     with lines("openme.listener", logging.INFO) as records:
         for second in range(180):
-            keeper.on_report_untrusted(Report(ReportKind.REFUSED, 5, Reason.LENGTH).pack(), second)
-            keeper.on_report_untrusted(Report(ReportKind.REFUSED, 1, Reason.DECRYPT, HERE).pack(), second)
+            keeper.on_report_untrusted(Dropped(Reason.LENGTH, 5).pack(), second)
+            keeper.on_report_untrusted(Dropped(Reason.DECRYPT, 1, HERE).pack(), second)
             keeper.tick(second)
         keeper.tick(240)
     assert len(records) == 4
@@ -164,7 +181,7 @@ def test_counts_are_one_line_a_minute_and_lose_nothing() -> None:
 
 
 def test_a_refusal_has_a_line_on_level_debug_alone_up_to_a_limit() -> None:
-    report = Report(ReportKind.REFUSED, 1, Reason.LENGTH, HERE)
+    report = Dropped(Reason.LENGTH, 1, HERE)
     assert said(report) == ["refused: 1 length"]
     assert said(report, level=logging.DEBUG)[0] == "refused: length (from 192.0.2.7)"
     flood = said(*[report] * (MOST_LINES * 3), level=logging.DEBUG)
@@ -174,17 +191,17 @@ def test_a_refusal_has_a_line_on_level_debug_alone_up_to_a_limit() -> None:
 
 def nonsense() -> list[bytes]:
     return [
-        bytes([ReportKind.REFUSED, len(REFUSALS)]) + bytes(24),
-        bytes([ReportKind.REFUSED, 0]) + bytes(24),  # none refused
-        bytes([max(ReportKind) + 1]) + bytes(25),
-        bytes([ReportKind.MISTAKE, 1]) + bytes(24),
+        bytes([0, len(REFUSALS)]) + bytes(24),
+        Dropped(Reason.LENGTH, 0).pack(),  # none refused
+        b"\xfe" + bytes(25),
+        bytes([6, 1]) + bytes(24),
         *(secrets.token_bytes(REPORT_SIZE) for _ in range(2000)),
     ]
 
 
 def test_nonsense_is_a_few_lines_a_minute_and_says_what_it_may_mean() -> None:
     found = said(*nonsense(), level=logging.INFO)
-    assert len(found) <= len(ReportKind) + 2
+    assert len(found) <= len(types_from(Sender.LISTENER)) + 2
     assert any("it may have been taken over" in line for line in found)
     assert all(line.isprintable() for line in found)
     keeper = Reports()
@@ -196,11 +213,10 @@ def test_nonsense_is_a_few_lines_a_minute_and_says_what_it_may_mean() -> None:
 
 
 def test_shortfalls_and_ends_are_said_once() -> None:
-    kinds = set(ReportKind) - {ReportKind.REFUSED, ReportKind.RECEIVING_FAILED, ReportKind.DELIVERED}
-    kinds -= {ReportKind.READY, ReportKind.SERVING, ReportKind.LEFT_HEALTH_PORT}
-    reports = [Report(kind, number) for kind in kinds for number in (0, 1, MAX_NUMBER)]
-    assert len(said(*reports * 10)) == len(kinds)
-    assert said(Report(ReportKind.NO_SECCOMP, errno.EINVAL)) == ["sandbox: seccomp is not in force (Invalid argument)"]
+    with_number = (NoSeccomp, NoLandlock, NoHealthPort, Mistake)
+    reports = [NoSeccompLibrary(), OutOfMemory(), *(kind(n) for kind in with_number for n in (0, 1, MAX_NUMBER))]
+    assert len(said(*reports * 10)) == 6
+    assert said(NoSeccomp(errno.EINVAL)) == ["sandbox: seccomp is not in force (Invalid argument)"]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +252,7 @@ def test_every_word_for_a_refusal_has_a_number() -> None:
     sources = [
         *(SOURCE / "listener").glob("*.py"),
         *(path for path in (SOURCE / "wire").glob("*.py") if path.name not in {"frame.py", "receipt.py"}),
-        SOURCE / "server/listener_process.py",
+        SOURCE / "processes/listener_process.py",
     ]
     names = {name for path in sources for name in re.findall(r"\bReason\.([A-Z_]+)", path.read_text())}
     assert names == {reason.name for reason in REFUSALS}
@@ -245,5 +261,5 @@ def test_every_word_for_a_refusal_has_a_number() -> None:
 def test_what_was_fetched_is_bounded_between_two_looks() -> None:
     keeper = Reports()
     for number in range(MOST_DELIVERED + 5):
-        keeper.on_report_untrusted(Report(ReportKind.DELIVERED, knock=number.to_bytes(16, "big")).pack(), 0.0)
+        keeper.on_report_untrusted(Delivered(number.to_bytes(16, "big")).pack(), 0.0)
     assert len(keeper.delivered) == MOST_DELIVERED

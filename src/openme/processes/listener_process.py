@@ -11,12 +11,27 @@ from openme.keys.erasing import wipe
 from openme.listener.listener import Listener
 from openme.listener.load import Datagram, Waiting, copies_of
 from openme.listener.receipts import Receipts
+from openme.processes.listener_reports import Reporter, tell
 from openme.reasons import Reason
 from openme.refusals import REPORT_INTERVAL
-from openme.server.channel import ORDER_SIZES, ChannelClosedError, received, send
-from openme.server.listener_reports import Reporter, tell
+from openme.seam.channel import ORDER_SIZES, ChannelClosedError, received, send
+from openme.seam.handlers import Handlers
+from openme.seam.messages import (
+    PACKET_SIZE,
+    ForgetReceipt,
+    KnockAccepted,
+    KnockRefused,
+    KnownSource,
+    LeaveHealthPort,
+    LeftHealthPort,
+    ReceiptPart,
+    Sender,
+    Serve,
+    Serving,
+    row_of,
+    unpack_order,
+)
 from openme.wire.base import RECEIPT_ID_SIZE, Version
-from openme.wire.frame import PACKET_SIZE, OrderKind, Report, ReportKind, source_of, unpack_order
 from openme.wire.knock import BadPacket, IPAddress, unpack_address
 from openme.wire.versions import VERSIONS
 
@@ -28,10 +43,6 @@ _BACKLOG = 128
 _BATCH = 64  # orders or connections taken before the other sockets get their turn
 _DRAIN = 256  # datagrams taken from the kernel before some are worked on
 _SHARE = 0.001  # seconds of work, for familiar addresses and for others each, before more is taken
-
-_ABOUT_KEYS = frozenset(
-    {OrderKind.USE_V1_KEY, OrderKind.FORGET_V1_KEY, OrderKind.USE_EPOCH_KEY, OrderKind.FORGET_EPOCH_KEY}
-)
 
 
 def address_of(sockaddr: tuple[str, ...]) -> IPAddress:
@@ -77,6 +88,20 @@ class ListenerProcess:
         self._waiting = {version.number: Waiting() for version in VERSIONS}
         self._copies = {version.number: copies_of(version) for version in VERSIONS}
 
+        self._handlers = Handlers(
+            Sender.KEEPER,
+            listener.handlers
+            | {
+                KnockAccepted: self._on_accepted,
+                KnockRefused: self._receipts.refused,
+                ReceiptPart: self._receipts.part,
+                ForgetReceipt: self._receipts.forget,
+                KnownSource: self._on_known_source,
+                Serve: self._serve,
+                LeaveHealthPort: self._leave_health_port,
+            },
+        )
+
     def run(self) -> None:
         """Serve until the keeper is gone."""
         self._selector.register(self._keeper, selectors.EVENT_READ, self._on_orders)
@@ -101,29 +126,24 @@ class ListenerProcess:
     def _on_orders(self) -> None:
         for message in received(self._keeper, ORDER_SIZES, _BATCH):
             order = unpack_order(message)
-            if order.kind is OrderKind.KNOWN_SOURCE:
-                for waiting in self._waiting.values():
-                    waiting.make_familiar(source_of(order))
-                continue
-            if order.kind is OrderKind.SERVE:
-                self._serve()
-            elif order.kind is OrderKind.LEAVE_HEALTH_PORT:
-                self._leave_health_port()
-            elif order.kind in _ABOUT_KEYS:
-                self._listener.obey(order)
-                if order.kind is OrderKind.USE_EPOCH_KEY:
-                    wipe(message)
-            elif (receipt_id := self._receipts.obey(order, time.monotonic())) is not None:
-                self._tell_who_waits(receipt_id)
-            if order.text:
+            self._handlers.take(order)
+            if row_of(type(order)).wiped:
                 wipe(message)
 
-    def _serve(self) -> None:
+    def _on_accepted(self, order: KnockAccepted) -> None:
+        if (receipt_id := self._receipts.accepted(order, time.monotonic())) is not None:
+            self._tell_who_waits(receipt_id)
+
+    def _on_known_source(self, order: KnownSource) -> None:
+        for waiting in self._waiting.values():
+            waiting.make_familiar(order.address)
+
+    def _serve(self, _order: Serve) -> None:
         """Let strangers in. Until now knocks waited in the socket, and the health port was not there to be seen."""
         if self._health is not None:
             self._listen(self._health)
         self._selector.register(self._knock, selectors.EVENT_READ, self._on_datagrams)
-        tell(self._keeper, [Report(ReportKind.SERVING)])
+        tell(self._keeper, [Serving()])
 
     def _listen(self, health: socket.socket) -> None:
         try:
@@ -134,14 +154,14 @@ class ListenerProcess:
         else:
             self._selector.register(health, selectors.EVENT_READ, lambda: self._on_health(health))
 
-    def _leave_health_port(self) -> None:
+    def _leave_health_port(self, _order: LeaveHealthPort) -> None:
         """Leave it to the service that it belongs to now. Whoever has connected already is served to the end."""
         if self._health is not None:
             if self._health in self._selector.get_map():
                 self._selector.unregister(self._health)
             self._health.close()
             self._health = None
-        tell(self._keeper, [Report(ReportKind.LEFT_HEALTH_PORT)])
+        tell(self._keeper, [LeftHealthPort()])
 
     # -- knocks
 
@@ -200,7 +220,8 @@ class ListenerProcess:
         sent = send(self._keeper, message)
         if receipt is not None:
             # What would open this knock later is not to be found in this process's memory.
-            wipe(message, frame.aead_key, frame.aead_nonce)
+            wipe(message)
+            frame.wipe()
             if sent:
                 self._receipts.expect(datagram[: version.tag_size], receipt, time.monotonic())
             else:

@@ -8,9 +8,10 @@ from typing import cast
 import pytest
 from py_landlock import Landlock, LandlockNotAvailableError, RulesetError
 
-from openme.server import sandbox, start
-from openme.server.sandbox import find_landlock
-from openme.wire.frame import Report, ReportKind
+from openme.processes import sandbox
+from openme.processes.sandbox import find_landlock
+from openme.seam.messages import NoLandlock, NoSeccomp
+from openme.server import start
 
 
 def test_why_there_is_no_landlock_is_told_in_the_librarys_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +23,7 @@ def test_why_there_is_no_landlock_is_told_in_the_librarys_words(monkeypatch: pyt
 
 
 def test_the_keepers_warning_about_landlock_has_that_reason_and_no_other_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    shortfalls = [Report(ReportKind.NO_LANDLOCK), Report(ReportKind.NO_SECCOMP, errno.EINVAL)]
+    shortfalls = [NoLandlock(), NoSeccomp(errno.EINVAL)]
     monkeypatch.setattr(start, "keep_alone", lambda _: None)
     monkeypatch.setattr(start, "confine_keeper", lambda *_: shortfalls)
     prepared = SimpleNamespace(readable=(), writable=(), no_landlock="Could not find libc")
@@ -41,4 +42,4 @@ def test_rules_that_the_kernel_refuses_are_reported_by_its_number(monkeypatch: p
 
     monkeypatch.setattr(Landlock, "apply", refuses)
     ctypes.set_errno(errno.ENOENT)  # of an earlier call
-    assert sandbox._landlock([], []) == [Report(ReportKind.NO_LANDLOCK, number)]
+    assert sandbox._landlock([], []) == [NoLandlock(number)]

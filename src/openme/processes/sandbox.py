@@ -12,8 +12,8 @@ from pathlib import Path
 
 from py_landlock import Landlock, LandlockError, Scope, get_abi_version
 
-from openme.server.roles import GUARDIAN, KEEPER, LISTENER, Allowed
-from openme.wire.frame import Report, ReportKind
+from openme.processes.roles import GUARDIAN, KEEPER, LISTENER, Allowed
+from openme.seam.messages import NoLandlock, NoSeccomp, NoSeccompLibrary, Shortfall
 
 try:
     import pyseccomp
@@ -34,22 +34,22 @@ def find_landlock() -> str | None:
     return None
 
 
-def confine_listener() -> list[Report]:
+def confine_listener() -> list[Shortfall]:
     """Leave the listener its sockets. Returns what is not enforced here."""
     return _landlock([], []) + _seccomp(LISTENER.calls)
 
 
-def confine_guardian(listener: int) -> list[Report]:
+def confine_guardian(listener: int) -> list[Shortfall]:
     """Leave the guardian to wait, and to kill the process behind the descriptor `listener`."""
     return _landlock([], [], may_signal=GUARDIAN.signals_others) + _seccomp(GUARDIAN.with_descriptor(listener))
 
 
-def confine_keeper(readable: Iterable[Path], writable: Iterable[Path]) -> list[Report]:
+def confine_keeper(readable: Iterable[Path], writable: Iterable[Path]) -> list[Shortfall]:
     """Leave the keeper netlink, the directories in `readable` to read and those in `writable` to read and write."""
     return _landlock(readable, writable) + _seccomp(KEEPER.calls)
 
 
-def _landlock(readable: Iterable[Path], writable: Iterable[Path], *, may_signal: bool = False) -> list[Report]:
+def _landlock(readable: Iterable[Path], writable: Iterable[Path], *, may_signal: bool = False) -> list[Shortfall]:
     ctypes.set_errno(0)  # where the library leaves what the kernel has answered
     try:
         rules = Landlock(strict=False)
@@ -61,15 +61,15 @@ def _landlock(readable: Iterable[Path], writable: Iterable[Path], *, may_signal:
             rules.allow_scope(Scope.SIGNAL)  # from ABI 6 on processes outside are out of reach otherwise
         rules.apply()
     except OSError as error:
-        return [Report(ReportKind.NO_LANDLOCK, error.errno or 0)]
+        return [NoLandlock(error.errno or 0)]
     except LandlockError:
-        return [Report(ReportKind.NO_LANDLOCK, ctypes.get_errno())]
+        return [NoLandlock(ctypes.get_errno())]
     return []
 
 
-def _seccomp(calls: Iterable[Allowed]) -> list[Report]:
+def _seccomp(calls: Iterable[Allowed]) -> list[Shortfall]:
     if pyseccomp is None:
-        return [Report(ReportKind.NO_SECCOMP_LIBRARY)]
+        return [NoSeccompLibrary()]
     try:
         rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
         for allowed in calls:
@@ -78,7 +78,7 @@ def _seccomp(calls: Iterable[Allowed]) -> list[Report]:
         _add(rules, pyseccomp.ERRNO(errno.ENOSYS), "clone3")
         rules.load()
     except OSError as error:
-        return [Report(ReportKind.NO_SECCOMP, error.errno or 0)]
+        return [NoSeccomp(error.errno or 0)]
     return []
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from openme.config.section import shown
 from openme.errors import OpenmeError
-from openme.server.roles import CAP_NET_ADMIN, CAP_SETGID, Role
+from openme.processes.roles import CAP_NET_ADMIN, CAP_SETGID, Role
 
 _SHARED_IDS = frozenset({65534})  # nobody: of what is not mapped, and of programs that were given no user
 _PR_SET_PDEATHSIG = 1

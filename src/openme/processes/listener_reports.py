@@ -16,8 +16,28 @@ from types import TracebackType
 
 from openme.reasons import Reason
 from openme.refusals import REPORT_INTERVAL, RefusalCounts
-from openme.server.channel import ChannelClosedError, send
-from openme.wire.frame import SOURCE_SIZE, Report, ReportKind, unpack_report_untrusted
+from openme.seam.channel import ChannelClosedError, send
+from openme.seam.handlers import Handlers
+from openme.seam.messages import (
+    SOURCE_SIZE,
+    Delivered,
+    Dropped,
+    Frame,
+    LeftHealthPort,
+    Mistake,
+    NoHealthPort,
+    NoLandlock,
+    NoSeccomp,
+    NoSeccompLibrary,
+    OutOfMemory,
+    Ready,
+    ReceivingFailed,
+    Report,
+    Sender,
+    Serving,
+    Shortfall,
+    unpack_report_untrusted,
+)
 from openme.wire.knock import BadPacket, IPAddress
 
 MOST_LINES = 10_000  # refusals in a second that get a line each on level debug: more than one process works on
@@ -34,19 +54,19 @@ _MODULES = sorted(str(path) for path in _SOURCE.rglob("*.py"))
 _log = logging.getLogger("openme.listener")
 _keeper_log = logging.getLogger("openme.keeper")
 
-_SHORTFALLS = {
-    ReportKind.NO_SECCOMP_LIBRARY: (
-        "sandbox: seccomp is not in force, libseccomp is missing; install it: apt-get install libseccomp2"
-    ),
-    ReportKind.NO_SECCOMP: "sandbox: seccomp is not in force ({})",
-    ReportKind.NO_LANDLOCK: "sandbox: Landlock is not in force ({}): files are protected by their modes alone",
-}
 
-
-def worded(shortfall: Report, why: str | None = None) -> str:
+def worded(shortfall: Shortfall, why: str | None = None) -> str:
     """What a sandbox does not enforce here, for the operator; `why`, if that is known better than by its number."""
-    number = min(shortfall.number, _MAX_ERRNO)
-    return _SHORTFALLS[shortfall.kind].format(why or (os.strerror(number) if number else "not available here"))
+    if isinstance(shortfall, NoSeccompLibrary):
+        return "sandbox: seccomp is not in force, libseccomp is missing; install it: apt-get install libseccomp2"
+    reason = why or (_strerror(shortfall.errno) if shortfall.errno else "not available here")
+    if isinstance(shortfall, NoSeccomp):
+        return f"sandbox: seccomp is not in force ({reason})"
+    return f"sandbox: Landlock is not in force ({reason}): files are protected by their modes alone"
+
+
+def _strerror(number: int) -> str:
+    return os.strerror(min(number, _MAX_ERRNO))
 
 
 # -- the listener's end
@@ -66,23 +86,23 @@ class Reporter:
         self._last_told = float("-inf")
 
     def refused(self, reason: Reason, source: IPAddress | None = None) -> None:
-        """Count a refusal under one of `wire.frame.REFUSALS`. ChannelClosedError if the keeper is gone."""
+        """Count a refusal under one of `seam.messages.REFUSALS`. ChannelClosedError if the keeper is gone."""
         self.counts.add(reason)
         if (
             not self._each
             or source is None
             or not self._lines.take(time.monotonic())
-            or not self._send(Report(ReportKind.REFUSED, 1, reason, source))
+            or not self._send(Dropped(reason, 1, source))
         ):
             self._untold[reason] += 1
 
     def delivered(self, knock: bytes) -> None:
         """Tell that the receipt of this knock (its R) was fetched; a keeper too busy to hear it counts it as not."""
-        self._send(Report(ReportKind.DELIVERED, knock=knock[:SOURCE_SIZE]))
+        self._send(Delivered(knock[:SOURCE_SIZE]))
 
     def no_health_port(self, error: OSError) -> None:
         """Nobody can be told on the health port what a knock has opened."""
-        self._send(Report(ReportKind.NO_HEALTH_PORT, error.errno or 0))
+        self._send(NoHealthPort(error.errno or 0))
 
     def receiving_failed(self, error: OSError) -> None:
         """The knock socket has an error and no datagram."""
@@ -93,10 +113,10 @@ class Reporter:
         if now - self._last_told < REPORT_INTERVAL or not (self._untold or self._failure is not None):
             return
         self._last_told = now
-        if self._failure is not None and self._send(Report(ReportKind.RECEIVING_FAILED, self._failure)):
+        if self._failure is not None and self._send(ReceivingFailed(self._failure)):
             self._failure = None
         for reason, count in list(self._untold.items()):
-            if self._send(Report(ReportKind.REFUSED, count, reason)):
+            if self._send(Dropped(reason, count)):
                 del self._untold[reason]
 
     def _send(self, report: Report) -> bool:
@@ -115,8 +135,8 @@ def tell(keeper: socket.socket, reports: Iterable[Report]) -> None:
 def last_words(error: BaseException) -> Report:
     """Why a listener ends that should not have."""
     if isinstance(error, MemoryError):
-        return Report(ReportKind.OUT_OF_MEMORY)
-    return Report(ReportKind.MISTAKE, place_of(error.__traceback__))
+        return OutOfMemory()
+    return Mistake(place_of(error.__traceback__))
 
 
 def place_of(traceback: TracebackType | None) -> int:
@@ -152,7 +172,7 @@ class Reports:
         self.counts = RefusalCounts()
         self._guardian = guardian
         self._lines = _Allowance(MOST_LINES)
-        self._said: set[ReportKind] = set()
+        self._said: set[type[Report]] = set()
         self._failure: str | None = None
         self._nonsense = 0
         self._last = float("-inf")
@@ -164,6 +184,23 @@ class Reports:
         """Whether it says that it listens there no more."""
         self.delivered: deque[bytes] = deque(maxlen=MOST_DELIVERED)
         """Knocks whose receipt was fetched, by the first 16 bytes of R, for whoever counts them."""
+        self._now = float("-inf")
+        self._handlers = Handlers(
+            Sender.LISTENER,
+            {
+                Dropped: self._on_dropped,
+                Delivered: lambda report: self.delivered.append(report.knock),
+                Ready: self._on_ready,
+                Serving: self._on_serving,
+                LeftHealthPort: self._on_left_health_port,
+                ReceivingFailed: self._on_receiving_failed,
+                **dict.fromkeys((NoSeccompLibrary, NoSeccomp, NoLandlock), self._on_shortfall),
+                NoHealthPort: self._on_no_health_port,
+                OutOfMemory: self._on_out_of_memory,
+                Mistake: self._on_mistake,
+            },
+            but={Frame},
+        )
 
     def on_report_untrusted(self, raw: bytes, now: float) -> None:
         """Take one message of the listener's; `now` in monotonic seconds."""
@@ -172,39 +209,53 @@ class Reports:
         except BadPacket:
             self._nonsense += 1
             return
-        if report.kind is ReportKind.REFUSED:
-            self._refused(report, now)
-        elif report.kind is ReportKind.DELIVERED:
-            self.delivered.append(report.knock)
-        elif report.kind is ReportKind.READY:
-            self.is_ready = True
-        elif report.kind is ReportKind.SERVING:
-            self.is_serving = True
-        elif report.kind is ReportKind.LEFT_HEALTH_PORT:
-            self.has_left_health_port = True
-        elif report.kind is ReportKind.RECEIVING_FAILED:
-            self._failure = os.strerror(min(report.number, _MAX_ERRNO))
-        elif report.kind not in self._said:
-            self._said.add(report.kind)
-            if report.kind in _SHORTFALLS:
-                _log.warning("%s", worded(report))
-            elif report.kind is ReportKind.NO_HEALTH_PORT:
-                _log.error(
-                    "the health port is taken since this start (%s): there are no receipts, and `knock --check` and"
-                    " `status` reach somebody else; find out who it is (sudo ss -ltnp), end it, and restart openme",
-                    os.strerror(min(report.number, _MAX_ERRNO)),
-                )
-            elif report.kind is ReportKind.OUT_OF_MEMORY:
-                _log.error("the listener has reached its limit of memory and ends")
-            else:
-                _log.error("the listener ends by an internal error, at %s: please report it", _place(report.number))
+        self._now = now
+        self._handlers.take(report)
 
-    def _refused(self, report: Report, now: float) -> None:
-        if not report.number or report.reason is None:
+    def _on_ready(self, _report: Ready) -> None:
+        self.is_ready = True
+
+    def _on_serving(self, _report: Serving) -> None:
+        self.is_serving = True
+
+    def _on_left_health_port(self, _report: LeftHealthPort) -> None:
+        self.has_left_health_port = True
+
+    def _on_receiving_failed(self, report: ReceivingFailed) -> None:
+        self._failure = _strerror(report.errno)
+
+    def _is_first(self, report: Report) -> bool:
+        """Whether none of this type has come before: a line each, however often somebody says it."""
+        is_first = type(report) not in self._said
+        self._said.add(type(report))
+        return is_first
+
+    def _on_shortfall(self, report: Shortfall) -> None:
+        if self._is_first(report):
+            _log.warning("%s", worded(report))
+
+    def _on_no_health_port(self, report: NoHealthPort) -> None:
+        if self._is_first(report):
+            _log.error(
+                "the health port is taken since this start (%s): there are no receipts, and `knock --check` and"
+                " `status` reach somebody else; find out who it is (sudo ss -ltnp), end it, and restart openme",
+                _strerror(report.errno),
+            )
+
+    def _on_out_of_memory(self, report: OutOfMemory) -> None:
+        if self._is_first(report):
+            _log.error("the listener has reached its limit of memory and ends")
+
+    def _on_mistake(self, report: Mistake) -> None:
+        if self._is_first(report):
+            _log.error("the listener ends by an internal error, at %s: please report it", _place(report.place))
+
+    def _on_dropped(self, report: Dropped) -> None:
+        if not report.count:
             self._nonsense += 1
             return
-        self.counts.add(report.reason, report.number)
-        if report.source is not None and _log.isEnabledFor(logging.DEBUG) and self._lines.take(now):
+        self.counts.add(report.reason, report.count)
+        if report.source is not None and _log.isEnabledFor(logging.DEBUG) and self._lines.take(self._now):
             facts = {"event": "refused", "reason": report.reason, "source": str(report.source)}
             _log.debug("refused: %s (from %s)", report.reason, report.source, extra={"facts": facts})
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from openme.errors import OpenmeError
-from openme.server import own_user
-from openme.server.own_user import FIRST, LAST, Places, user_for
+from openme.processes import own_user
+from openme.processes.own_user import FIRST, LAST, Places, user_for
 
 pytestmark = pytest.mark.root
 

@@ -5,7 +5,7 @@ import os
 import resource
 from collections.abc import Callable
 
-from openme.server.privileges import die_with_parent, keep_secrets_in_memory
+from openme.processes.privileges import die_with_parent, keep_secrets_in_memory
 
 PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_GET_NO_NEW_PRIVS = 2, 3, 39
 _libc = ctypes.CDLL(None)

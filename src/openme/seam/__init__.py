@@ -1,0 +1,1 @@
+"""What listener and keeper say to each other: the messages, in one table, and the channel that carries them."""
