@@ -18,7 +18,8 @@ from openme.config.edit import NameTakenError, add_client, remove_client
 from openme.config.model import ClientEntry, EpochKeys, ServerConfig
 from openme.config.profile import render_profile
 from openme.config.section import nearest
-from openme.config.server import load_server_config, parse_expiry, validate_name
+from openme.config.server import load_server_config, validate_name
+from openme.config.server_keys import parse_expiry
 from openme.control.requests import AnyReply, Client, Close, OtherVersionError, Reload, Request, Reset, row_of
 from openme.errors import OpenmeError
 from openme.keeper.provided import note_file

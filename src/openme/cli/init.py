@@ -13,6 +13,7 @@ from openme.cli.running_server import RunningServer
 from openme.config.locked import locked_directory, replace_file
 from openme.config.model import DEFAULT_UDP_PORT, ServerConfig
 from openme.config.server import load_server_config, parse_server_config
+from openme.config.server_keys import DEFAULT_STATE_DIR
 from openme.config.template import render_server_config
 from openme.errors import OpenmeError
 from openme.firewall import registry as firewalls
@@ -26,8 +27,6 @@ from openme.server.interfaces import require_interface
 from openme.store.places import has_lived
 from openme.store.sqlite import make_memory, unmake_memory
 
-_DEFAULT_STATE_DIR = Path("/var/lib/openme")
-
 
 def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     """The arguments of `init`."""
@@ -38,7 +37,7 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--interface", metavar="IF", help="apply rules only to packets arriving here (all)")
     parser.add_argument(
-        "--state-dir", type=Path, default=_DEFAULT_STATE_DIR, metavar="DIR", help="replay memory (%(default)s)"
+        "--state-dir", type=Path, default=Path(DEFAULT_STATE_DIR), metavar="DIR", help="replay memory (%(default)s)"
     )
     parser.add_argument(
         "--force", action="store_true", help="replace an existing config; the old one is kept beside it"
