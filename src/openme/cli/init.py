@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from openme.cli.commands import Action
 from openme.cli.options import port_number
 from openme.cli.output import answer, hint, note, warn
 from openme.cli.running_server import RunningServer
@@ -28,8 +29,7 @@ from openme.store.places import has_lived
 from openme.store.sqlite import make_memory, unmake_memory
 
 
-def configure(_name: str, parser: argparse.ArgumentParser) -> None:
-    """The arguments of `init`."""
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", metavar="HOST", help="public name or address, for client profiles (needed)")
     parser.add_argument("--port", type=port_number, default=DEFAULT_UDP_PORT, help="knock port (%(default)s)")
     parser.add_argument(
@@ -49,7 +49,7 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(_name: str, args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     """Make keys, config and `state_dir`; the server's public key is the answer."""
     path: Path = args.config
     if args.upgrade:
@@ -157,3 +157,6 @@ def _keep_old(path: Path) -> Path | None:
         kept = path.with_name(f"{path.name}.old-{stamp}-{number}")
     path.rename(kept)
     return kept
+
+
+INIT = Action(_arguments, _run)

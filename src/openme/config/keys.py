@@ -44,9 +44,8 @@ class Surroundings:
         self.notes.append(str(ConfigFault(section.path, line, f"{section.key}.{name}", message)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """One key of a section.
+class Key(NamedTuple):
+    """One key of a section: a tuple, since every start makes this class; written by keyword.
 
     `read` gives the checked value and adds faults to the section; it may ask `section.values` for what the rows above
     have read. `default` is the value of an absent key as one writes it in the file; where there is none, `absent` says
