@@ -3,7 +3,7 @@
 import argparse
 
 from openme.cli.commands import Action
-from openme.server.demo import demo
+from openme.demo.demo import demo
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
