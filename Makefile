@@ -1,9 +1,12 @@
 # `make test` and `make demo` do all the set-up they need by themselves. Everything else is for developers.
 
-.PHONY: test test-long demo lint coverage venv lock fuzz clean
+.PHONY: test quick test-long demo lint coverage venv lock fuzz clean
 
 test: ## everything that must hold: lint, types, unit to end-to-end tests
 	tools/with-setup dev tools/run-tests $(ARGS)
+
+quick: ## lint, types, and the tests that start no process: what to run while working, under 90 s
+	tools/with-setup dev tools/run-tests tests/unit tests/vectors $(ARGS)
 
 test-long: ## what takes minutes: the firewall, the split and the whole way of a knock on other kernels, and a real DNS64
 	tools/with-setup long tools/run-long-tests $(ARGS)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from openme.demo.demo_hosts import Host
 from openme.errors import OpenmeError
-from openme.server.demo_hosts import Host
 from support import interrupting
 from support.netns import until
 

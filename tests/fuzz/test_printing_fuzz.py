@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from openme.cli import knock as knock_command
-from openme.cli.main import COMMANDS, _guarded, main
+from openme.cli.commands import COMMANDS
+from openme.cli.main import _guarded, main
 from openme.cli.output import answer_lines, table
 from openme.client.addresses import Endpoint
 from openme.client.known import PastKnock
@@ -149,7 +150,7 @@ def test_the_two_opinions_of_what_can_be_seen_agree() -> None:
     assert visible("müller 日本 'x' \\ ü") == "müller 日本 'x' \\ ü"
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize("command", sorted(command.name for command in COMMANDS))
 def test_words_on_the_command_line(home: Path, said: Said, chance: random.Random, command: str) -> None:
     if command in {"serve", "try", "demo"}:  # they do not end; their words are those of the log, and of argparse
         ways: list[list[str]] = [["--nope", "X"], ["--X"]]

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openme.config.profile import PROFILE_KEYS
-from openme.config.server import CLIENT_KEYS, SERVER_KEYS
+from support.reference import tables
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -16,7 +15,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 # A file of ours by its path from the root, or a module of the package by its path from there.
 NAMED = re.compile(
-    r"(?:tests|bench|tools|packaging|docs|src|cli|client|config|firewall|keeper|keys|listener|server|store|wire)"
+    r"(?:tests|bench|tools|packaging|docs|src|cli|client|config|demo|firewall|keeper|keys|listener|server|store|wire)"
     r"/[\w./-]*\w\.(?:py|md|service)"
 )
 
@@ -64,12 +63,13 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     assert list(broken_links(page)) == ["#three", "gone.md"]
 
 
-def test_every_key_of_the_config_is_described() -> None:
+@pytest.mark.parametrize("heading", tables())
+def test_the_tables_of_the_configuration_are_the_rows_of_its_keys(heading: str) -> None:
+    """Where they differ, what the failure shows under `expected` is the table to put there."""
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    first_cells = {
-        key for line in text.splitlines() if line.startswith("| ") for key in re.findall(r"`(\w+)`", line.split("|")[1])
-    }
-    assert {*SERVER_KEYS, *CLIENT_KEYS, *PROFILE_KEYS} <= first_cells
+    (written,) = re.findall(rf"^\| {re.escape(heading)} \|.*\n(?:\|.*\n)*", text, re.MULTILINE)
+    expected = tables()[heading]
+    assert written == expected, f"expected in docs/configuration.md:\n{expected}"
 
 
 def test_no_figure_is_still_to_come() -> None:

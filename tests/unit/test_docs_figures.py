@@ -17,7 +17,7 @@ import pytest
 
 from openme.cli import knock as cli_knock
 from openme.client import address_page, door, known, nat64, plan, receipt, renewal
-from openme.config import model, nodes, server
+from openme.config import model, nodes, server_keys
 from openme.firewall import nftables_rules
 from openme.keeper import journal, ratchet_file
 from openme.keys import ratchet
@@ -89,13 +89,13 @@ STATED = (
     ("docs/clock.md", "every epoch, «7 days» by default (`epoch_length`)", DEFAULTS["epoch_length"]),
     ("docs/clock.md", "carries the keys of «53» epochs, about a year", DEFAULTS["epoch_horizon"]),
     ("docs/clock.md", "more than «five\nseconds»", receipt.CLOCK_DIFFERENCE),
-    ("docs/configuration.md", "| `udp_port` | «54154» | port for knocks |", model.DEFAULT_UDP_PORT),
-    ("docs/configuration.md", "| `server_udp_port` | «54154» | port for knocks |", model.DEFAULT_UDP_PORT),
-    ("docs/configuration.md", "| `knock_timeout` | «30s» |", DEFAULTS["knock_timeout"]),
-    ("docs/configuration.md", "at most «366d» |", server.LONGEST_DOOR),
-    ("docs/configuration.md", "| `replay_window` | «60s» |", DEFAULTS["replay_window"]),
-    ("docs/configuration.md", "| `epoch_length` | «7d» |", DEFAULTS["epoch_length"]),
-    ("docs/configuration.md", "| `epoch_horizon` | «53» |", DEFAULTS["epoch_horizon"]),
+    ("docs/configuration.md", "| `udp_port` | `«54154»` | port for knocks. Read", model.DEFAULT_UDP_PORT),
+    ("docs/configuration.md", "| `server_udp_port` | `«54154»` | port for knocks |", model.DEFAULT_UDP_PORT),
+    ("docs/configuration.md", "| `knock_timeout` | `«30s»` |", DEFAULTS["knock_timeout"]),
+    ("docs/configuration.md", "at most «366d» |", server_keys.LONGEST_DOOR),
+    ("docs/configuration.md", "| `replay_window` | `«60s»` |", DEFAULTS["replay_window"]),
+    ("docs/configuration.md", "| `epoch_length` | `«7d»` |", DEFAULTS["epoch_length"]),
+    ("docs/configuration.md", "| `epoch_horizon` | `«53»` |", DEFAULTS["epoch_horizon"]),
     ("docs/configuration.md", "clients never add more than «53» |", known.HORIZON),
     ("docs/configuration.md", "more than «16» levels", nodes.MAX_DEPTH),
     ("docs/configuration.md", "and «16 Mi» characters", nodes.MAX_CHARACTERS),

@@ -5,9 +5,11 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from openme.cli.commands import Action
 from openme.cli.output import answer, answer_json, complain, note, warn
 from openme.config.model import ConfigError, ServerConfig
-from openme.config.server import DEFAULT_GROUP, load_server_config
+from openme.config.server import load_server_config
+from openme.config.server_keys import DEFAULT_GROUP
 from openme.config.who_can_knock import hides_without_clients
 from openme.control import asking
 from openme.control.requests import Reload
@@ -24,15 +26,14 @@ from openme.server.state_dir import refuse_unusable
 _NOT_SEEN = "what only root sees: whose ports they are, state_dir, the run directory, capabilities, the firewall"
 
 
-def configure(_name: str, parser: argparse.ArgumentParser) -> None:
-    """The arguments of `check-config`."""
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--file-only", action="store_true", help="the file alone, as for another host; look at nothing of this one"
     )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
-def run(_name: str, args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     """Say everything that is wrong; 1 if anything is, faults inside one client's entry included."""
     faults: list[tuple[str, str | None]] = []
     warnings: tuple[str, ...] = ()
@@ -145,3 +146,6 @@ def _the_running_server(config: ServerConfig) -> tuple[Held | None, list[str]]:
         return None, []
     held = Held(reply.ports["udp"], reply.ports["tcp"]) if reply.ports else None
     return held, [] if reply.fault is None else [f"the running server keeps its last good config: {reply.fault}"]
+
+
+CHECK_CONFIG = Action(_arguments, _run)

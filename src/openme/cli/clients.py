@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from openme.cli.all_or_nothing import all_or_nothing
+from openme.cli.commands import Action
 from openme.cli.handover import NOTHING_ADDED, Handover, path_or_stdout
 from openme.cli.output import answer_json, answer_lines, hint, note, table, warn
 from openme.cli.revocation import revoke
@@ -18,7 +19,8 @@ from openme.config.edit import NameTakenError, add_client, remove_client
 from openme.config.model import ClientEntry, EpochKeys, ServerConfig
 from openme.config.profile import render_profile
 from openme.config.section import nearest
-from openme.config.server import load_server_config, parse_expiry, validate_name
+from openme.config.server import load_server_config, validate_name
+from openme.config.server_keys import parse_expiry
 from openme.control.requests import AnyReply, Client, Close, OtherVersionError, Reload, Request, Reset, row_of
 from openme.errors import OpenmeError
 from openme.keeper.provided import note_file
@@ -31,39 +33,46 @@ from openme.server.stored import last_knocks
 from openme.store.base import Seen
 
 
-def configure(name: str, parser: argparse.ArgumentParser) -> None:
-    """The arguments of the six commands."""
-    if name == "list":
-        parser.add_argument("--json", action="store_true", help="for programs")
-        return
-    if name == "reset":
-        parser.add_argument("name", metavar="NAME", nargs="?", help="the client's name")
-        parser.add_argument("--all", action="store_true", help="everybody; also after the replay memory was lost")
-        return
+def _name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the client's name")
-    if name in {"revoke", "close"}:
-        parser.add_argument("--cut", action="store_true", help="also end the connections that it has established")
-    if name in {"add", "renew"}:
-        parser.add_argument("--profile", metavar="P", help="the profile's name in the client file (default_profile)")
-        parser.add_argument(
-            "--out", type=path_or_stdout, metavar="FILE", help="write it there, 0600; never overwrites; -: stdout (-)"
-        )
-    if name == "renew":
-        parser.add_argument("--v1", action="store_true", help="a profile for wire version 1, without epoch keys")
-    if name == "add":
-        parser.add_argument("--ports", metavar="LIST", help="groups and ports, such as 22/tcp,web,8080-8090 (default)")
-        parser.add_argument("--expires", metavar="TIME", help="until when it may knock, such as 2026-12-31T00:00:00Z")
-        parser.add_argument("--pubkey", metavar="KEY", help="register this public key (base64 or ssh-ed25519 line)")
-        parser.add_argument("--qr", action="store_true", help="show a QR code for the phone apps on stderr")
-        parser.add_argument(
-            "--qr-out", type=Path, metavar="FILE", help="write the QR code as .png or .svg, as --out does"
-        )
-        parser.add_argument("--v1", action="store_true", help="make a profile for wire version 1 (as --qr does)")
 
 
-def run(name: str, args: argparse.Namespace) -> int:
-    """Run one of the six."""
-    return {"add": _add, "renew": _renew, "list": _list, "revoke": revoke, "close": _close, "reset": _reset}[name](args)
+def _place_for_the_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", metavar="P", help="the profile's name in the client file (default_profile)")
+    parser.add_argument(
+        "--out", type=path_or_stdout, metavar="FILE", help="write it there, 0600; never overwrites; -: stdout (-)"
+    )
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    _name(parser)
+    _place_for_the_file(parser)
+    parser.add_argument("--ports", metavar="LIST", help="groups and ports, such as 22/tcp,web,8080-8090 (default)")
+    parser.add_argument("--expires", metavar="TIME", help="until when it may knock, such as 2026-12-31T00:00:00Z")
+    parser.add_argument("--pubkey", metavar="KEY", help="register this public key (base64 or ssh-ed25519 line)")
+    parser.add_argument("--qr", action="store_true", help="show a QR code for the phone apps on stderr")
+    parser.add_argument("--qr-out", type=Path, metavar="FILE", help="write the QR code as .png or .svg, as --out does")
+    parser.add_argument("--v1", action="store_true", help="make a profile for wire version 1 (as --qr does)")
+
+
+def _renew_arguments(parser: argparse.ArgumentParser) -> None:
+    _name(parser)
+    _place_for_the_file(parser)
+    parser.add_argument("--v1", action="store_true", help="a profile for wire version 1, without epoch keys")
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _end_arguments(parser: argparse.ArgumentParser) -> None:
+    _name(parser)
+    parser.add_argument("--cut", action="store_true", help="also end the connections that it has established")
+
+
+def _reset_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the client's name")
+    parser.add_argument("--all", action="store_true", help="everybody; also after the replay memory was lost")
 
 
 def _add(args: argparse.Namespace) -> int:
@@ -469,3 +478,11 @@ def _reset_all(args: argparse.Namespace) -> int:
         )
     note(f"clients whose time was ahead and has been reset: {reply.clients}")
     return 0
+
+
+ADD = Action(_add_arguments, _add)
+RENEW = Action(_renew_arguments, _renew)
+LIST = Action(_list_arguments, _list)
+REVOKE = Action(_end_arguments, revoke)
+CLOSE = Action(_end_arguments, _close)
+RESET = Action(_reset_arguments, _reset)

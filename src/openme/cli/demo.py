@@ -2,14 +2,16 @@
 
 import argparse
 
-from openme.server.demo import demo
+from openme.cli.commands import Action
+from openme.demo.demo import demo
 
 
-def configure(_name: str, parser: argparse.ArgumentParser) -> None:
-    """`demo` has no arguments."""
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "needs root, nmap, nftables, iproute2; under a minute; nothing of this machine's network is touched"
 
 
-def run(_name: str, _args: argparse.Namespace) -> int:
-    """Show the story."""
+def _run(_args: argparse.Namespace) -> int:
     return demo()
+
+
+DEMO = Action(_arguments, _run)

@@ -7,12 +7,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from openme.cli.commands import Action
 from openme.cli.options import port_number
 from openme.cli.output import answer, hint, note, warn
 from openme.cli.running_server import RunningServer
 from openme.config.locked import locked_directory, replace_file
 from openme.config.model import DEFAULT_UDP_PORT, ServerConfig
 from openme.config.server import load_server_config, parse_server_config
+from openme.config.server_keys import DEFAULT_STATE_DIR
 from openme.config.template import render_server_config
 from openme.errors import OpenmeError
 from openme.firewall import registry as firewalls
@@ -26,11 +28,8 @@ from openme.server.interfaces import require_interface
 from openme.store.places import has_lived
 from openme.store.sqlite import make_memory, unmake_memory
 
-_DEFAULT_STATE_DIR = Path("/var/lib/openme")
 
-
-def configure(_name: str, parser: argparse.ArgumentParser) -> None:
-    """The arguments of `init`."""
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", metavar="HOST", help="public name or address, for client profiles (needed)")
     parser.add_argument("--port", type=port_number, default=DEFAULT_UDP_PORT, help="knock port (%(default)s)")
     parser.add_argument(
@@ -38,7 +37,7 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--interface", metavar="IF", help="apply rules only to packets arriving here (all)")
     parser.add_argument(
-        "--state-dir", type=Path, default=_DEFAULT_STATE_DIR, metavar="DIR", help="replay memory (%(default)s)"
+        "--state-dir", type=Path, default=Path(DEFAULT_STATE_DIR), metavar="DIR", help="replay memory (%(default)s)"
     )
     parser.add_argument(
         "--force", action="store_true", help="replace an existing config; the old one is kept beside it"
@@ -50,7 +49,7 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(_name: str, args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     """Make keys, config and `state_dir`; the server's public key is the answer."""
     path: Path = args.config
     if args.upgrade:
@@ -158,3 +157,6 @@ def _keep_old(path: Path) -> Path | None:
         kept = path.with_name(f"{path.name}.old-{stamp}-{number}")
     path.rename(kept)
     return kept
+
+
+INIT = Action(_arguments, _run)

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Mapping
 
+from openme.cli.commands import Action
 from openme.cli.output import answer, answer_json, answer_lines, hint, note, table, warn
 from openme.cli.running_server import RunningServer
 from openme.client import WARN_SECONDS
@@ -22,11 +23,11 @@ from openme.server.stored import disk_fault
 from openme.server.stored import renewals as renewals_of
 
 
-def configure(name: str, parser: argparse.ArgumentParser) -> None:
-    """The arguments of the two commands."""
-    if name == "epochs":
-        parser.add_argument("--json", action="store_true", help="for programs")
-        return
+def _epochs_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _rotate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", choices=("v1-key", "ratchet"), help="the key of version 1, or the epoch keys of version 2, all at once"
     )
@@ -34,11 +35,6 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
         "--now", action="store_true", help="v1-key: do not accept the old key any longer, as after a theft"
     )
     parser.add_argument("--finish", action="store_true", help="v1-key: end the time in which both keys are accepted")
-
-
-def run(name: str, args: argparse.Namespace) -> int:
-    """Run one of the two."""
-    return _epochs(args) if name == "epochs" else _rotate(args)
 
 
 def _epochs(args: argparse.Namespace) -> int:
@@ -170,3 +166,7 @@ def _new_v1_key(config: ServerConfig, server: RunningServer, *, keep: bool) -> i
         note("the former version 1 key is no longer accepted")
         hint("every version 1 client needs a new file: openme renew NAME --v1")
     return 0
+
+
+EPOCHS = Action(_epochs_arguments, _epochs)
+ROTATE = Action(_rotate_arguments, _rotate)

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from openme.cli.commands import Action
 from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, hint, note, warn
 from openme.client import (
@@ -27,13 +28,18 @@ SHUT = 3
 DEFAULT_INTERVAL = 25.0  # seconds; below the usual knock_timeout of 30, so that the door stays open
 
 
-def configure(name: str, parser: argparse.ArgumentParser) -> None:
-    """The arguments of the two commands."""
+def _profile_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profile", nargs="?", metavar="PROFILE", help="which server (default, or the only one)")
-    if name == "status":
-        parser.add_argument("--knock", action="store_true", help="knock first")
-        parser.add_argument("--json", action="store_true", help="for programs")
-        return
+
+
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    _profile_argument(parser)
+    parser.add_argument("--knock", action="store_true", help="knock first")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _knock_arguments(parser: argparse.ArgumentParser) -> None:
+    _profile_argument(parser)
     parser.add_argument(
         "--ip",
         metavar="A",
@@ -53,10 +59,8 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(name: str, args: argparse.Namespace) -> int:
-    """Run one of the two."""
-    client = _Client(Session(load_profiles(args.client_config), args.profile))
-    return client.status(args) if name == "status" else client.knock(args)
+def _client(args: argparse.Namespace) -> "_Client":
+    return _Client(Session(load_profiles(args.client_config), args.profile))
 
 
 class _Client:
@@ -285,3 +289,7 @@ def _proof_value(proof: Proof) -> dict[str, object]:
         "expires_at": rfc3339(receipt.expires_at),
         "server_time": rfc3339(receipt.server_time),
     }
+
+
+KNOCK = Action(_knock_arguments, lambda args: _client(args).knock(args))
+STATUS = Action(_status_arguments, lambda args: _client(args).status(args))

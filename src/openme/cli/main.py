@@ -5,19 +5,19 @@ Only the module of the command asked for is imported, so that a knock does not w
 
 import argparse
 import difflib
-import importlib
 import io
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Literal, NoReturn, Protocol, cast
+from typing import Literal, NoReturn
 
 from openme import __version__
 from openme.cli import output
+from openme.cli.commands import COMMANDS, Command
 from openme.cli.output import answer_lines, complain, warn
 from openme.errors import OpenmeError
 from openme.interrupts import Interrupted, end_by
@@ -26,57 +26,7 @@ DEFAULT_CONFIG = Path("/etc/openme/config.yaml")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 USAGE_ERROR = 2
 
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command's module under `openme.cli`, and its line in the overview.
-
-    `answers`: what it prints is all that it is for. Any other prints beside its work, or only with `--json`.
-    """
-
-    module: str
-    help: str
-    answers: bool = False
-
-
-COMMANDS = {
-    "init": Command("init", "make a server's keys and config"),
-    "add": Command("clients", "register a client and print its profile"),
-    "renew": Command("clients", "print a client's file again, with the current keys"),
-    "list": Command("clients", "the registered clients", answers=True),
-    "revoke": Command("clients", "take a client's access away"),
-    "close": Command("clients", "end a client's open doors now"),
-    "unhide": Command("unhide", "stop hiding a port that the config no longer names"),
-    "reset": Command("clients", "accept a client's, or everybody's, knocks again after a clock was far ahead"),
-    "check-config": Command("check_config", "say what is wrong with a config, and with this host for it"),
-    "serve": Command("serve", "run the server"),
-    "try": Command("serve", "hide the ports, and undo it unless somebody knocks in time"),
-    "epochs": Command("keys", "where the key ratchet stands, and how far each client's keys reach", answers=True),
-    "rotate": Command("keys", "change the server's keys"),
-    "sessions": Command("sessions", "who is in, and everybody's last knock", answers=True),
-    "knock": Command("knock", "open the door"),
-    "status": Command("knock", "is the door open?"),
-    "profiles": Command("profiles", "the servers that this client knows", answers=True),
-    "demo": Command("demo", "the whole story on this machine, in network namespaces of its own", answers=True),
-}
-_GROUPS = {
-    "server": (
-        *("init", "add", "renew", "list", "revoke", "close", "unhide", "reset", "check-config"),
-        *("serve", "try", "sessions", "epochs", "rotate"),
-    ),
-    "client": ("knock", "status", "profiles"),
-    "both": ("demo",),
-}
-
-
-class CommandModule(Protocol):
-    """What a module of commands offers."""
-
-    def configure(self, name: str, parser: argparse.ArgumentParser) -> None:
-        """Give the parser the command's arguments."""
-
-    def run(self, name: str, args: argparse.Namespace) -> int:
-        """Do it; the exit code. OpenmeError for what the user is to read."""
+_BY_NAME = {command.name: command for command in COMMANDS}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -104,9 +54,9 @@ def _require_stdout(hint: str = "send it to /dev/null instead") -> None:
         raise OpenmeError("stdout is closed", hint)
 
 
-def _require_stdout_for(name: str, args: argparse.Namespace) -> None:
+def _require_stdout_for(command: Command, args: argparse.Namespace) -> None:
     """As `_require_stdout`, before the work of a command that is done for what it prints."""
-    if COMMANDS[name].answers or getattr(args, "json", False):
+    if command.answers or getattr(args, "json", False):
         _require_stdout()
     if getattr(args, "out", Path()) is None:
         _require_stdout("name a file: --out FILE")
@@ -153,15 +103,10 @@ def _overview() -> str:
         "",
         "Single Packet Authorization: ports that nobody sees, opened by one signed UDP packet.",
     ]
-    for group, names in _GROUPS.items():
-        lines += ["", f"{group}:"]
-        lines += [f"  {name:<14}{COMMANDS[name].help}" for name in names]
+    for group, commands in groupby(COMMANDS, key=lambda command: command.group):
+        lines += ["", f"{group}:", *(f"  {command.name:<14}{command.help}" for command in commands)]
     lines += ["", "openme COMMAND --help tells more; exit codes: 0 done, 1 failed, 2 wrong usage, 3 the door is shut"]
     return "\n".join(lines)
-
-
-def _load(name: str) -> CommandModule:
-    return cast("CommandModule", importlib.import_module(f"openme.cli.{COMMANDS[name].module}"))
 
 
 def main(words: Sequence[str]) -> int:
@@ -185,27 +130,28 @@ def main(words: Sequence[str]) -> int:
             answer_lines(_overview())
             return 0
         raise OpenmeError("a command is missing", "see: openme --help", exit_code=USAGE_ERROR)
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
+    command = _BY_NAME.get(name)
+    if command is None:
+        near = difflib.get_close_matches(name, _BY_NAME, 1)
         hint = f"did you mean {near[0]}?" if near else "see: openme --help"
         raise OpenmeError(f"unknown command {name}", hint, exit_code=USAGE_ERROR)
-    module = _load(name)
+    action = command.load()
     parser = _Parser(
         prog=f"openme {name}",
-        description=COMMANDS[name].help[:1].upper() + COMMANDS[name].help[1:].rstrip("?") + ".",
+        description=command.help[:1].upper() + command.help[1:].rstrip("?") + ".",
         parents=[common],
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    module.configure(name, parser)
+    action.arguments(parser)
     args = parser.parse_args([*before, *after])
-    if name in _GROUPS["client"] and args.config is not None:
+    if command.group == "client" and args.config is not None:
         warn(f"{name} does not read {args.config}: --config names a server's file, --client-config the client's")
-    if name in _GROUPS["server"] and args.client_config is not None:
+    if command.group == "server" and args.client_config is not None:
         warn(f"{name} does not read {args.client_config}: --client-config names a client's file, --config the server's")
     args.config = args.config or DEFAULT_CONFIG
-    _require_stdout_for(name, args)
-    return module.run(name, args)
+    _require_stdout_for(command, args)
+    return action.run(args)
 
 
 def _give_up(name: Literal["stdout", "stderr"]) -> None:

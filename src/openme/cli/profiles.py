@@ -3,6 +3,7 @@
 import argparse
 from datetime import UTC, datetime
 
+from openme.cli.commands import Action
 from openme.cli.output import answer_json, answer_lines, hint, table
 from openme.client import choose_profile, load_profiles, protocol_of
 from openme.config.model import Profile
@@ -10,13 +11,12 @@ from openme.keys.ed25519 import encode_base64
 from openme.visible import visible
 
 
-def configure(_name: str, parser: argparse.ArgumentParser) -> None:
-    """The arguments of `profiles`."""
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profile", nargs="?", metavar="NAME", help="show this one in full, without secrets")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
-def run(_name: str, args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     """List them, or show one."""
     config = load_profiles(args.client_config)
     if args.profile is not None:
@@ -71,3 +71,6 @@ def _value(profile: Profile) -> dict[str, object]:
         "ip": profile.ip,
         "post_knock": profile.post_knock,
     }
+
+
+PROFILES = Action(_arguments, _run)

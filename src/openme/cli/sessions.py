@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from openme.cli.commands import Action
 from openme.cli.output import answer, answer_json, answer_lines, json_text, table, warn
 from openme.cli.running_server import ask
 from openme.control import asking
@@ -21,14 +22,13 @@ _REFRESH = 1.0  # seconds
 _CLEAR = "\x1b[H\x1b[J"
 
 
-def configure(_name: str, parser: argparse.ArgumentParser) -> None:
-    """The arguments of `sessions`."""
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-w", "--watch", action="store_true", help="refresh every second until Ctrl-C")
     parser.add_argument("--state-file", type=Path, metavar="PATH", help="read this file instead of asking the server")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
-def run(_name: str, args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     """Show it once, or again and again."""
     if not args.watch:
         _show(args)
@@ -115,3 +115,6 @@ def _port(port: dict[str, Any]) -> str:
     last = port.get("end_port") or port["port"]
     number = str(port["port"]) if last == port["port"] else f"{port['port']}-{last}"
     return f"{number}/{port['proto']}"
+
+
+SESSIONS = Action(_arguments, _run)

@@ -5,6 +5,7 @@ import difflib
 import time
 from contextlib import ExitStack
 
+from openme.cli.commands import Action
 from openme.cli.output import note
 from openme.cli.running_server import RunningServer, another_serves, refuse_another
 from openme.config.edit import unhide_ports
@@ -21,12 +22,11 @@ _PATIENCE = 120.0  # seconds for a server that is still reading its clients
 _POLL = 0.3
 
 
-def configure(_name: str, parser: argparse.ArgumentParser) -> None:
-    """The arguments of `unhide`."""
+def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("port", metavar="PORT", help="a port such as 22/tcp, 80 (TCP and UDP) or 8080-8090/tcp")
 
 
-def run(_name: str, args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     """Take a port that nobody names any more off `hide:` and off what the server keeps hidden."""
     config = load_server_config(args.config)
     kept, fault = kept_ports(config)
@@ -91,3 +91,6 @@ def _nearest(text: str, known: list[str]) -> str | None:
 
 def _listed(ports: tuple[PortRange, ...]) -> str:
     return ", ".join(map(str, ports))
+
+
+UNHIDE = Action(_arguments, _run)

@@ -20,27 +20,19 @@ from pathlib import Path
 
 from openme.config import hide_edit
 from openme.config.files import check_server_file, file_error, open_regular, read_text
+from openme.config.keys import Surroundings, names, read_keys
 from openme.config.locked import locked_directory, replace_file
-from openme.config.model import WIRE_VERSIONS, ConfigError, ConfigFault
+from openme.config.model import ConfigError, ConfigFault
 from openme.config.nodes import Mapping, Node, Scalar, Sequence, collector_paused, compose
 from openme.config.scalars import flow_list, quote
 from openme.config.section import Section, nearest, shown
-from openme.config.server import (
-    DEFAULT_STATE_DIR,
-    ONE_ADDRESS,
-    SERVER_KEYS,
-    Surroundings,
-    parse_client_entry,
-    parse_groups,
-    prefixes,
-    validate_name,
-)
+from openme.config.server import around_clients, parse_client_entry, parse_groups, validate_name
+from openme.config.server_keys import DEFAULT_STATE_DIR, FLAGS, SERVER_KEYS
 from openme.keys.ed25519 import key_id_of
 from openme.ports import PortRange, merged, without
 
 Fields = Map[str, str | Seq[str]]
 
-_FLAGS = ("disable_health_port", "require_target_ip", "single_use")
 _BY_HAND = "edit the file by hand, then run: openme check-config"
 _BOM = "\ufeff"
 
@@ -402,7 +394,7 @@ def _inner_step(body: str, clients: Mapping, default: int) -> int:
 def _value(key: str, value: str | Seq[str]) -> str:
     if not isinstance(value, str):
         return flow_list(value)
-    return value if key in _FLAGS and value in ("true", "false") else quote(value)
+    return value if key in FLAGS and value in ("true", "false") else quote(value)
 
 
 def _block(name: str, fields: Fields, indent: str, step: str) -> list[str]:
@@ -457,14 +449,14 @@ def _check_entry(root: Mapping, path: Path, name: str) -> None:
     faults: list[ConfigFault] = []
     section = Section(path, root, "", faults)
     groups = parse_groups(section, faults)
-    protocols, lengths = frozenset(WIRE_VERSIONS), ONE_ADDRESS
+    around = Surroundings(path, groups)
     if (server := section.section("server")) is not None:
-        settings = Section(path, server, "server", [], known=SERVER_KEYS)
-        protocols, lengths = settings.words("protocols", protocols, WIRE_VERSIONS), prefixes(settings)
+        settings = Section(path, server, "server", [], known=names(SERVER_KEYS))
+        around = around_clients(path, groups, read_keys(SERVER_KEYS, settings, Surroundings(path)), [])
     if faults:
         raise ConfigError(*faults)
     try:
-        parse_client_entry(name, key.line, value, Surroundings(path, groups, protocols, [], lengths))
+        parse_client_entry(name, key.line, value, around)
     except ConfigError as error:
         # The line is one of the text that was never written.
         raise ConfigError(*(ConfigFault(f.path, 0, f.key, f.message, f.hint) for f in error.faults)) from None

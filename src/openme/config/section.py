@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from math import inf
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from openme.config.model import ConfigError, ConfigFault
 from openme.config.nodes import Mapping, Node, Scalar, Sequence
@@ -63,6 +63,8 @@ class Section:
         self.key = key
         self.faults = faults
         self.entries = node.entries
+        self.values: dict[str, Any] = {}
+        """What has been read of it, by key (`keys.read_keys`)."""
         for repeated in node.repeated:
             self.fault_at(repeated.text, repeated.line, "is given a second time")
         for name, (key_node, value) in self.entries.items():

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 from openme import interrupts
 from openme.config.model import ServerConfig
 from openme.config.section import nearest
+from openme.config.server_keys import NEED_RESTART
 from openme.control import serving
 from openme.control.handlers import Handlers
 from openme.control.requests import (
@@ -577,13 +578,12 @@ class KeeperProcess:
 
     def _keep_what_needs_a_restart(self, config: ServerConfig) -> ServerConfig:
         current = self._keeper.config
-        fixed = ("udp_port", "health_port", "firewall", "state_dir", "run_as", "epoch_length")
-        for name in fixed:
+        for name in NEED_RESTART:
             if getattr(config, name) != getattr(current, name):
                 _log.warning("%s has changed: this takes effect when the server is restarted", name)
         # A port that was left is not taken back; a file says nothing of it.
         listens = False if config.listens is False else current.listens
-        kept = replace(config, **{name: getattr(current, name) for name in fixed}, listens=listens)
+        kept = replace(config, **{name: getattr(current, name) for name in NEED_RESTART}, listens=listens)
         return kept.with_index(config.index, config.named_ports)
 
     # -- keys

@@ -3,9 +3,6 @@
 import errno
 import os
 import stat
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -185,29 +182,6 @@ def test_a_loose_file_is_not_edited(path: Path) -> None:
     path.chmod(0o644)
     with pytest.raises(ConfigError, match="expected mode 0600"):
         add_client(path, "dave", DAVE)
-
-
-def test_edits_at_once_lose_nothing(path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from openme.config.edit import add_client;"
-        "add_client(Path(sys.argv[1]), sys.argv[2], {'ed25519_pubkey': sys.argv[3]})"
-    )
-    others = [
-        subprocess.Popen([sys.executable, "-c", program, path, f"process{n}", key(100 + n)], stderr=subprocess.PIPE)
-        for n in range(4)
-    ]
-    threads = [
-        threading.Thread(target=add_client, args=(path, f"thread{n}", {"ed25519_pubkey": key(200 + n)}))
-        for n in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [process.communicate()[1] for process in others] == [b""] * 4
-    names = set(load_server_config(path).clients)
-    assert names >= {f"process{n}" for n in range(4)} | {f"thread{n}" for n in range(8)}
-    assert left_in(path.parent) == ["config.yaml"]
 
 
 def test_a_lock_that_is_never_given_back_is_an_error(path: Path) -> None:

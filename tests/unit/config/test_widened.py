@@ -49,7 +49,7 @@ def config(*lines: str, name: str = "alice", key: int = 1) -> ServerConfig:
         (
             "prefix_v6: 64",
             "prefix_v4: 31\n    prefix_v6: 63",
-            "prefix_v4 is shorter, 31 (it was 32), prefix_v6 is shorter, 63 (it was 64)",
+            "prefix_v4 is shorter, 31 (it was 32); prefix_v6 is shorter, 63 (it was 64)",
         ),
     ],
 )

@@ -2,11 +2,10 @@
 
 import errno
 import logging
-import os
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +19,6 @@ from openme.processes.listener_reports import (
     MOST_LINES,
     Reporter,
     Reports,
-    how_it_ended,
     last_words,
     tell,
     worded,
@@ -217,34 +215,6 @@ def test_shortfalls_and_ends_are_said_once() -> None:
     reports = [NoSeccompLibrary(), OutOfMemory(), *(kind(n) for kind in with_number for n in (0, 1, MAX_NUMBER))]
     assert len(said(*reports * 10)) == 6
     assert said(NoSeccomp(errno.EINVAL)) == ["sandbox: seccomp is not in force (Invalid argument)"]
-
-
-@pytest.mark.parametrize(
-    ("how", "words"),
-    [
-        (lambda: os._exit(3), "ended with 3"),
-        (lambda: os.kill(os.getpid(), 9), "was killed by SIGKILL"),
-        (lambda: os.kill(os.getpid(), 40), "was killed by signal 40"),
-    ],
-)
-def test_an_end_is_said_in_words(how: Callable[[], None], words: str) -> None:
-    child = os.fork()
-    if child == 0:
-        how()
-        os._exit(99)
-    assert how_it_ended(os.waitpid(child, 0)[1]) == words
-
-
-def test_a_guardian_that_is_gone_is_missed_once() -> None:
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    keeper = Reports(child)
-    with lines("openme.keeper", logging.INFO) as records:
-        keeper.tick(0.0)
-        keeper.tick(1.0)
-    assert [record.getMessage().partition(":")[0] for record in records] == ["the guardian was killed"]
 
 
 def test_every_word_for_a_refusal_has_a_number() -> None:

@@ -1,7 +1,6 @@
 """Requests over the control socket, and what the keeper makes of them, with the firewall in memory."""
 
 import base64
-import os
 import secrets
 import socket
 from collections.abc import Iterable, Iterator
@@ -25,7 +24,6 @@ from openme.keeper.rules import rules_for
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.ports import parse_port_spec
-from openme.server import config_watch
 from openme.server.config_watch import ConfigWatch
 from openme.server.keeper_process import KeeperProcess, Parts
 from openme.store.sqlite import SqliteStore
@@ -216,19 +214,4 @@ def test_a_list_that_vanishes_or_breaks_lets_nobody_in(desk: Desk) -> None:
         assert desk.clients == {"bob"}
     desk.config.write_text(desk.config.read_text() + "# read anew\n")
     desk.process._tick()
-    assert desk.clients == {"bob"}
-
-
-def test_what_a_process_of_its_own_read_is_without_the_revoked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_watch, "LARGE", 0)
-    desk.config.write_text(desk.config.read_text() + "# being read\n")
-    assert desk.ask("reload")["reading"] is True
-    answer = desk.ask("revoke", name="alice")
-    assert answer["keys"] == [str(desk.alice)]
-    assert desk.clients == {"bob"}
-    reader = desk.watch._reader
-    assert reader is not None
-    os.waitid(os.P_PID, reader._child, os.WEXITED | os.WNOWAIT)
-    assert desk.ask("reload")["reading"] is True, "a part"
-    assert desk.ask("reload")["reading"] is False, "the end"
     assert desk.clients == {"bob"}

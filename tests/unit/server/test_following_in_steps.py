@@ -10,10 +10,9 @@ from openme.firewall.base import IPAddress
 from openme.keeper.grants import Grant
 from openme.keeper.policy import client_lists
 from openme.reasons import End
-from openme.server import config_parts, config_watch, keeper_process, slices
-from support.command import until
+from openme.server import keeper_process, slices
 from support.keeper_process import KeeperWorld, keeper_world
-from support.knocks import ALICE, BOB, packet
+from support.knocks import ALICE, packet
 
 FIRST = ip_address("198.51.100.1")
 ONLY_BOB = "{bob: {ed25519_pubkey: KEY_B}}"
@@ -153,32 +152,3 @@ def test_revoke_of_one_looks_at_nobody_else(world: KeeperWorld, monkeypatch: pyt
     assert world.grants() == {"bob"}
     world.knock(packet())
     assert world.grants() == {"bob"}
-
-
-def test_what_another_process_has_read_is_taken_over_in_parts_and_in_force_with_the_last(
-    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(config_watch, "LARGE", -1)
-    monkeypatch.setattr(config_parts, "AT_ONCE", 1)
-    watch = world.parts.watch
-    world.write_config("{alice: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}", "knock_timeout: 44s")
-
-    def arrives() -> bool:
-        assert watch.refresh() is None
-        return watch.is_arriving
-
-    until(arrives, "the first part")
-    assert watch.config.knock_timeout == 30
-    assert watch.revoke("alice") is not None
-    steps = 1
-    while (changed := watch.refresh()) is None:
-        assert watch.is_reading
-        assert watch.config.clients.keys() == {"bob"}
-        assert watch.config.knock_timeout == 30
-        steps += 1
-    assert steps == 2, "one client each"
-    assert not watch.is_reading
-    assert changed.knock_timeout == 44
-    assert changed.clients.keys() == {"bob"}
-    assert changed.index.by_key(ALICE.public.raw) is None
-    assert changed.index.by_key(BOB.public.raw) is changed.clients["bob"]

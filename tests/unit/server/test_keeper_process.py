@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -52,8 +51,6 @@ from support.knocks import (
     packet,
     packet_v2,
 )
-
-NAMELESS_USER = 65534
 
 
 def told_verdicts(world: KeeperWorld) -> list[KnockAccepted | KnockRefused]:
@@ -604,44 +601,6 @@ def test_close_ends_the_doors_of_that_client_alone(world: KeeperWorld) -> None:
     world.ask("close", name="alice")
     assert world.open_for() == {str(ELSEWHERE)}
     assert len(world.orders(ForgetReceipt)) == 1
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_a_peer_of_another_user_is_told_nothing_and_changes_nothing(world: KeeperWorld) -> None:
-    """Modes keep him away from the socket; should they be loose one day, his user id does."""
-    world.knock(packet_v2())
-    world.state_dir.chmod(0o755)
-    (world.state_dir / "control").chmod(0o666)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reader)
-            os.chdir(world.state_dir)
-            os.setgroups([])
-            os.setresgid(NAMELESS_USER, NAMELESS_USER, NAMELESS_USER)
-            os.setresuid(NAMELESS_USER, NAMELESS_USER, NAMELESS_USER)
-            with socket.socket(socket.AF_UNIX) as peer:
-                peer.settimeout(10)
-                peer.connect("control")
-                peer.sendall(b'{"command": "close", "name": "alice"}')
-                peer.shutdown(socket.SHUT_WR)
-                os.write(writer, b"connected;")
-                try:
-                    os.write(writer, peer.recv(100))
-                except ConnectionError:
-                    os.write(writer, b"")
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as told:
-        assert told.read(10) == b"connected;"
-        world.process._on_control()
-        for key, _ in world.process._selector.select(0):
-            key.data()
-        assert told.read() == b""
-    os.waitpid(child, 0)
-    assert world.open_for() == {str(HOME)}
 
 
 # -- the loop itself

@@ -9,7 +9,7 @@ from openme.config.profile import load_client_config
 from openme.config.server import load_server_config
 from support.command import place
 
-PAGE = Path(__file__).parents[3] / "docs/key-management.md"
+PAGE = Path(__file__).parents[2] / "docs/key-management.md"
 
 
 def test_a_key_that_openssl_makes_is_a_clients_key(tmp_path: Path) -> None:

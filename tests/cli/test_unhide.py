@@ -57,7 +57,7 @@ def test_a_server_with_another_state_dir_is_not_taken_for_none(
         assert words in capfd.readouterr().err
         return
     with pytest.raises(OpenmeError, match=words):
-        unhide.run("unhide", Namespace(config=here.config, port="8085"))
+        unhide.UNHIDE.run(Namespace(config=here.config, port="8085"))
     assert "not hidden any more" not in capfd.readouterr().err
 
 

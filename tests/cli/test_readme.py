@@ -8,7 +8,7 @@ import pytest
 
 from support.command import Place, place
 
-README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 HOST, PORT, CONFIG, STATE = "server.example.org", "54154", "/etc/openme/config.yaml", "/var/lib/openme"
 KEY, FINGERPRINT = re.compile(r"(?m)^[A-Za-z0-9+/]{43}=$"), re.compile(r"\([0-9a-f]{16}\)")
 

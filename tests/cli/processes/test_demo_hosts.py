@@ -6,7 +6,7 @@ import sys
 BEGIN = """
 import os, signal, sys
 from openme.interrupts import Interrupted
-from openme.server.demo_hosts import Interruptions
+from openme.demo.demo_hosts import Interruptions
 interruptions = Interruptions()
 interruptions.catch()
 def send(number):

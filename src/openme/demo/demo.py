@@ -20,10 +20,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from openme.demo.demo_hosts import Cable, Host, Interruptions, Outcome, connect
 from openme.errors import OpenmeError
 from openme.interrupts import Interrupted, ignore
 from openme.processes.privileges import has_net_admin
-from openme.server.demo_hosts import Cable, Host, Interruptions, Outcome, connect
 
 SERVER = "192.0.2.1"
 ALICE = "192.0.2.2"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import openme
-from openme.cli.main import COMMANDS
+from openme.cli.commands import COMMANDS
 from support import interrupting
 from support.command import DEADLINE, OPENME, Done, Place, place, until
 from support.interrupting import ANY, AT_THE_END
@@ -131,7 +131,7 @@ def test_as_a_module_it_is_the_same_program() -> None:
     as_module = subprocess.run([sys.executable, "-m", "openme", "--help"], capture_output=True, text=True, check=False)
     by_name = subprocess.run([OPENME, "--help"], capture_output=True, text=True, check=False)
     assert (as_module.returncode, as_module.stdout) == (by_name.returncode, by_name.stdout) == (0, by_name.stdout)
-    assert set(COMMANDS) <= set(as_module.stdout.split())
+    assert {command.name for command in COMMANDS} <= set(as_module.stdout.split())
 
 
 @pytest.mark.parametrize("words", [["list"], ["add", "alice"], ["rotate", "ratchet"]], ids=" ".join)

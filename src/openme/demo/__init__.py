@@ -1,0 +1,1 @@
+"""The demo: the whole story on this machine, and the hosts in network namespaces that it happens on."""

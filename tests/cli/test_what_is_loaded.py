@@ -1,0 +1,85 @@
+"""What a command loads: nothing of other commands, and a client's nothing that only Linux has."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.command import Place, place
+
+ELSEWHERE = """
+import sys
+
+REFUSED = {"fcntl", "pwd", "grp", "resource", "termios", "nftables", "ctypes", "syslog", "spwd", "pty"}
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in REFUSED:
+            raise ModuleNotFoundError(f"only Linux has {name}", name=name)
+
+
+sys.meta_path.insert(0, Refuse())
+for name in REFUSED:
+    sys.modules.pop(name, None)
+from openme.cli.main import main
+
+try:
+    code = main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code or 0
+print("LOADED", *sorted(sys.modules))
+sys.exit(code)
+"""
+
+
+def run_elsewhere(here: Place, *words: str) -> set[str]:
+    """Run a command where only what every system has can be imported; the modules it has loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, *words],
+        env=here.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("LOADED")[2].split())
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Place:
+    made = place(tmp_path)
+    made.prepare()
+    return made
+
+
+def test_a_command_is_found_without_loading_any(here: Place) -> None:
+    """The overview, and a word that is none, need the list alone."""
+    loaded = {name for name in run_elsewhere(here, "--help") if name.startswith("openme.cli.")}
+    assert loaded == {"openme.cli.commands", "openme.cli.main", "openme.cli.output"}
+
+
+@pytest.mark.parametrize("words", [["knock", "--help"], ["status", "--help"], ["profiles", "--help"], ["--help"]])
+def test_the_client_commands_load_without_linux(here: Place, words: list[str]) -> None:
+    assert "openme.cli.main" in run_elsewhere(here, *words)
+
+
+def test_a_knock_leaves_without_linux_and_loads_no_server(here: Place) -> None:
+    alice = here.client("alice")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", here.port))
+        udp.settimeout(10)
+        loaded = run_elsewhere(here, "--client-config", str(alice), "knock")
+        assert len(udp.recv(1000)) == 165
+    unwanted = ("openme.server", "openme.firewall", "openme.keeper", "openme.listener", "segno", "sqlite3", "nftables")
+    page = ("ssl", "_ssl", "http", "email", "openme.client.address_page")  # for a page that tells our address
+    late = (*page, "asyncio", "openme.client.async_session", "subprocess", "threading")
+    assert [name for name in sorted(loaded) if name.startswith((*unwanted, *late))] == []
+
+
+def test_a_server_command_does_need_linux(here: Place) -> None:
+    with pytest.raises(AssertionError, match="only Linux has"):
+        run_elsewhere(here, "serve", "--help")
