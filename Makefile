@@ -8,7 +8,7 @@ test: ## everything that must hold: lint, types, unit to end-to-end tests
 quick: ## lint, types, and the tests that start no process: what to run while working, under 90 s
 	tools/with-setup dev tools/run-tests tests/unit tests/vectors $(ARGS)
 
-test-long: ## what takes minutes: the firewall, the split and the whole way of a knock on other kernels, and a real DNS64
+test-long: ## what takes minutes: the firewall, the split and the whole way of a knock on other kernels, a real DNS64, the wheel
 	tools/with-setup long tools/run-long-tests $(ARGS)
 
 demo: ## the whole story on this machine, in network namespaces of its own

@@ -1,6 +1,7 @@
 """docs/client-library.md: its examples run against a real server, and its table is what is public."""
 
 import ast
+import dataclasses
 import inspect
 import os
 import re
@@ -157,6 +158,9 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
     assert inspect.getdoc(value)
     if not inspect.isclass(value):
         return
+    if value.__module__.startswith("openme.client"):
+        fields = value.__dataclass_fields__ if dataclasses.is_dataclass(value) else getattr(value, "_fields", ())
+        assert [field for field in fields if f"`{field}`" not in (value.__doc__ or "")] == []
     for attribute, member in vars(value).items():
         if attribute.startswith("_") or attribute in getattr(value, "_fields", ()):
             continue

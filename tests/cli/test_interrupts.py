@@ -260,7 +260,7 @@ def test_sessions_ends_with_0_wherever_ctrl_c_finds_it(here: Place) -> None:
 def test_a_client_that_knocks_until_ctrl_c_ends_with_0(here: Place) -> None:
     alice = here.client("alice")
     words = ["--client-config", str(alice), "knock", "--continuous", "--interval", "1s"]
-    for where in (("wait", 1), ("sleep", 1), ("_send", 2), ("remember", 2)):
+    for where in (("wait", 1), ("sleep", 1), ("_reached", 2), ("remember", 2)):
         done = run(here, signal.SIGINT, where, *words)
         assert (done.code, "Traceback" in done.err) == (0, False), (where, done.err)
     before = set(files(here))
@@ -273,7 +273,7 @@ def test_it_ends_with_the_code_of_a_post_knock_that_has_failed(here: Place) -> N
     alice = here.client("alice")
     alice.write_text(alice.read_text() + "    post_knock: exit 7\n")
     words = ["--client-config", str(alice), "knock", "--continuous", "--interval", "1s"]
-    assert run(here, signal.SIGINT, ("_send", 2), *words).code == 1
+    assert run(here, signal.SIGINT, ("_reached", 2), *words).code == 1
 
 
 # -- serve: nothing is left, or it has served and stopped

@@ -70,6 +70,8 @@ STATED = (
     ("README.md", "port «54154») for the address it comes from", model.DEFAULT_UDP_PORT),
     ("README.md", "may [differ by «a minute»](docs/clock.md) at most", DEFAULTS["replay_window"]),
     ("docs/clients.md", "wait up to «5 s» until the health port", door.CHECK_SECONDS),
+    ("docs/client-library.md", "waits for the door, «five seconds» at most", door.CHECK_SECONDS),
+    ("docs/client-library.md", "nearer than this; «eight weeks», less", renewal.WARN_SECONDS),
     ("docs/clients.md", "every «25 s» or `--interval`", cli_knock.DEFAULT_INTERVAL),
     ("docs/clients.md", "the same packet, «sixteen» of them at most", plan.MOST_ADDRESSES),
     ("docs/clients.md", "the page has «three seconds», from", address_page.PATIENCE),

@@ -337,6 +337,11 @@ def test_only_the_shells_do_input_and_output(name: str) -> None:
     assert imports(modules()[name]).others & INPUT_AND_OUTPUT == set()
 
 
+@pytest.mark.parametrize("name", ["client.plan", "client.policy", "client.renewal", "client.turns"])
+def test_what_the_client_goes_by_leaves_time_and_sockets_to_its_driver(name: str) -> None:
+    assert imports(modules()[name]).others & {*INPUT_AND_OUTPUT, "os", "random", "secrets", "time"} == set()
+
+
 @pytest.mark.parametrize(
     "source",
     [

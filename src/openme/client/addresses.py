@@ -22,7 +22,7 @@ class BadPageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One of the server's addresses: `family` and the sockaddr without its port."""
+    """One of the server's addresses: `family`, and `host` as text, with the zone of an IPv6 one that has one."""
 
     family: socket.AddressFamily
     host: str

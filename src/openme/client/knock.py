@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One datagram that has left: where to, and the address that it names (None: the source address).
+    """One datagram that has left: to `endpoint`, naming `target` (None: the address that it comes from).
 
     `past` is what a version 2 knock can be asked about later; None under version 1. `told_by`: the page that gave the
     address. `is_own`: the address is the one that this machine sends from.
@@ -41,7 +41,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of knocking over every family: the datagrams sent, and (endpoint, reason) of those that were not.
+    """What became of knocking over every family: the datagrams `sent`, and of the `failed` ones (endpoint, reason).
 
     `left_out`: how many addresses the name has beyond those that are knocked at. `unnamed`: the families, as `IPv4`,
     that were not knocked over since the page that was to tell our address did not, and why.

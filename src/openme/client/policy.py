@@ -82,7 +82,7 @@ class Outcome(NamedTuple):
 
 
 class Reached(NamedTuple, Generic[T]):
-    """A connection that stands, and the knock that it took; None if there was no need for one."""
+    """A `connection` that stands, and `attempt`, the last knock that it took; None if there was no need for one."""
 
     connection: T
     attempt: Attempt | None

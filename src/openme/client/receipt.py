@@ -25,7 +25,10 @@ _LEAST = 0.001  # seconds: a timeout of zero would mean not to wait for anything
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What became of asking for one knock's receipt: `receipt`, or None and `problem`, in words for the user."""
+    """What became of asking for a receipt: `receipt`, or None and `problem`, in words for the user.
+
+    `endpoint`: who was asked. `knock`: which knock it is the receipt of.
+    """
 
     endpoint: Endpoint
     knock: PastKnock
