@@ -93,7 +93,7 @@ def past_the_table(tree: ast.AST) -> Iterator[str]:
             yield ast.unparse(node)
         elif isinstance(node, ast.Compare):
             text = ast.unparse(node)
-            is_number = any(isinstance(value, int) and value in numbers for value in compared(node))
+            is_number = any(type(value) is int and value in numbers for value in compared(node))
             if "version" in text.lower() and is_number:
                 yield text
         elif isinstance(node, ast.JoinedStr) and ast.unparse(node).startswith(("f'v{", 'f"v{')):
