@@ -355,7 +355,7 @@ def test_unhide_waits_for_a_file_that_is_being_read(desk: Desk, monkeypatch: pyt
     monkeypatch.setattr(ConfigWatch, "is_reading", True)
     waiting = desk.ask("unhide", ports=["8002/tcp"])
     assert waiting["reading"] is True
-    assert "shown" not in waiting
+    assert waiting["shown"] == []
     assert "8001-8002/tcp" in desk.hides
     monkeypatch.undo()
     answer = desk.ask("unhide", ports=["8002/tcp"])
