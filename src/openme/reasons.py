@@ -138,6 +138,14 @@ class Reason(StrEnum):
             " [network around it](configuration.md#doors-for-a-network) is"
         ),
     )
+    ALL_OF_IPV4 = (
+        "all_of_ipv4",
+        _KEEPER,
+        (
+            "the [network around the address](configuration.md#doors-for-a-network) would have hosts from all over"
+            " IPv4, as behind NAT64: write `prefix_v6: 112`, or more, into this client's entry"
+        ),
+    )
     LOOPBACK = "loopback", _KEEPER, _NOT_ONE_HOST
     UNSPECIFIED = "unspecified", _KEEPER, _NOT_ONE_HOST
     MULTICAST = "multicast", _KEEPER, _NOT_ONE_HOST
@@ -176,6 +184,7 @@ class End(StrEnum):
     REVOKED = "revoked"
     EXPIRED = "expired"
     ALLOWED_FROM = "allowed_from"
+    ALL_OF_IPV4 = "all_of_ipv4"
 
 
 def reasons_of(speaker: Speaker) -> tuple[Reason, ...]:

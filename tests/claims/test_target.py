@@ -164,6 +164,25 @@ def test_a_prefix_opens_the_network_of_its_length_and_no_address_that_is_refused
     world.ask("close", name="carol")
 
 
+def test_no_network_has_hosts_from_all_over_ipv4(stage: Stage) -> None:
+    """Behind NAT64 the /64 of one IPv4 client is that of all, and Teredo's clients share those of few servers."""
+    world = stage.world
+    frank = world.add("frank")
+    restrict(world, "frank", "prefix_v6: 64")
+    # The last is no translated address, but would be in one /48 with all of them.
+    for target in ("64:ff9b::c000:202", "64:ff9b:1::c000:202", "2001:0:c000:201::5", "64:ff9b:0:1::5"):
+        assert refusal(ask(stage, ip_address(target), "frank", frank)) == "all_of_ipv4"
+    assert nobody_is_in(stage)
+    text = world.config.read_text()
+    world.write_config(text.replace("    prefix_v6: 64\n", "    prefix_v6: 112\n"))
+    assert world.ask("reload")["fault"] is None
+    opened = ask(stage, ip_address("64:ff9b::c000:202"), "frank", frank)
+    assert "and its network 64:ff9b::c000:0/112 for" in opened
+    world.write_config(text)
+    world.says("frank: closed for 64:ff9b::c000:202 and its network 64:ff9b::c000:0/112 (all_of_ipv4)")
+    assert nobody_is_in(stage)
+
+
 def test_allowed_from_must_hold_the_whole_network(stage: Stage) -> None:
     world = stage.world
     dave = world.add("dave")

@@ -165,6 +165,20 @@ def test_a_door_of_a_client_revoked_while_no_server_ran_is_closed_by_the_next(wo
     assert world.sessions() == []
 
 
+def test_a_door_that_allowed_from_forbids_since_no_server_ran_is_closed_by_the_next(world: ServerWorld) -> None:
+    alice = world.add("alice")
+    world.serve(tcp=[22])
+    world.start()
+    world.opens(alice, port=22)
+    world.kill()
+    assert world.tcp(world.client, 22) == "open"
+    text = world.config.read_text()
+    world.write_config(text.replace("  alice:\n", "  alice:\n    allowed_from: [198.51.100.0/24]\n", 1))
+    world.start()
+    assert world.tcp(world.client, 22) == "filtered"
+    assert world.sessions() == []
+
+
 def test_a_knock_from_before_a_kill_opens_nothing_after_it(world: ServerWorld) -> None:
     alice = world.add("alice")
     world.start()

@@ -21,6 +21,7 @@ from openme.cli.main import COMMANDS, _guarded, main
 from openme.cli.output import answer_lines, table
 from openme.client.addresses import Endpoint
 from openme.client.known import PastKnock
+from openme.client.policy import Outcome
 from openme.client.receipt import Proof
 from openme.config.template import render_server_config
 from openme.control import asking, serving
@@ -341,7 +342,8 @@ def test_a_receipts_words(capsys: pytest.CaptureFixture[str], chance: random.Ran
     past = PastKnock("127.0.0.1", None, 0, 0, ReceiptKeys(bytes(16), bytes(32), bytes(12)))
     for _ in range(ROUNDS):
         receipt = Receipt(nasty(chance), ip_address("192.0.2.1"), (nasty(chance), nasty(chance)), 1e9, 1e9)
-        knock_command._say_proofs([Proof(endpoint, past, receipt), Proof(endpoint, past, None, nasty(chance))])
+        proofs = (Proof(endpoint, past, receipt), Proof(endpoint, past, None, nasty(chance)))
+        knock_command._say_found(Outcome((endpoint,), (endpoint,), proofs))
         out, err = capsys.readouterr()
         check(out)
         check(err)

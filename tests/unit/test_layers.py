@@ -59,7 +59,7 @@ ALLOWED = {
         *("config.section", "errors", "files", "interrupts", "keys", "listener", "reasons", "refusals", "run_dir"),
         *("seam", "wire"),
     },
-    "client": {*BASE, "config.model"},
+    "client": {*BASE, "config.model", "config.profile"},
     "server": {
         *(*BASE, "config", "control", "firewall", "keeper", "listener", "netlink", "refusals", "run_dir", "seam"),
         *("processes", "store"),
@@ -384,7 +384,8 @@ def test_a_knock_leaves_without_linux_and_loads_no_server(here: Place) -> None:
         loaded = run_elsewhere(here, "--client-config", str(alice), "knock")
         assert len(udp.recv(1000)) == 165
     unwanted = ("openme.server", "openme.firewall", "openme.keeper", "openme.listener", "segno", "sqlite3", "nftables")
-    late = ("ssl", "_ssl", "http", "email", "openme.client.address_page")  # for a page that tells our address
+    page = ("ssl", "_ssl", "http", "email", "openme.client.address_page")  # for a page that tells our address
+    late = (*page, "asyncio", "openme.client.async_session", "subprocess", "threading")
     assert [name for name in sorted(loaded) if name.startswith((*unwanted, *late))] == []
 
 

@@ -19,6 +19,7 @@ from openme.server.health_port import why_by_file, worded
 from openme.server.hidden_ports import kept_ports, unnamed
 from openme.server.interfaces import require_interface
 from openme.server.preflight import Findings, Held, before_start, may_look, once_it_serves
+from openme.server.state_dir import refuse_unusable
 
 _NOT_SEEN = "what only root sees: whose ports they are, state_dir, the run directory, capabilities, the firewall"
 
@@ -42,7 +43,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
     config: ServerConfig | None = None
     try:
         config = load_server_config(args.config)
-        is_readable = not args.file_only and os.access(config.state_dir, os.R_OK | os.X_OK)
+        is_readable = not args.file_only and _is_ours_to_read(config.state_dir)
         if is_readable:
             config = without_revoked(config, read_revoked(config.state_dir).keys)
         faults += [(str(fault), fault.hint) for fault in config.client_faults]
@@ -65,7 +66,7 @@ def run(_name: str, args: argparse.Namespace) -> int:
         warnings += (worded(config, why),)
     if config is not None and not args.file_only:
         try:
-            host = _look_at_host(config, args.config)
+            host = _look_at_host(config, args.config, is_readable=_is_ours_to_read(config.state_dir))
             faults += [(f"{args.config}: {refusal.message}", refusal.hint) for refusal in host.refusals]
             warnings += tuple(host.warnings)
         except OpenmeError as error:
@@ -96,6 +97,18 @@ def run(_name: str, args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_ours_to_read(state_dir: Path) -> bool:
+    """Whether there is a `state_dir` that a server would use and we can read.
+
+    What is in another user's may keep whoever reads it for ever, and tells of no server that would start.
+    """
+    try:
+        refuse_unusable(state_dir)
+    except OpenmeError:
+        return False
+    return os.access(state_dir, os.R_OK | os.X_OK)
+
+
 def _hidden_though_unnamed(config: ServerConfig, *, is_readable: bool) -> tuple[list[str], list[str]]:
     """What is hidden under this config though no group or client names it, and a warning if that cannot be told."""
     if not is_readable:
@@ -104,9 +117,9 @@ def _hidden_though_unnamed(config: ServerConfig, *, is_readable: bool) -> tuple[
     return [str(item) for item in unnamed(config, kept)], [] if fault is None else [fault]
 
 
-def _look_at_host(config: ServerConfig, path: Path) -> Findings:
+def _look_at_host(config: ServerConfig, path: Path, *, is_readable: bool) -> Findings:
     """What a server with this config would meet on this host, as far as this user may see."""
-    held, warnings = _the_running_server(config)
+    held, warnings = _the_running_server(config) if is_readable else (None, [])
     found = Findings(warnings=warnings)
     for look in (before_start(config, path, held), once_it_serves(config, held)) if may_look(config) else ():
         found.refusals.extend(look.refusals)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from openme.cli.output import answer, answer_json, answer_lines, hint, note, table, warn
 from openme.cli.running_server import RunningServer
-from openme.client.renewal import WARN_SECONDS
+from openme.client import WARN_SECONDS
 from openme.config.model import ServerConfig
 from openme.config.server import load_server_config
 from openme.durations import format_duration

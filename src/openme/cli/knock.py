@@ -1,31 +1,27 @@
 """`openme knock` and `openme status`."""
 
 import argparse
-import shlex
-import subprocess
-import time
-from collections.abc import Sequence
-from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, hint, note, warn
-from openme.cli.profile_choice import chosen, client_config
-from openme.client.addresses import Endpoint, parse_wanted, resolve
-from openme.client.door import open_endpoints, wait_open
-from openme.client.knock import Attempt, knock, version_of
-from openme.client.known import Known, PastKnock
-from openme.client.nat64 import Nat64
-from openme.client.plan import by_family
-from openme.client.receipt import PATIENCE, Proof, prove
-from openme.client.renewal import fetch, is_due, last_moment
-from openme.client.turns import Turns
-from openme.config.model import Profile
+from openme.client import (
+    Attempt,
+    ClientError,
+    DiskError,
+    KeysRefusedError,
+    Outcome,
+    Proof,
+    Session,
+    State,
+    load_profiles,
+)
 from openme.durations import format_duration
-from openme.errors import OpenmeError
 from openme.interrupts import ending
-from openme.keys.ratchet import NS
 from openme.moments import day, rfc3339
-from openme.wire.base import Keys
+
+if TYPE_CHECKING:
+    import subprocess
 
 SHUT = 3
 DEFAULT_INTERVAL = 25.0  # seconds; below the usual knock_timeout of 30, so that the door stays open
@@ -59,34 +55,24 @@ def configure(name: str, parser: argparse.ArgumentParser) -> None:
 
 def run(name: str, args: argparse.Namespace) -> int:
     """Run one of the two."""
-    config = client_config(args)
-    client = _Client(chosen(config, args.profile), Known(config))
+    client = _Client(Session(load_profiles(args.client_config), args.profile))
     return client.status(args) if name == "status" else client.knock(args)
 
 
 class _Client:
-    """One profile, and what is known of its server."""
+    """A session, in words."""
 
-    def __init__(self, profile: Profile, known: Known) -> None:
-        self.profile = profile
-        self.known = known
-        self.has_epochs = version_of(profile).keys is Keys.EPOCH
-        if self.has_epochs and profile.epoch_keys is not None:
-            other = known.other_host_with(profile, profile.epoch_keys.keys)
-            if other is not None:
-                raise OpenmeError(
-                    f"profile {profile.name}: epoch_keys: profile {other.name} for {other.server_host} has the same:"
-                    " one server may be passing the other's keys off as its own",
-                    f"if both are one server, add to profile {profile.name}: same_server_as: [{other.server_host}]",
-                )
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.profile = session.profile
 
     # -- knock
 
     def knock(self, args: argparse.Namespace) -> int:
         """Send it; wait for the door only if asked to."""
-        profile = self.profile
-        wanted = profile.ip if args.ip is None else parse_wanted(args.ip)
-        attempt = self._send(wanted)
+        post_knock = self.profile.post_knock
+        attempt = self.session.knock(args.ip)
+        self._say_sent(attempt)
         code = 0
         if args.check:
             code = self._check(attempt)
@@ -94,10 +80,10 @@ class _Client:
                 self._warn_of_keys()
                 return code
         if args.continuous:
-            return self._continue(wanted, args, attempt)
-        if profile.post_knock:
+            return self._continue(args, attempt)
+        if post_knock:
             # Beside it and never before it: nobody waits for new keys.
-            with subprocess.Popen(["sh", "-c", profile.post_knock]) as command:
+            with _started(post_knock) as command:
                 problem = None if args.check else self._renew(attempt)
                 code = max(code, _after(command.wait()))
         else:
@@ -105,47 +91,27 @@ class _Client:
         self._warn_of_keys(problem)
         return code
 
-    # -- renewing keys
-
     def _renew(self, attempt: Attempt) -> str | None:
-        """Fetch the receipt of a knock that was just sent, if new keys are due; why what it brought was refused.
-
-        That nothing came is no failure: there is another try tomorrow, and a warning when time runs short.
-        """
-        profile = self.profile
-        if not self.has_epochs or profile.epoch_keys is None:
-            return None
-        now_ns = time.time_ns()
-        if not is_due(profile.epoch_keys, self.known.keys(profile), now_ns, self.known.tried(profile)):
-            return None
+        """Fetch new keys after a knock that was just sent, if they are due; why what came was not kept."""
         try:
-            self.known.note_try(profile, now_ns // NS)
-        except OSError as error:
-            # Where a try cannot be noted keys cannot be stored, and every knock would wait in vain.
-            return f"new epoch keys could not be stored: {error.strerror}"
-        knocks = [(sent.endpoint, sent.past) for sent in attempt.sent if sent.past is not None]
-        proof = fetch(knocks, profile.server_health_port)
-        return None if proof is None else self._store(proof)
+            self.session.renew(attempt)
+        except (DiskError, KeysRefusedError) as error:
+            return error.message
+        return None
 
     def _warn_of_keys(self, problem: str | None = None) -> None:
         """Say what went wrong with new keys, and that those there are end soon."""
         if problem:
             warn(problem)
-        profile = self.profile
-        if not self.has_epochs or profile.epoch_keys is None:
-            return
-        end = last_moment(profile.epoch_keys, self.known.keys(profile), time.time_ns())
+        end = self.session.keys_end()
         if end is not None:
             warn(
-                f"profile {profile.name} has epoch keys until {day(end)}, and cannot knock after that: new ones come"
-                " with a receipt (openme knock --check), or in a new file (on the server: openme renew NAME)"
+                f"profile {self.profile.name} has epoch keys until {day(end)}, and cannot knock after that: new ones"
+                " come with a receipt (openme knock --check), or in a new file (on the server: openme renew NAME)"
             )
 
-    def _send(self, wanted: str | None) -> Attempt:
+    def _say_sent(self, attempt: Attempt) -> None:
         profile = self.profile
-        keys = self.known.keys(profile) if self.has_epochs else None
-        networks = Nat64(self.known.networks, self.known.note_networks)
-        attempt = knock(profile, wanted, epoch_keys=keys, prefixes=networks.prefixes)
         for sent in attempt.sent:
             if sent.target is None:
                 where = "the address it comes from"
@@ -162,16 +128,11 @@ class _Client:
             note(f"no knock to {endpoint}: {reason}")
         for family, reason in attempt.unnamed:
             warn(f"no knock over {family}: {reason}")
-        if past := [sent.past for sent in attempt.sent if sent.past is not None]:
-            # What cannot be kept costs a later `status` its proof, and never this knock.
-            with suppress(OSError):
-                self.known.remember(profile, past)
-        return attempt
 
-    def _continue(self, wanted: str | None, args: argparse.Namespace, attempt: Attempt) -> int:
+    def _continue(self, args: argparse.Namespace, attempt: Attempt) -> int:
         """Knock again and again; `post_knock` runs once, beside it. `attempt` is the first knock, sent already."""
         post_knock = self.profile.post_knock
-        command = subprocess.Popen(["sh", "-c", post_knock]) if post_knock else None
+        command = _started(post_knock) if post_knock else None
         code = 0
 
         def ended() -> int:
@@ -179,65 +140,29 @@ class _Client:
 
         with ending(ended):
             self._warn_of_keys(None if args.check else self._renew(attempt))
-            turns = Turns(args.interval)
-            while True:
-                turns.wait()
-                try:
-                    attempt = self._send(wanted)
-                except OpenmeError as error:
-                    # A network that is gone for a while must not end what is to keep a door open.
-                    warn(error.message)
+            for following in self.session.again(args.interval, args.ip):
+                if isinstance(following, ClientError):
+                    warn(following.message)
                     continue
+                self._say_sent(following)
                 if args.check:
-                    code = self._check(attempt)
-                elif problem := self._renew(attempt):
+                    code = self._check(following)
+                elif problem := self._renew(following):
                     warn(problem)
+        return code
 
     def _check(self, attempt: Attempt) -> int:
         """Wait for the door, and say what opened: under version 2 by the server's own word."""
-        opened = wait_open([sent.endpoint for sent in attempt.sent], self.profile.server_health_port)
-        if not opened:
+        outcome = self.session.check(attempt)
+        _say_problems(outcome)
+        if outcome.state is State.CLOSED:
             self._say_closed(attempt, "--ip source")
             return SHUT
-        proofs = self._prove(attempt, opened) if self.has_epochs else []
-        code = _say_proofs(proofs) if self.has_epochs else _say_open()
-        for sent in attempt.sent:
-            if sent.endpoint not in opened:
-                warn(f"open, but not over {sent.endpoint}")
+        code = _say_found(outcome)
+        for endpoint in outcome.endpoints:
+            if endpoint not in outcome.opened:
+                warn(f"open, but not over {endpoint}")
         return code
-
-    def _prove(self, attempt: Attempt, opened: Sequence[Endpoint]) -> list[Proof]:
-        """The receipts of what was sent over the families that are open; what they bring is kept."""
-        proofs = self._asked(
-            [(s.endpoint, s.past) for s in attempt.sent if s.past is not None and s.endpoint in opened]
-        )
-        for proof in proofs:
-            self._keep(proof)
-        return proofs
-
-    def _asked(self, knocks: Sequence[tuple[Endpoint, PastKnock]], patience: float = PATIENCE) -> list[Proof]:
-        """One proof for each knock, however many addresses it went to: of one that gives it, else of the first."""
-        proofs: dict[bytes, Proof] = {}
-        for endpoint, past in knocks:
-            so_far = proofs.get(past.receipt.id)
-            if so_far is None or so_far.receipt is None:
-                proof = prove(endpoint, self.profile.server_health_port, past, patience=patience)
-                if so_far is None or proof.receipt is not None:
-                    proofs[past.receipt.id] = proof
-        return list(proofs.values())
-
-    def _keep(self, proof: Proof) -> None:
-        if refused := self._store(proof):
-            warn(refused)
-
-    def _store(self, proof: Proof) -> str | None:
-        """Take over the keys that a receipt brought; why not, if they are refused or cannot be stored."""
-        if proof.receipt is None or proof.receipt.epoch_keys is None:
-            return None
-        try:
-            return self.known.add(self.profile, proof.knock.epoch, proof.receipt.epoch_keys)
-        except OSError as error:
-            return f"new epoch keys could not be stored: {error.strerror}"
 
     def _say_closed(self, attempt: Attempt, change: str) -> None:
         """`change`: how the user of this command lets the server take the address that the knock comes from."""
@@ -268,56 +193,44 @@ class _Client:
     def status(self, args: argparse.Namespace) -> int:
         """Say whether the door is open, knocking first if asked to."""
         profile = self.profile
-        proofs: list[Proof] = []
-        attempt: Attempt | None = None
         if args.knock:
-            attempt = self._send(profile.ip)
-            endpoints = [sent.endpoint for sent in attempt.sent]
-            opened = wait_open(endpoints, profile.server_health_port)
-            if self.has_epochs:
-                proofs = self._prove(attempt, opened)
+            attempt = self.session.knock()
+            self._say_sent(attempt)
+            outcome = self.session.check(attempt)
         else:
-            families = by_family(resolve(profile.server_host, profile.server_udp_port))
-            endpoints = [endpoint for family in families for endpoint in family.endpoints]
-            opened = open_endpoints(endpoints, profile.server_health_port, 2.0)
-            if self.has_epochs:
-                proofs = self._ask_again(opened)
+            outcome = self.session.status()
+        _say_problems(outcome)
         self._warn_of_keys()
-        by_proof = self.has_epochs and args.knock
-        is_open = any(proof.opened_as_asked for proof in proofs) if by_proof or proofs else bool(opened)
         if args.json:
             answer_json(
                 {
                     "profile": profile.name,
-                    "open": is_open,
-                    "addresses": [{"address": e.host, "open": e in opened} for e in endpoints],
-                    "receipts": [_proof_value(proof) for proof in proofs],
+                    "open": outcome.is_open,
+                    "addresses": [{"address": e.host, "open": e in outcome.opened} for e in outcome.endpoints],
+                    "receipts": [_proof_value(proof) for proof in outcome.proofs],
                 }
             )
-            return 0 if is_open else SHUT
-        if not opened and attempt is not None:
-            self._say_closed(attempt, f"ip: source in profile {profile.name}")
+            return 0 if outcome.is_open else SHUT
+        if outcome.state is State.CLOSED and outcome.attempt is not None:
+            self._say_closed(outcome.attempt, f"ip: source in profile {profile.name}")
             return SHUT
-        if not opened:
+        if outcome.state is State.CLOSED:
             answer("closed")
+            import shlex  # noqa: PLC0415  # see _started
+
             named = "" if args.profile is None else f" {shlex.quote(profile.name)}"
             hint(
                 f"nothing answers on {profile.server_host} port {profile.server_health_port}/tcp, as before a knock; to"
                 f" knock: openme knock --check{named}"
             )
             return SHUT
-        if any(proof.receipt for proof in proofs) or by_proof:
-            return _say_proofs(proofs)
-        return _say_open()
+        return _say_found(outcome)
 
-    def _ask_again(self, opened: Sequence[Endpoint]) -> list[Proof]:
-        """The receipts of this machine's last knock, as far as its doors are still open."""
-        last = {knock.host: knock for knock in self.known.last(self.profile)}
-        asked = [(endpoint, last[endpoint.host]) for endpoint in opened if endpoint.host in last]
-        proofs = self._asked(asked, patience=0)
-        for proof in proofs:
-            self._keep(proof)
-        return [proof for proof in proofs if proof.receipt is not None]
+
+def _started(post_knock: str) -> "subprocess.Popen[bytes]":
+    import subprocess  # noqa: PLC0415  # two of a plain knock's hundred milliseconds, which most profiles need not spend
+
+    return subprocess.Popen(["sh", "-c", post_knock])
 
 
 def _after(status: int) -> int:
@@ -326,16 +239,16 @@ def _after(status: int) -> int:
     return 1 if status else 0
 
 
-def _say_open() -> int:
-    answer("open")
-    return 0
+def _say_problems(outcome: Outcome) -> None:
+    """Why keys that receipts brought were not kept."""
+    for problem in outcome.problems:
+        warn(problem.message)
 
 
-def _say_proofs(proofs: Sequence[Proof]) -> int:
+def _say_found(outcome: Outcome) -> int:
     """One word, then what the server itself says to have opened; 0 if one family got what was asked for."""
-    is_open = any(proof.opened_as_asked for proof in proofs)
-    answer("open" if is_open else "not as asked" if any(proof.receipt for proof in proofs) else "not confirmed")
-    for proof in proofs:
+    answer(outcome.state.value)
+    for proof in outcome.proofs:
         receipt = proof.receipt
         if receipt is None:
             hint(
@@ -354,7 +267,7 @@ def _say_proofs(proofs: Sequence[Proof]) -> int:
         if (difference := proof.clock_difference) is not None:
             side = "ahead of" if difference > 0 else "behind"
             warn(f"the server's clock is {abs(difference):.0f} s {side} this machine's")
-    return 0 if is_open else SHUT
+    return 0 if outcome.is_open else SHUT
 
 
 def _proof_value(proof: Proof) -> dict[str, object]:

@@ -4,8 +4,7 @@ import argparse
 from datetime import UTC, datetime
 
 from openme.cli.output import answer_json, answer_lines, hint, table
-from openme.cli.profile_choice import chosen, client_config
-from openme.client.knock import version_of
+from openme.client import choose_profile, load_profiles, protocol_of
 from openme.config.model import Profile
 from openme.keys.ed25519 import encode_base64
 from openme.visible import visible
@@ -19,9 +18,9 @@ def configure(_name: str, parser: argparse.ArgumentParser) -> None:
 
 def run(_name: str, args: argparse.Namespace) -> int:
     """List them, or show one."""
-    config = client_config(args)
+    config = load_profiles(args.client_config)
     if args.profile is not None:
-        value = _value(chosen(config, args.profile))
+        value = _value(choose_profile(config, args.profile))
         if args.json:
             answer_json(value)
         else:
@@ -67,7 +66,7 @@ def _value(profile: Profile) -> dict[str, object]:
         "public_key": None if profile.public_key is None else str(profile.public_key),
         "fingerprint": _fingerprint(profile),
         "private_key": "present" if profile.private_key is not None else "missing",
-        "protocol": version_of(profile).name,
+        "protocol": protocol_of(profile),
         "epoch_keys": _epoch_range(profile),
         "ip": profile.ip,
         "post_knock": profile.post_knock,

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -10,6 +11,7 @@ from typing import cast
 from openme.cli.output import warn
 from openme.config.content_hash import content_hash
 from openme.config.edit import set_server, state_dir_of
+from openme.config.locked import locked_directory
 from openme.config.server import load_server_config
 from openme.control import asking
 from openme.control.requests import (
@@ -45,16 +47,20 @@ class RunningServer:
     def exchange(self, request: FileRequest[AnyFileReply]) -> AnyFileReply:
         """The server's reply to a request that carries the hash of our file. As `asking.ask`.
 
-        Where somebody edits the file meanwhile, so that the two have not seen the same, it is compared again.
+        Where somebody edits the file meanwhile, so that the two have not seen the same, it is compared again; the last
+        time while nobody who asks for the directory's lock can edit it.
         """
         ours = content_hash(self._path)
         reply = asking.ask(self._state_dir, with_hash(request, ours))
-        for _ in range(_LOOKS):
-            if reply.same is not False or (now := content_hash(self._path)) == ours:
+        for look in range(_LOOKS):
+            if reply.same is not False or content_hash(self._path) == ours:
                 break
-            ours = now
             time.sleep(_RETRY)
-            again = asking.ask(self._state_dir, Reload(sha256=ours))
+            with ExitStack() as stack:
+                if look == _LOOKS - 1:
+                    stack.enter_context(locked_directory(self._path.resolve().parent, self._path))
+                ours = content_hash(self._path)
+                again = asking.ask(self._state_dir, Reload(sha256=ours))
             reply = replace(reply, file=again.file, same=again.same, fault=again.fault, reading=again.reading)
         return reply
 

@@ -151,7 +151,7 @@ def text_untrusted(raw: bytes, *, is_whole: bool = True) -> bytes:
         body = response.read(MOST_BYTES + 1)
         # One more read, so that a body that is shorter than it says, or a last chunk that is missing, is seen.
         rest = response.read() if len(body) <= MOST_BYTES else b""
-    except (http.client.HTTPException, ValueError, OSError):
+    except (http.client.HTTPException, ValueError, OSError, OverflowError):  # the last of a length beyond all
         raise BadPageError("its answer is no whole HTTP") from None
     finally:
         response.close()

@@ -1,12 +1,13 @@
 """Where a knock goes, and which address it names. Runs on every system that Python runs on."""
 
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from typing import NamedTuple
 
+from openme.client.errors import AddressError, UnknownHostError
 from openme.config.model import PAGE
-from openme.errors import OpenmeError
 from openme.ports import MAX_PORT
 from openme.wire.knock import IPAddress
 
@@ -30,16 +31,30 @@ class Endpoint:
         return self.host
 
 
+SocketAddress = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
+AddressInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, SocketAddress]
+"""A row of getaddrinfo(3)."""
+
+
 def resolve(host: str, port: int) -> list[Endpoint]:
     """The server's addresses, each once, in the order in which this machine would try them (RFC 6724).
 
-    OpenmeError if the name is not known.
+    UnknownHostError if the name is not known.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        return endpoints_of(socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM))
     except (socket.gaierror, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, socket.gaierror) else "not a host name"
-        raise OpenmeError(f"{host}: {reason}", "check server_host in the profile, and this machine's network") from None
+        raise unknown_host(host, error) from None
+
+
+def unknown_host(host: str, error: socket.gaierror | UnicodeError) -> UnknownHostError:
+    """What a resolver's error says to the user."""
+    reason = error.strerror if isinstance(error, socket.gaierror) else "not a host name"
+    return UnknownHostError(f"{host}: {reason}", "check server_host in the profile, and this machine's network")
+
+
+def endpoints_of(found: Iterable[AddressInfo]) -> list[Endpoint]:
+    """The IP addresses of what getaddrinfo(3) gives, each once, in its order."""
     endpoints: list[Endpoint] = []
     for family, _, _, _, sockaddr in found:
         if family in {socket.AF_INET, socket.AF_INET6}:
@@ -70,11 +85,11 @@ def is_page(wanted: str | None) -> bool:
 
 
 def parse_page(text: str) -> Page:
-    """The parts of `https://…`; OpenmeError for whatever is none."""
+    """The parts of `https://…`; AddressError for whatever is none."""
     page = PAGE.fullmatch(text)
     port = int(page["port"] or HTTPS_PORT) if page is not None else 0
     if page is None or not 0 < port <= MAX_PORT:
-        raise OpenmeError(
+        raise AddressError(
             f"{text} is no page", "write one such as https://host.example/ip, in ASCII and without a user"
         )
     path = page["path"] or "/"
@@ -83,11 +98,11 @@ def parse_page(text: str) -> Page:
 
 
 def parse_wanted(text: str) -> str:
-    """What a user wants to be named: `auto`, `source`, a page or an address; OpenmeError otherwise."""
+    """What a user wants to be named: `auto`, `source`, a page or an address; AddressError otherwise."""
     if text in {AUTO, SOURCE}:
         return text
     if text.lower().startswith("http://"):
-        raise OpenmeError(
+        raise AddressError(
             f"{text} is not https: whoever sits on the way would choose whose address opens", "use a page with https://"
         )
     if is_page(text):
@@ -97,11 +112,11 @@ def parse_wanted(text: str) -> str:
 
 
 def parse_target(text: str) -> IPAddress:
-    """An address as a user writes it; OpenmeError otherwise. A v4-mapped one becomes IPv4."""
+    """An address as a user writes it; AddressError otherwise. A v4-mapped one becomes IPv4."""
     try:
         address = ip_address(text)
     except ValueError:
-        raise OpenmeError(f"{text} is no IP address", "write one such as 203.0.113.5 or 2001:db8::7") from None
+        raise AddressError(f"{text} is no IP address", "write one such as 203.0.113.5 or 2001:db8::7") from None
     if not isinstance(address, IPv4Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address

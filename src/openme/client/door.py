@@ -4,11 +4,17 @@ import errno
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from openme.client.addresses import Endpoint
 
+if TYPE_CHECKING:
+    from openme.client.driver import Driver
+
+FIRST_ATTEMPT = 0.05  # seconds for the first connection attempt, which may overtake the opening of the door
 ATTEMPT_SECONDS = 1.0  # a connection attempt that nothing answers is given up after this
+PAUSE = 0.02  # seconds between two attempts: a port that refuses at once is not asked as fast as it answers
 CHECK_SECONDS = 5.0  # how long a door is given to open after a knock
 _UNDER_WAY = frozenset({0, errno.EINPROGRESS, errno.EWOULDBLOCK})
 
@@ -44,27 +50,24 @@ def open_endpoints(endpoints: Iterable[Endpoint], port: int, timeout: float = AT
     return opened
 
 
-def wait_open(
-    endpoints: list[Endpoint],
-    port: int,
-    timeout: float = CHECK_SECONDS,
-    pause: Callable[[float], None] = time.sleep,
+async def wait_open(
+    driver: "Driver", endpoints: list[Endpoint], port: int, seconds: float = CHECK_SECONDS
 ) -> list[Endpoint]:
-    """The endpoints whose `port` opens within `timeout` seconds; returns as soon as all of them are open.
+    """The endpoints whose `port` opens within that many seconds; returns as soon as all of them are open.
 
     A knock and the first SYN travel together, so the first attempt may well be too early: attempts are short and begin
     anew, instead of waiting for TCP's own retry after a second.
     """
-    deadline = time.monotonic() + timeout
+    deadline = driver.monotonic() + seconds
     opened: list[Endpoint] = []
-    attempt = 0.05
-    while len(opened) < len(endpoints) and (left := deadline - time.monotonic()) > 0:
+    attempt = FIRST_ATTEMPT
+    while len(opened) < len(endpoints) and (left := deadline - driver.monotonic()) > 0:
         closed = [endpoint for endpoint in endpoints if endpoint not in opened]
-        opened += open_endpoints(closed, port, min(attempt, left))
+        opened += await driver.open_endpoints(closed, port, min(attempt, left))
         if len(opened) < len(endpoints):
-            pause(0.02)
+            await driver.pause(PAUSE)
             # Once one family is open the other had its time: half a second more, not the whole of it.
             if opened:
-                deadline = min(deadline, time.monotonic() + 0.5)
+                deadline = min(deadline, driver.monotonic() + 0.5)
         attempt = min(attempt * 2, ATTEMPT_SECONDS)
     return [endpoint for endpoint in endpoints if endpoint in opened]

@@ -1,23 +1,27 @@
-"""Sending knocks."""
+"""Making packets, and sending one for each address family."""
 
 import secrets
 import socket
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from openme.client.addresses import AUTO, SOURCE, BadPageError, Endpoint, is_page, local_address, resolve
+from openme.client.addresses import AUTO, SOURCE, BadPageError, Endpoint, is_page
+from openme.client.errors import NotSentError, ProfileError
 from openme.client.known import PastKnock
-from openme.client.plan import by_family, is_translated, target
+from openme.client.plan import by_family, hangs_on_prefixes, is_translated, packets, target
 from openme.config.model import Profile
-from openme.errors import OpenmeError
 from openme.keys.ratchet import epoch_at
 from openme.moments import day
 from openme.wire.base import Keys, ReceiptKeys, Version
 from openme.wire.knock import RANDOM_NONCE_SIZE, IPAddress, Knock
 from openme.wire.versions import VERSIONS, by_name
+
+if TYPE_CHECKING:
+    from openme.client.driver import Driver
+    from openme.client.identity import Identity
+    from openme.keys.ed25519 import ClientPrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +68,32 @@ def version_of(profile: Profile) -> Version:
     return next(version for version in VERSIONS if version.keys is not Keys.EPOCH or profile.epoch_keys is not None)
 
 
+def protocol_of(profile: Profile) -> str:
+    """What a config calls the wire version that a profile knocks with: `v1` or `v2`."""
+    return version_of(profile).name
+
+
 def build(
-    profile: Profile, target: IPAddress | None, now_ns: int, epoch_keys: Mapping[int, bytes] | None = None
+    profile: Profile,
+    target: IPAddress | None,
+    now_ns: int,
+    epoch_keys: Mapping[int, bytes] | None = None,
+    identity: "Identity | None" = None,
 ) -> Built:
     """A fresh packet for this profile.
 
-    `epoch_keys` are all that are known, by epoch; None for those of the profile itself. Every call draws new
-    randomness. OpenmeError if a key is missing.
+    `epoch_keys` are all that are known, by epoch; None for those of the profile itself. `identity`: who signs, in place
+    of the profile's private key. Every call draws new randomness. ProfileError if a key is missing.
     """
-    if profile.private_key is None and profile.identity is not None:
-        raise OpenmeError(f"profile {profile.name}: identity cannot be used yet", "use private_key")
-    if profile.private_key is None:
-        raise OpenmeError(
+    if identity is None and profile.private_key is None and profile.identity is not None:
+        raise ProfileError(f"profile {profile.name}: identity cannot be used yet", "use private_key")
+    signer = identity or profile.private_key
+    if signer is None:
+        raise ProfileError(
             f"profile {profile.name} has no private_key",
             "complete it with the file that 'openme add' made for this client",
         )
+    private_key = cast("ClientPrivateKey", signer)  # of which a packet needs what an identity has
     knock = Knock(now_ns, secrets.token_bytes(RANDOM_NONCE_SIZE), target)
     version = version_of(profile)
     epoch, key, field = 0, profile.server_pubkey, "server_pubkey"
@@ -87,17 +102,17 @@ def build(
         epoch, key = _epoch_key(profile, version, now_ns, epoch_keys)
         field, cure = "epoch_keys", "get a new file from the server"
     try:
-        datagram, receipt = version.seal(key, profile.private_key, knock)
+        datagram, receipt = version.seal(key, private_key, knock)
     except ValueError as error:
-        raise OpenmeError(f"profile {profile.name}: {field}: {error}", cure) from None
+        raise ProfileError(f"profile {profile.name}: {field}: {error}", cure) from None
     return Built(datagram, epoch, receipt)
 
 
 def _epoch_key(profile: Profile, version: Version, now_ns: int, known: Mapping[int, bytes] | None) -> tuple[int, bytes]:
-    """The epoch of our clock, and its key. OpenmeError with the clock and the dates that there are keys for."""
+    """The epoch of our clock, and its key. ProfileError with the clock and the dates that there are keys for."""
     keys = profile.epoch_keys
     if keys is None:
-        raise OpenmeError(
+        raise ProfileError(
             f"profile {profile.name} has no epoch_keys, which protocol: {version.name} needs",
             "get a file with them from the server (openme renew NAME), or remove protocol",
         )
@@ -107,7 +122,7 @@ def _epoch_key(profile: Profile, version: Version, now_ns: int, known: Mapping[i
     epoch = epoch_at(now_ns, length)
     if epoch not in known:
         first, last = min(known), max(known)
-        raise OpenmeError(
+        raise ProfileError(
             f"profile {profile.name} has no epoch key for this machine's date, {day(now_ns // 10**9)}:"
             f" it has keys from {day(first * length)} to {day((last + 1) * length - 1)}",
             "if the date is wrong, set the clock; else get a new file from the server: openme renew NAME",
@@ -116,6 +131,7 @@ def _epoch_key(profile: Profile, version: Version, now_ns: int, known: Mapping[i
 
 
 AskPage = Callable[[str, socket.AddressFamily, int], IPAddress]
+Prefixes = Callable[[IPv6Address], Iterable[IPv6Network]]
 
 
 def _ask_page(url: str, family: socket.AddressFamily, version: int) -> IPAddress:
@@ -124,14 +140,14 @@ def _ask_page(url: str, family: socket.AddressFamily, version: int) -> IPAddress
     return fetch(url, family, version)
 
 
-def knock(
+async def send(
+    driver: "Driver",
     profile: Profile,
     wanted: str | None,
-    clock_ns: Callable[[], int] = time.time_ns,
     epoch_keys: Mapping[int, bytes] | None = None,
     *,
-    prefixes: Callable[[IPv6Address], Iterable[IPv6Network]] = lambda _own: (),
-    pause: Callable[[float], None] = time.sleep,
+    identity: "Identity | None" = None,
+    prefixes: Prefixes = lambda _own: (),
     page: AskPage = _ask_page,
 ) -> Attempt:
     """Send one knock for each address family that the server's name has, to all its addresses of that family.
@@ -139,78 +155,94 @@ def knock(
     `wanted`: see `plan.target`, or the URL of a page that `page` asks over that family (`address_page.fetch`); without
     it version 2 names our own address where that is a global one. `prefixes`: those of the NAT64 in the network where
     we have this address; asked where it matters. What cannot be sent is no failure as long as something could be sent;
-    OpenmeError if nothing could.
+    NotSentError if nothing could.
     """
-    version = version_of(profile)
+    port = profile.server_udp_port
     sent: list[Sent] = []
     failed: list[tuple[Endpoint, str]] = []
     unnamed: list[tuple[str, str]] = []
     left_out = 0
-    for family in by_family(resolve(profile.server_host, profile.server_udp_port)):
+    for family in by_family(await driver.resolve(profile.server_host, port)):
         left_out += family.left_out
-        built: Built | None = None
-        named: IPAddress | None = None
-        is_own = False
-        now_ns = 0
-        for endpoint in family.endpoints:
+        own, reached = _reached(driver, family.endpoints, port, failed)
+        if own is None:
+            continue
+        try:
+            # One packet for all of them, named after the address that the first one is reached from.
+            named = await _named(driver, profile, wanted, own, family.endpoints, prefixes=prefixes, page=page)
+        except BadPageError as error:
+            # Never the source address instead: whoever keeps the page away would have a knock to steal.
+            field = "ip" if wanted == profile.ip else "--ip"
+            over = "IPv6" if family.endpoints[0].family == socket.AF_INET6 else "IPv4"
+            unnamed.append((over, f"profile {profile.name}: {field}: {wanted}: {error}"))
+            continue
+        built, now_ns = await _built(driver, profile, named, epoch_keys, identity)
+        for endpoint, datagram, pause in packets(reached, built.datagram, version_of(profile).pause):
+            if pause and sent:
+                await driver.pause(pause)
             try:
-                with socket.socket(endpoint.family, socket.SOCK_DGRAM) as sock:
-                    sock.connect((endpoint.host, profile.server_udp_port))
-                    if built is None:
-                        # One packet for all of them, named after the address that the first one is reached from.
-                        own = local_address(sock)
-                        if wanted is not None and is_page(wanted):
-                            named = _told(wanted, own, family.endpoints, prefixes, page)
-                        else:
-                            named = _target(wanted, own, family.endpoints, prefixes, version)
-                        is_own = named == own
-                        now_ns = clock_ns()
-                        built = build(profile, named, now_ns, epoch_keys)
-                    if version.pause and sent:
-                        pause(version.pause)
-                    sock.send(built.datagram)
+                driver.send(endpoint, port, datagram)
             except OSError as error:
                 failed.append((endpoint, error.strerror or str(error)))
                 continue
-            except BadPageError as error:
-                # Never the source address instead: whoever keeps the page away would have a knock to steal.
-                field = "ip" if wanted == profile.ip else "--ip"
-                over = "IPv6" if endpoint.family == socket.AF_INET6 else "IPv4"
-                unnamed.append((over, f"profile {profile.name}: {field}: {wanted}: {error}"))
-                break
             past = None
             if built.receipt is not None:
                 past = PastKnock(endpoint.host, named, now_ns, built.epoch, built.receipt)
-            sent.append(Sent(endpoint, named, past, wanted if is_page(wanted) else None, is_own))
+            sent.append(Sent(endpoint, named, past, wanted if is_page(wanted) else None, named == own))
     if not sent:
         reasons = "; ".join(f"{where}: {reason}" for where, reason in (*failed, *unnamed))
         cure = "name the address yourself with --ip, or another page" if unnamed else "check this machine's network"
-        raise OpenmeError(f"no knock could be sent: {reasons}", cure)
+        raise NotSentError(f"no knock could be sent: {reasons}", cure)
     return Attempt(tuple(sent), tuple(failed), left_out, tuple(unnamed))
 
 
-def _told(
-    url: str,
-    own: IPAddress,
-    endpoints: tuple[Endpoint, ...],
-    prefixes: Callable[[IPv6Address], Iterable[IPv6Network]],
-    page: AskPage,
-) -> IPAddress:
-    """The address that a page gives. Behind NAT64 the server sees an IPv4 one, and so does a page without IPv6."""
-    if not isinstance(own, IPv6Address):
-        return page(url, socket.AF_INET, 4)
-    return page(url, socket.AF_INET6, 4 if is_translated(endpoints, prefixes(own)) else 6)
+def _reached(
+    driver: "Driver", endpoints: tuple[Endpoint, ...], port: int, failed: list[tuple[Endpoint, str]]
+) -> tuple[IPAddress | None, tuple[Endpoint, ...]]:
+    """The address from which the first that can be reached is, and the endpoints from that one on."""
+    for at, endpoint in enumerate(endpoints):
+        try:
+            return driver.source(endpoint, port), endpoints[at:]
+        except OSError as error:
+            failed.append((endpoint, error.strerror or str(error)))
+    return None, ()
 
 
-def _target(
+async def _built(
+    driver: "Driver",
+    profile: Profile,
+    named: IPAddress | None,
+    epoch_keys: Mapping[int, bytes] | None,
+    identity: "Identity | None",
+) -> tuple[Built, int]:
+    """The packet, and the time in it. Who signs elsewhere may take a while."""
+    now_ns = driver.now_ns()
+    if identity is None:
+        return build(profile, named, now_ns, epoch_keys), now_ns
+    return await driver.call(lambda: build(profile, named, now_ns, epoch_keys, identity)), now_ns
+
+
+async def _named(
+    driver: "Driver",
+    profile: Profile,
     wanted: str | None,
     own: IPAddress,
     endpoints: tuple[Endpoint, ...],
-    prefixes: Callable[[IPv6Address], Iterable[IPv6Network]],
-    version: Version,
+    *,
+    prefixes: Prefixes,
+    page: AskPage,
 ) -> IPAddress | None:
-    by_default = AUTO if version.names_own_address else SOURCE
+    """The address that a knock to these endpoints names; BadPageError if the page that is to tell it does not."""
+    if wanted is not None and is_page(wanted):
+        if not isinstance(own, IPv6Address):
+            return await driver.call(lambda: page(wanted, socket.AF_INET, 4))
+        # Behind NAT64 the server sees an IPv4 address, and so does a page without IPv6.
+        networks = await driver.call(lambda: prefixes(own))
+        version = 4 if is_translated(endpoints, networks) else 6
+        return await driver.call(lambda: page(wanted, socket.AF_INET6, version))
+    by_default = AUTO if version_of(profile).names_own_address else SOURCE
     named = target(wanted, own, endpoints, by_default=by_default)
-    if named is None or (wanted or by_default) != AUTO or not isinstance(own, IPv6Address):
-        return named
-    return target(wanted, own, endpoints, prefixes(own), by_default=by_default)
+    if isinstance(own, IPv6Address) and hangs_on_prefixes(wanted, own, named, by_default=by_default):
+        networks = await driver.call(lambda: prefixes(own))
+        named = target(wanted, own, endpoints, networks, by_default=by_default)
+    return named

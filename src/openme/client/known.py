@@ -18,6 +18,7 @@ from typing import Any
 from nacl.bindings import crypto_scalarmult
 from nacl.exceptions import CryptoError
 
+from openme.client.errors import KeysRefusedError
 from openme.config.model import ClientConfig, EpochKeys, Profile
 from openme.files import replace_file
 from openme.keys.ed25519 import KEY_SIZE
@@ -64,36 +65,35 @@ class Known:
             return keys
         return dict(enumerate((raw[at : at + KEY_SIZE] for at in range(0, len(raw), KEY_SIZE)), first)) | keys
 
-    def add(self, profile: Profile, epoch: int, received: EpochKeyList) -> str | None:
-        """Take over the keys that came with the receipt of a knock in `epoch`; why not, if they are refused.
+    def add(self, profile: Profile, epoch: int, received: EpochKeyList) -> None:
+        """Take over the keys that came with the receipt of a knock in `epoch`.
 
-        Only what follows on those that are there, without a gap, and within the horizon: none is ever replaced. OSError
-        if the disk refuses.
+        Only what follows on those that are there, without a gap, and within the horizon: none is ever replaced.
+        KeysRefusedError if one of them must not be believed, OSError if the disk refuses; none was stored then.
         """
         if profile.epoch_keys is None:
-            return None
+            return
         known = self.keys(profile)
         offered = dict(enumerate(received.keys, received.first))
         for index in known.keys() & offered.keys():
             if known[index] != offered[index]:
-                return "an epoch key in the receipt differs from one that is known: none was stored"
+                raise KeysRefusedError("an epoch key in the receipt differs from one that is known: none was stored")
         added: list[bytes] = []
         following = max(known) + 1
         while following + len(added) < epoch + HORIZON and (key := offered.get(following + len(added))) is not None:
             added.append(key)
         if not added:
-            return None
+            return
         if not all(map(_usable, added)):
-            return "an epoch key in the receipt is a low-order point: none was stored"
+            raise KeysRefusedError("an epoch key in the receipt is a low-order point: none was stored")
         if (other := self.other_host_with(profile, added)) is not None:
-            return (
+            raise KeysRefusedError(
                 f"profile {other.name} ({other.server_host}) already has an epoch key of the receipt: none was stored"
             )
         # Those of the file as well: another profile with the same first key may have fewer.
         every = [known[index] for index in sorted(known)] + added
         value = {"first": profile.epoch_keys.first, "keys": base64.b64encode(b"".join(every)).decode("ascii")}
         self._write(self._keys_path(profile.epoch_keys), value)
-        return None
 
     def other_host_with(self, profile: Profile, keys: Iterable[bytes]) -> Profile | None:
         """A profile for another host that has one of these epoch keys, and is not said to be the same server."""

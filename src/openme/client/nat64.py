@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address, IPv6Network, ip_network
 
-from openme.client.waiting import within
-
 NAME = "ipv4only.arpa"
 PATIENCE = 0.5  # seconds
 _IPV4 = (bytes([192, 0, 0, 170]), bytes([192, 0, 0, 171]))  # RFC 8880
@@ -44,6 +42,8 @@ def _ask() -> list[IPv6Address]:
 
 def look_up(ask: Callable[[], list[IPv6Address]] = _ask, patience: float = PATIENCE) -> tuple[IPv6Network, ...] | None:
     """The prefixes of this network, none where it has no NAT64; None if nobody said so within `patience` seconds."""
+    from openme.client.waiting import within  # noqa: PLC0415  # with threading, which few knocks need
+
     try:
         return prefixes_in(within(patience, ask))
     except socket.gaierror as error:

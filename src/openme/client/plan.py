@@ -8,6 +8,7 @@ address. IPv4 and IPv6 stay two knocks, since nobody knows by which one the conn
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
 
 from openme.client.addresses import AUTO, SOURCE, Endpoint, parse_target
 from openme.wire.knock import IPAddress
@@ -35,6 +36,19 @@ def by_family(endpoints: Iterable[Endpoint]) -> list[Family]:
     return [Family(tuple(group[:MOST_ADDRESSES]), max(0, len(group) - MOST_ADDRESSES)) for group in groups.values()]
 
 
+class Packet(NamedTuple):
+    """A datagram on its way. `pause`: seconds that are to pass since the one before it, if any has left."""
+
+    endpoint: Endpoint
+    datagram: bytes
+    pause: float
+
+
+def packets(endpoints: Iterable[Endpoint], datagram: bytes, pause: float) -> list[Packet]:
+    """What leaves for a family: the same to all of its addresses."""
+    return [Packet(endpoint, datagram, pause) for endpoint in endpoints]
+
+
 def target(
     wanted: str | None,
     own: IPAddress,
@@ -56,6 +70,11 @@ def target(
         return own if own.is_global and not is_translated(endpoints, prefixes) else None
     address = parse_target(word)
     return None if address.is_unspecified else address
+
+
+def hangs_on_prefixes(wanted: str | None, own: IPAddress, named: IPAddress | None, *, by_default: str = SOURCE) -> bool:
+    """Whether `target`, which gave `named`, might give another answer if it knew this network's NAT64."""
+    return named is not None and (wanted or by_default) == AUTO and isinstance(own, IPv6Address)
 
 
 def is_translated(endpoints: Iterable[Endpoint], prefixes: Iterable[IPv6Network] = ()) -> bool:

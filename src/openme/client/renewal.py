@@ -5,15 +5,17 @@ fetches one now and then never runs dry. One that only knocks fetches one too, o
 left: after sending, once a day, for a second at most.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from openme.client.addresses import Endpoint
-from openme.client.door import open_endpoints
 from openme.client.known import PastKnock
 from openme.client.receipt import Proof, prove
 from openme.config.model import EpochKeys
 from openme.keys.ratchet import NS, epoch_at
+
+if TYPE_CHECKING:
+    from openme.client.driver import Driver
 
 FETCH_SECONDS = 1.0
 """For all there is to try after a knock that nobody asked to wait for."""
@@ -54,23 +56,20 @@ def last_moment(keys: EpochKeys, known: Mapping[int, bytes], now_ns: int) -> int
     return end - 1 if end - now_ns // NS < warn else None
 
 
-def fetch(
-    knocks: Sequence[tuple[Endpoint, PastKnock]],
-    port: int,
-    seconds: float = FETCH_SECONDS,
-    clock: Callable[[], float] = time.monotonic,
+async def fetch(
+    driver: "Driver", knocks: Sequence[tuple[Endpoint, PastKnock]], port: int, seconds: float = FETCH_SECONDS
 ) -> Proof | None:
     """The receipt of one of these knocks, the first that comes within `seconds`; None if none does."""
-    deadline = clock() + seconds
+    deadline = driver.monotonic() + seconds
     by_endpoint = dict(knocks)
     attempt = _FIRST_ATTEMPT
-    while (left := deadline - clock()) > 0:
-        for endpoint in open_endpoints(by_endpoint, port, min(attempt, left)):
-            left = max(0.0, deadline - clock())
-            proof = prove(endpoint, port, by_endpoint[endpoint], patience=0, limit=left)
+    while (left := deadline - driver.monotonic()) > 0:
+        for endpoint in await driver.open_endpoints(by_endpoint, port, min(attempt, left)):
+            left = max(0.0, deadline - driver.monotonic())
+            proof = await prove(driver, endpoint, port, by_endpoint[endpoint], patience=0, limit=left)
             if proof.receipt is not None:
                 return proof
         # A port that refuses at once must not be asked as fast as it answers.
-        time.sleep(max(0.0, min(_FIRST_ATTEMPT, deadline - clock())))
+        await driver.pause(max(0.0, min(_FIRST_ATTEMPT, deadline - driver.monotonic())))
         attempt *= 2
     return None

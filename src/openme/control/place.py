@@ -38,7 +38,7 @@ def in_run_dir(state_dir: Path) -> Path:
 def is_locked(state_dir: Path) -> bool:
     """Whether a server holds the lock of `state_dir`: one that is starting, or whose socket somebody has removed."""
     try:
-        descriptor = os.open(state_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(state_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:

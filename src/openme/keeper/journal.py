@@ -6,6 +6,7 @@ is off is not made.
 """
 
 import logging
+from collections import Counter
 from typing import Any
 
 from openme.durations import format_duration
@@ -24,7 +25,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.counts = RefusalCounts()
-        self._named = 0
+        self._named: Counter[bool] = Counter()
 
     def accepted(self, grant: Grant, source: IPAddress, seconds: float) -> None:
         """A knock opened doors."""
@@ -68,8 +69,11 @@ class Journal:
     def refused_client(self, name: str, reason: Reason, source: IPAddress, detail: str = "") -> None:
         """A knock with a registered client's signature that opens nothing all the same."""
         self.counts.add(reason)
-        self._named += 1
-        level = logging.WARNING if self._named <= _NAMED_PER_INTERVAL else logging.DEBUG
+        # Whoever is revoked still has his key, and anybody can resend a knock of his: no line about others is to be
+        # lost for that, such as the one that somebody is on the path.
+        may_knock = reason is not Reason.DISABLED
+        self._named[may_knock] += 1
+        level = logging.WARNING if self._named[may_knock] <= _NAMED_PER_INTERVAL else logging.DEBUG
         if not _log.isEnabledFor(level):
             return
         self._line(
@@ -84,7 +88,7 @@ class Journal:
     def report(self, now: float) -> None:
         """Say what was refused, at most once per interval; `now` in monotonic seconds."""
         if self.counts.report(now, _log):
-            self._named = 0
+            self._named.clear()
 
     @staticmethod
     def _line(level: int, text: str, **facts: Any) -> None:  # noqa: ANN401  # JSON values

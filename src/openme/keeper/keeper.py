@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from openme.config.model import ClientEntry, DisabledClient, ServerConfig
 from openme.firewall.base import PortList, Rules
 from openme.keeper.grants import Change, Grant, Grants
-from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide, door_network, may_come_from
+from openme.keeper.policy import Opening, PolicyRefusal, client_lists, decide, door_network, refused_place
 from openme.keeper.registry import Registry
 from openme.keeper.rules import rules_for
 from openme.keeper.stages import Authenticated, Decided, Opened, Refused, Searched
@@ -34,6 +34,8 @@ _NS = 10**9
 _MAX_SOURCES = 65536  # addresses of which the last clients are remembered, to try their keys first
 _MAX_KEYS_PER_SOURCE = 4  # people behind one address
 _MAX_NEW_SOURCES = 4096
+
+_PLACE_LOST = {Reason.ALLOWED_FROM: End.ALLOWED_FROM, Reason.ALL_OF_IPV4: End.ALL_OF_IPV4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,9 +366,8 @@ def _over(grant: Grant, registry: Registry, now: Now) -> End | None:
         return End.REVOKED
     if client.expires is not None and client.expires <= now.utc:
         return End.EXPIRED
-    if not may_come_from(client, grant.named):
-        return End.ALLOWED_FROM
-    return None
+    refusal = refused_place(client, grant.named)
+    return None if refusal is None else _PLACE_LOST[refusal]
 
 
 def _moved(grant: Grant, client: ClientEntry, lists: tuple[PortList, ...]) -> Grant:

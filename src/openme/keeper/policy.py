@@ -26,6 +26,11 @@ _REFUSED: dict[Reason, tuple[IPv4Network | IPv6Network, ...]] = {
     Reason.EMBEDDED: (ip_network("::/96"), ip_network("::ffff:0:0:0/96")),
 }
 
+# Where IPv6 addresses hold IPv4 ones, hosts from all over IPv4 are neighbours: NAT64 (RFC 6052, RFC 8215) and Teredo
+# (RFC 4380). From this length on no more of them are than of `prefix_v4: 16`.
+_HOLD_IPV4 = (ip_network("64:ff9b::/47"), ip_network("2001::/32"))
+_FEW_OF_IPV4 = 112
+
 
 @dataclass(frozen=True, slots=True)
 class Opening:
@@ -70,16 +75,27 @@ def door_network(client: ClientEntry, address: IPAddress) -> IPNetwork | None:
     return None if length == address.max_prefixlen else network_around(address, length)
 
 
-def may_come_from(client: ClientEntry, address: IPAddress) -> bool:
-    """Whether `allowed_from` has all that a door for this address is for: the whole network, where it is for one."""
+def refused_place(client: ClientEntry, address: IPAddress) -> Reason | None:
+    """Why this client's doors are for no such address, or not for the network around it; None: they are.
+
+    `allowed_from` has to have all that a door is for: the whole network, where it is for one.
+    """
+    if address.version == 6 and client.prefix_v6 < _FEW_OF_IPV4 and any(address in wide for wide in _HOLD_IPV4):
+        return Reason.ALL_OF_IPV4
     if not client.allowed_from:
-        return True
+        return None
     if not any(address in network for network in client.allowed_from):
-        return False
+        return Reason.ALLOWED_FROM
     wanted = door_network(client, address)
     if wanted is None or any(is_within(wanted, network) for network in client.allowed_from):
-        return True
-    return any(is_within(wanted, network) for network in collapsed(client.allowed_from))  # two halves make a whole
+        return None
+    whole = any(is_within(wanted, network) for network in collapsed(client.allowed_from))  # two halves make a whole
+    return None if whole else Reason.ALLOWED_FROM
+
+
+def may_come_from(client: ClientEntry, address: IPAddress) -> bool:
+    """Whether this client's doors may be for this address, and for the network around it where they are for one."""
+    return refused_place(client, address) is None
 
 
 def client_lists(client: ClientEntry | Openable, health_port: int) -> tuple[PortList, ...]:
@@ -110,8 +126,8 @@ def decide(  # noqa: PLR0917  # the facts that the decision rests on, each once
     address = source if target is None else target
     if reason := refused_target(address, is_own):
         return PolicyRefusal(reason)
-    if not may_come_from(client, address):
-        return PolicyRefusal(Reason.ALLOWED_FROM)
+    if reason := refused_place(client, address):
+        return PolicyRefusal(reason)
     lists = client_lists(client, health_port)
     if not lists:
         return PolicyRefusal(Reason.NO_PORTS)

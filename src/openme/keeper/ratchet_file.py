@@ -60,13 +60,16 @@ def read_ratchet(state_dir: Path) -> Ratchet | None:
     path = state_dir / FILE_NAME
     content = bytearray(FILE_SIZE + 1)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise OpenmeError(f"{path}: {error.strerror}", "run it as root: sudo openme …") from None
     try:
-        if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OpenmeError(f"{path}: not a file", "remove it")
+        if stat.S_IMODE(mode) & 0o077:
             raise OpenmeError(
                 f"{path}: others can read the ratchet",
                 f"chmod 600 {path}; if somebody has read it: openme rotate ratchet",

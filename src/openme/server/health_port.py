@@ -8,7 +8,9 @@ that is receipts; what it would take otherwise is a service's port, when it is s
 """
 
 import logging
+import os
 import socket
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from openme.server.sockets import PortTakenError, bind_health
 FILE_NAME = "others_health_port"
 SSH = 22
 _LAST_SYSTEM_USER = 999  # Debian's and others' bound between services' users and people's
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_MAX_BYTES = 64
 
 _log = logging.getLogger("openme.server")
 
@@ -77,8 +82,8 @@ def own_health_port(config: ServerConfig) -> tuple[socket.socket | None, str | N
 
 def is_remembered(state_dir: Path, number: int) -> bool:
     """Whether a service was seen on this port at an earlier start."""
-    with suppress(OSError):
-        return (state_dir / FILE_NAME).read_bytes() == _content(number)
+    with suppress(OSError), os.fdopen(os.open(state_dir / FILE_NAME, _READ), "rb") as file:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(_MAX_BYTES) == _content(number)
     return False
 
 

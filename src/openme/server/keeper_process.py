@@ -56,7 +56,7 @@ from openme.keeper.grants import Change, Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper, Now, Reconfiguration
 from openme.keeper.lost_rights import Expiries, lost_by_change, lost_by_keys
-from openme.keeper.policy import client_lists, door_network
+from openme.keeper.policy import client_lists, door_network, may_come_from
 from openme.keeper.ratchet_file import write_ratchet
 from openme.keeper.rules import rules_for
 from openme.ports import common
@@ -1089,7 +1089,7 @@ def adopted_grants(
         client = clients.get(holder.client_key)
         if client is None or (client.expires is not None and client.expires <= now.utc):
             continue
-        if door_network(client, holder.named) != holder.network:
+        if door_network(client, holder.named) != holder.network or not may_come_from(client, holder.named):
             continue
         lists = client_lists(client, config.health_port)
         own = [d for d in doors if d.address == holder.address and d.port_list in lists]

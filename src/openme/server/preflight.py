@@ -65,6 +65,11 @@ def before_start(config: ServerConfig, config_path: Path, held: Held | None = No
             cure = "run it as root: sudo openme serve; or set 'firewall: memory' for a dry run"
             raise OpenmeError(NEEDS_NET_ADMIN, cure)
 
+    def state_dir() -> None:
+        refuse_unusable(config.state_dir)
+        if os.geteuid() == 0 and (fault := run_dir_fault()) is not None:
+            found.warnings.append(fault)
+
     def user() -> None:
         known, warning = user_at_hand(config.run_as)
         if warning is not None:
@@ -75,11 +80,6 @@ def before_start(config: ServerConfig, config_path: Path, held: Held | None = No
             )
         if known is not None:
             refuse_writable(known, ours)
-
-    def state_dir() -> None:
-        refuse_unusable(config.state_dir)
-        if os.geteuid() == 0 and (fault := run_dir_fault()) is not None:
-            found.warnings.append(fault)
 
     def knock_port() -> None:
         if is_starting or (held is not None and held.udp == config.udp_port):

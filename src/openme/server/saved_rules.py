@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from glob import glob
 from pathlib import Path
 
 from openme.firewall.registry import kind_of
@@ -41,6 +42,7 @@ _STATEMENT = re.compile(
 _MARK_RULE = re.compile(r"openme-mark-|\bmark & 0x40000000 != 0x0+\b|--mark 0x0/0x40000000\b")
 _NFT_CHAIN = re.compile(r"\bchain[ \t]+(?:(?:ip|ip6|inet)[ \t]+filter[ \t]+)?openme" + _END)
 _IPTABLES_CHAIN = re.compile(r"^(?::|-N[ \t]+)openme" + _END, re.MULTILINE)
+_TELLING = ("include", "openme", "0x40000000")  # one is in whatever these expressions find
 _HOW = "docs/operating.md, Saving and restoring the host's rules"
 
 
@@ -115,21 +117,25 @@ class _Reading:
             if name is None:
                 yield path, statement
                 continue
-            for included in _matching(self._directory, name):
+            for included in () if not self._left else _matching(self._directory, name):
                 yield from self.statements(included)
 
 
 def _matching(directory: Path, name: str) -> list[Path]:
     """The files that an `include` names, which may be a pattern; in nft's order, by name."""
-    pattern = directory / name
-    with suppress(OSError, ValueError, NotImplementedError):
-        return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    with suppress(OSError, ValueError, RecursionError):
+        return sorted(map(Path, glob(str(directory / name))))  # noqa: PTH207  # as for nft `**` is `*`, and `*` no dot file
     return []
 
 
 def _read(path: Path) -> str:
-    """The beginning of a regular file; empty where there is none, or none for us."""
-    with suppress(OSError), os.fdopen(os.open(path, _READ), "rb") as file:
+    """The lines that may say something of us at the beginning of a regular file; empty where there is none for us.
+
+    What we look for never goes over a line's end. Lists of addresses, which may be long, are not looked at closely.
+    """
+    content = b""
+    with suppress(OSError, ValueError), os.fdopen(os.open(path, _READ), "rb") as file:
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return file.read(MAX_BYTES).decode(errors="replace")
-    return ""
+            content = file.read(MAX_BYTES) or b""  # None of what has nothing to say now, as /proc/kmsg
+    lines = content.decode(errors="replace").split("\n")
+    return "\n".join(line for line in lines if any(word in line for word in _TELLING))

@@ -11,6 +11,7 @@ from typing import Self
 import pytest
 
 from openme.cli import knock as command
+from openme.client import policy
 from openme.client.known import Known
 from openme.config.model import EpochKeys
 from openme.config.profile import load_client_config, render_profile
@@ -156,7 +157,7 @@ class _Order:
         self.events.append("wait")
         return 0
 
-    def fetch(self, *_: object) -> None:
+    async def fetch(self, *_: object) -> None:
         self.events.append("fetch")
 
 
@@ -164,7 +165,7 @@ def test_post_knock_is_never_kept_waiting_for_keys(here: Place, monkeypatch: pyt
     file = aged(here, here.client("alice"), 40, post_knock="ssh host")
     order = _Order()
     monkeypatch.setattr(subprocess, "Popen", order.popen)
-    monkeypatch.setattr(command, "fetch", order.fetch)
+    monkeypatch.setattr(policy, "fetch", order.fetch)
     args = argparse.Namespace(client_config=file, profile=None, ip=TARGET, check=False, continuous=False, config=None)
     assert command.run("knock", args) == 0
     assert order.events == ["run ssh host", "fetch", "wait", "ended"]

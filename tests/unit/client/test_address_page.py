@@ -203,6 +203,11 @@ def test_an_unknown_host_and_a_refused_connection_are_told(trusting: ssl.SSLCont
         (http(b"8.8.4.4", "404 Not Found"), "it answered with status 404"),
         (http(b"8.8.4.4", "203 Transformed"), "it answered with status 203"),
         (http(b"8.8.4.4", length=9), "its answer is no whole HTTP"),
+        (http(b"8.8.4.4", length=10**30), "its answer is no whole HTTP"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 30 + b"\r\n8.8.4.4",
+            "its answer is no whole HTTP",
+        ),
         (http(b" " * MOST_BYTES + b"8.8.4.4"), "it says more than 1024 bytes"),
         (http(b"8.8.4.4" + b" " * MOST_RAW), "an answer of more than 16384 bytes"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000, "an answer of more than 16384 bytes"),

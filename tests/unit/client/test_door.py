@@ -7,6 +7,7 @@ import pytest
 
 from openme.client import door
 from openme.client.addresses import Endpoint
+from openme.client.blocking import Blocking, finish
 from openme.client.door import open_endpoints, wait_open
 from support.ports import free_port
 
@@ -14,22 +15,26 @@ V4 = Endpoint(socket.AF_INET, "127.0.0.1")
 V6 = Endpoint(socket.AF_INET6, "::1")
 
 
-class Clock:
+class Clock(Blocking):
     """Seconds that pass only by pauses, and by `step` for each look at the clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, step: float = 0.0) -> None:
         self.now = 0.0
         self.pauses = 0
+        self.opens: dict[int, int] = {}  # after so many pauses, this port
+        self.sockets: list[socket.socket] = []
         self._step = step
-        monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=self._look))
+        monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=self.monotonic))
 
-    def _look(self) -> float:
+    def monotonic(self) -> float:
         self.now += self._step
         return self.now
 
-    def pause(self, seconds: float) -> None:
+    async def pause(self, seconds: float) -> None:
         self.now += seconds
         self.pauses += 1
+        if self.pauses in self.opens:
+            self.sockets.append(listening(V4, self.opens[self.pauses]))
 
 
 @pytest.fixture
@@ -93,27 +98,21 @@ def test_an_address_that_cannot_be_connected_to_is_closed(endpoint: Endpoint) ->
 
 def test_waiting_ends_as_soon_as_the_door_opens(clock: Clock) -> None:
     port = free_port()
-    sockets: list[socket.socket] = []
-
-    def pause(seconds: float) -> None:
-        clock.pause(seconds)
-        if clock.pauses == 5:
-            sockets.append(listening(V4, port))
-
-    assert wait_open([V4], port, 10.0, pause) == [V4]
+    clock.opens[5] = port
+    assert finish(wait_open(clock, [V4], port, 10.0)) == [V4]
     assert clock.pauses == 5
-    sockets[0].close()
+    clock.sockets[0].close()
 
 
 def test_waiting_gives_up_at_its_end(clock: Clock) -> None:
-    assert wait_open([V4, V6], free_port(), 0.4, clock.pause) == []
+    assert finish(wait_open(clock, [V4, V6], free_port(), 0.4)) == []
     assert 0.4 <= clock.now < 0.4 + 0.03
 
 
 def test_with_one_family_open_the_other_gets_half_a_second_more(clock: Clock) -> None:
     port = free_port()
     with listening(V4, port):
-        assert wait_open([V6, V4], port, 30.0, clock.pause) == [V4]
+        assert finish(wait_open(clock, [V6, V4], port, 30.0)) == [V4]
     assert 0.5 <= clock.now < 0.5 + 0.05
 
 

@@ -4,16 +4,18 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv6Network, ip_address
+from typing import Any
 
 import pytest
 
-from openme.client import knock as knock_module
 from openme.client.addresses import BadPageError, Endpoint
-from openme.client.knock import build, knock
+from openme.client.blocking import finish
+from openme.client.errors import NotSentError, ProfileError
+from openme.client.knock import Attempt, build, send
 from openme.config.model import Profile
-from openme.errors import OpenmeError
 from openme.wire import v1
 from openme.wire.knock import IPAddress
+from support.driven import Driven
 from support.knocks import ALICE, SERVER, START
 from support.ports import free_port
 
@@ -31,8 +33,8 @@ def server() -> Iterator[socket.socket]:
         yield sock
 
 
-def endpoints(monkeypatch: pytest.MonkeyPatch, *found: Endpoint) -> None:
-    monkeypatch.setattr(knock_module, "resolve", lambda *_: list(found))
+def knock(driver: Driven, profile: Profile, wanted: str | None, **options: Any) -> Attempt:
+    return finish(send(driver, profile, wanted, **options))
 
 
 def opened(packet: bytes) -> tuple[int, bytes, object]:
@@ -41,11 +43,9 @@ def opened(packet: bytes) -> tuple[int, bytes, object]:
     return knocked.timestamp_ns, knocked.random_nonce, knocked.target
 
 
-def test_a_host_with_both_families_gets_a_fresh_knock_over_each(
-    server: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    endpoints(monkeypatch, V6, V4)
-    attempt = knock(PROFILE, None, lambda: START)
+def test_a_host_with_both_families_gets_a_fresh_knock_over_each(server: socket.socket) -> None:
+    driver = Driven(V6, V4, now_ns=lambda: START)
+    attempt = knock(driver, PROFILE, None)
     assert [sent.endpoint for sent in attempt.sent] == [V6, V4]
     first, second = (server.recv(1000) for _ in range(2))
     assert len(first) == len(second) == 165
@@ -55,20 +55,18 @@ def test_a_host_with_both_families_gets_a_fresh_knock_over_each(
     assert opened(first)[2] is None
 
 
-def test_a_family_that_cannot_be_sent_over_is_told_and_no_failure(
-    server: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    endpoints(monkeypatch, Endpoint(socket.AF_INET, "255.255.255.255"), V6)
-    attempt = knock(PROFILE, "203.0.113.5")
+def test_a_family_that_cannot_be_sent_over_is_told_and_no_failure(server: socket.socket) -> None:
+    driver = Driven(Endpoint(socket.AF_INET, "255.255.255.255"), V6)
+    attempt = knock(driver, PROFILE, "203.0.113.5")
     assert [sent.endpoint for sent in attempt.sent] == [V6]
     assert [endpoint.host for endpoint, _ in attempt.failed] == ["255.255.255.255"]
     assert str(opened(server.recv(1000))[2]) == "203.0.113.5"
 
 
-def test_when_nothing_can_be_sent_the_reason_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoints(monkeypatch, Endpoint(socket.AF_INET, "255.255.255.255"))
-    with pytest.raises(OpenmeError, match=r"no knock could be sent: 255\.255\.255\.255: \w+"):
-        knock(PROFILE, None)
+def test_when_nothing_can_be_sent_the_reason_is_one_line() -> None:
+    driver = Driven(Endpoint(socket.AF_INET, "255.255.255.255"))
+    with pytest.raises(NotSentError, match=r"no knock could be sent: 255\.255\.255\.255: \w+"):
+        knock(driver, PROFILE, None)
 
 
 def test_every_packet_is_fresh() -> None:
@@ -77,32 +75,31 @@ def test_every_packet_is_fresh() -> None:
 
 
 def test_a_profile_without_a_private_key_says_what_to_do() -> None:
-    with pytest.raises(OpenmeError, match="no private_key") as caught:
+    with pytest.raises(ProfileError, match="no private_key") as caught:
         build(Profile("home", "h", SERVER.public), None, START)
     assert "openme add" in str(caught.value.hint)
 
 
 def test_a_low_order_server_key_is_refused_without_repeating_it() -> None:
-    with pytest.raises(OpenmeError, match="low-order"):
+    with pytest.raises(ProfileError, match="low-order"):
         build(Profile("home", "h", bytes(32), private_key=ALICE), None, START)
 
 
-def test_all_addresses_of_a_family_get_the_same_packet(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_addresses_of_a_family_get_the_same_packet(server: socket.socket) -> None:
     """A second fresh one would be an unused knock in the hands of whoever holds a stale address."""
     others = [Endpoint(socket.AF_INET, f"127.0.0.{number}") for number in range(2, 5)]
-    endpoints(monkeypatch, V4, V6, *others)
-    pauses: list[float] = []
-    attempt = knock(PROFILE, None, lambda: START, pause=pauses.append)
+    driver = Driven(V4, V6, *others)
+    attempt = knock(driver, PROFILE, None)
     assert [sent.endpoint for sent in attempt.sent] == [V4, *others, V6]
     packets = [server.recv(1000) for _ in range(5)]
     assert len(set(packets[:4])) == 1
     assert packets[4] != packets[0]
-    assert pauses == [0.02] * 4, "an existing server loses one of two that come back to back"
+    assert driver.paused == [0.02] * 4, "an existing server loses one of two that come back to back"
 
 
-def test_of_too_many_addresses_the_rest_is_counted(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoints(monkeypatch, *(Endpoint(socket.AF_INET, f"127.0.0.{number}") for number in range(1, 20)))
-    attempt = knock(PROFILE, None, pause=lambda _: None)
+def test_of_too_many_addresses_the_rest_is_counted(server: socket.socket) -> None:
+    driver = Driven(*(Endpoint(socket.AF_INET, f"127.0.0.{number}") for number in range(1, 20)))
+    attempt = knock(driver, PROFILE, None)
     assert (len(attempt.sent), attempt.left_out) == (16, 3)
     assert len({server.recv(1000) for _ in range(16)}) == 1
 
@@ -113,17 +110,15 @@ PAGE = "https://page.example/ip"
 ASKING = replace(PROFILE, ip=PAGE)
 
 
-def test_what_a_page_says_over_each_family_is_named_in_its_knock(
-    server: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    endpoints(monkeypatch, V6, V4, Endpoint(socket.AF_INET, "127.0.0.2"))
+def test_what_a_page_says_over_each_family_is_named_in_its_knock(server: socket.socket) -> None:
+    driver = Driven(V6, V4, Endpoint(socket.AF_INET, "127.0.0.2"))
     asked: list[object] = []
 
     def page(url: str, family: socket.AddressFamily, version: int) -> IPAddress:
         asked.append((url, family, version))
         return ip_address("8.8.4.4" if version == 4 else "2606:4700::1111")
 
-    attempt = knock(ASKING, PAGE, page=page, pause=lambda _: None)
+    attempt = knock(driver, ASKING, PAGE, page=page)
     assert asked == [(PAGE, socket.AF_INET6, 6), (PAGE, socket.AF_INET, 4)], "once for each family"
     assert [(str(sent.target), sent.told_by) for sent in attempt.sent] == [
         ("2606:4700::1111", PAGE),
@@ -133,18 +128,16 @@ def test_what_a_page_says_over_each_family_is_named_in_its_knock(
     assert [str(opened(server.recv(1000))[2]) for _ in range(2)] == ["2606:4700::1111", "8.8.4.4"]
 
 
-def test_a_family_that_the_page_does_not_answer_over_is_left_out_and_the_other_goes(
-    server: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_family_that_the_page_does_not_answer_over_is_left_out_and_the_other_goes(server: socket.socket) -> None:
     """Never by the source address instead: whoever keeps the page away would have a knock to steal."""
-    endpoints(monkeypatch, V6, V4)
+    driver = Driven(V6, V4)
 
     def page(_url: str, _family: socket.AddressFamily, version: int) -> IPAddress:
         if version == 6:
             raise BadPageError("it is away")
         return ip_address("8.8.4.4")
 
-    attempt = knock(ASKING, PAGE, page=page)
+    attempt = knock(driver, ASKING, PAGE, page=page)
     assert [sent.endpoint for sent in attempt.sent] == [V4]
     assert attempt.unnamed == (("IPv6", f"profile home: ip: {PAGE}: it is away"),)
     assert str(opened(server.recv(1000))[2]) == "8.8.4.4"
@@ -155,15 +148,15 @@ def test_a_family_that_the_page_does_not_answer_over_is_left_out_and_the_other_g
 
 @pytest.mark.parametrize(("profile", "field"), [(ASKING, "ip"), (PROFILE, "--ip")])
 def test_without_any_answer_nothing_leaves_and_the_error_names_profile_and_field(
-    server: socket.socket, monkeypatch: pytest.MonkeyPatch, profile: Profile, field: str
+    server: socket.socket, profile: Profile, field: str
 ) -> None:
-    endpoints(monkeypatch, V6, V4)
+    driver = Driven(V6, V4)
 
     def page(*_: object) -> IPAddress:
         raise BadPageError("it is away")
 
-    with pytest.raises(OpenmeError) as caught:
-        knock(profile, PAGE, page=page)
+    with pytest.raises(NotSentError) as caught:
+        knock(driver, profile, PAGE, page=page)
     assert caught.value.message == "no knock could be sent: " + "; ".join(
         f"{over}: profile home: {field}: {PAGE}: it is away" for over in ("IPv6", "IPv4")
     )
@@ -173,43 +166,41 @@ def test_without_any_answer_nothing_leaves_and_the_error_names_profile_and_field
         server.recv(1000)
 
 
-def test_a_family_that_leads_nowhere_asks_no_page(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoints(monkeypatch, Endpoint(socket.AF_INET, "255.255.255.255"), V6)
+def test_a_family_that_leads_nowhere_asks_no_page(server: socket.socket) -> None:
+    driver = Driven(Endpoint(socket.AF_INET, "255.255.255.255"), V6)
     asked: list[int] = []
 
     def page(_url: str, _family: socket.AddressFamily, version: int) -> IPAddress:
         asked.append(version)
         return ip_address("2606:4700::1111")
 
-    knock(ASKING, PAGE, page=page)
+    knock(driver, ASKING, PAGE, page=page)
     assert asked == [6]
     assert len(server.recv(1000)) == 165
 
 
-def test_the_clock_is_read_after_the_page_has_answered(server: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_is_read_after_the_page_has_answered(server: socket.socket) -> None:
     """A page may take seconds, and a knock is as old as its timestamp."""
-    endpoints(monkeypatch, V4)
     times = [START]
+    driver = Driven(V4, now_ns=lambda: times[-1])
 
     def page(*_: object) -> IPAddress:
         times.append(START + 7)
         return ip_address("8.8.4.4")
 
-    knock(ASKING, PAGE, lambda: times[-1], page=page)
+    knock(driver, ASKING, PAGE, page=page)
     assert opened(server.recv(1000))[0] == START + 7
 
 
-def test_behind_nat64_the_page_has_to_say_what_the_server_sees(
-    server: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_behind_nat64_the_page_has_to_say_what_the_server_sees(server: socket.socket) -> None:
     """An IPv4 address, although the knock leaves over IPv6."""
-    endpoints(monkeypatch, V6)
+    driver = Driven(V6)
     asked: list[object] = []
 
     def page(_url: str, family: socket.AddressFamily, version: int) -> IPAddress:
         asked.append((family, version))
         return ip_address("8.8.4.4")
 
-    knock(ASKING, PAGE, page=page, prefixes=lambda own: [IPv6Network((own, 128))])
+    knock(driver, ASKING, PAGE, page=page, prefixes=lambda own: [IPv6Network((own, 128))])
     assert asked == [(socket.AF_INET6, 4)]
     assert str(opened(server.recv(1000))[2]) == "8.8.4.4"

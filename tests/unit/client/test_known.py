@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from openme.client.errors import KeysRefusedError
 from openme.client.known import HORIZON, Known, PastKnock
 from openme.config.model import ClientConfig, EpochKeys, Profile
 from openme.wire.base import ReceiptKeys
@@ -56,7 +57,7 @@ def test_at_first_there_are_those_of_the_file(tmp_path: Path) -> None:
 
 def test_those_of_a_receipt_are_added_behind_the_last(tmp_path: Path) -> None:
     mine = known(tmp_path, HOME)
-    assert mine.add(HOME, EPOCH, offered()) is None
+    mine.add(HOME, EPOCH, offered())
     assert mine.keys(HOME) == epochs(EPOCH, HORIZON)
     assert known(tmp_path, HOME).keys(HOME) == epochs(EPOCH, HORIZON)
 
@@ -64,25 +65,25 @@ def test_those_of_a_receipt_are_added_behind_the_last(tmp_path: Path) -> None:
 def test_use_renews_week_after_week(tmp_path: Path) -> None:
     mine = known(tmp_path, HOME)
     for week in range(0, 60, 2):
-        assert mine.add(HOME, EPOCH + week, offered(EPOCH + week)) is None
+        mine.add(HOME, EPOCH + week, offered(EPOCH + week))
         assert mine.keys(HOME) == epochs(EPOCH, week + HORIZON)
 
 
 def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
     mine = known(tmp_path, HOME)
-    assert mine.add(HOME, EPOCH, offered(count=3)) is None
-    assert mine.add(HOME, EPOCH, offered(count=0)) is None
+    mine.add(HOME, EPOCH, offered(count=3))
+    mine.add(HOME, EPOCH, offered(count=0))
     assert files(tmp_path) == []
     mine.add(HOME, EPOCH, offered())
     (before,) = (path.stat().st_ino for path in files(tmp_path))
-    assert mine.add(HOME, EPOCH, offered()) is None
+    mine.add(HOME, EPOCH, offered())
     assert [path.stat().st_ino for path in files(tmp_path)] == [before]
 
 
 @pytest.mark.parametrize("more", [1, 20])
 def test_none_is_taken_beyond_53_epochs_from_the_knocks(tmp_path: Path, more: int) -> None:
     mine = known(tmp_path, HOME)
-    assert mine.add(HOME, EPOCH, offered(count=HORIZON + more)) is None
+    mine.add(HOME, EPOCH, offered(count=HORIZON + more))
     assert mine.keys(HOME) == epochs(EPOCH, HORIZON)
     assert max(mine.keys(HOME)) == EPOCH + 52
 
@@ -90,35 +91,34 @@ def test_none_is_taken_beyond_53_epochs_from_the_knocks(tmp_path: Path, more: in
 def test_a_knock_of_the_past_brings_no_more_than_its_own_year(tmp_path: Path) -> None:
     late = profile(first=EPOCH + 5, count=3)
     mine = known(tmp_path, late)
-    assert mine.add(late, EPOCH + 5 - 52, offered(EPOCH, 100)) is None
+    mine.add(late, EPOCH + 5 - 52, offered(EPOCH, 100))
     assert mine.keys(late) == epochs(EPOCH + 5, 3)
 
 
 def test_no_gap_is_left(tmp_path: Path) -> None:
     mine = known(tmp_path, HOME)
-    assert mine.add(HOME, EPOCH + 4, offered(EPOCH + 4)) is None
+    mine.add(HOME, EPOCH + 4, offered(EPOCH + 4))
     assert mine.keys(HOME) == epochs(EPOCH, 3)
-    assert mine.add(HOME, EPOCH + 3, offered(EPOCH + 3, 2)) is None
+    mine.add(HOME, EPOCH + 3, offered(EPOCH + 3, 2))
     assert mine.keys(HOME) == epochs(EPOCH, 5)
 
 
 def test_none_is_ever_added_before_the_first(tmp_path: Path) -> None:
     late = profile(first=EPOCH + 5, count=3)
     mine = known(tmp_path, late)
-    assert mine.add(late, EPOCH + 5, offered(EPOCH)) is None
+    mine.add(late, EPOCH + 5, offered(EPOCH))
     assert mine.keys(late) == epochs(EPOCH + 5, HORIZON - 5)
 
 
 @pytest.mark.parametrize("at", [0, 2, 3, 30, 52])
 def test_a_key_that_differs_from_a_known_one_stores_nothing(tmp_path: Path, at: int) -> None:
     mine = known(tmp_path, HOME)
-    assert mine.add(HOME, EPOCH, offered(count=53)) is None
+    mine.add(HOME, EPOCH, offered(count=53))
     before = mine.keys(HOME)
     keys = list(offered(count=60).keys)
     keys[at] = OTHER[0]
-    refused = mine.add(HOME, EPOCH + 5, EpochKeyList(EPOCH, tuple(keys)))
-    assert refused is not None
-    assert "differs" in refused
+    with pytest.raises(KeysRefusedError, match="differs"):
+        mine.add(HOME, EPOCH + 5, EpochKeyList(EPOCH, tuple(keys)))
     assert mine.keys(HOME) == before
 
 
@@ -126,15 +126,14 @@ def test_a_low_order_key_stores_nothing(tmp_path: Path) -> None:
     mine = known(tmp_path, HOME)
     for u in independent_v2.LOW_ORDER:
         keys = (*offered(count=10).keys, u.to_bytes(32, "little"))
-        refused = mine.add(HOME, EPOCH, EpochKeyList(EPOCH, keys))
-        assert refused is not None
-        assert "low-order" in refused
+        with pytest.raises(KeysRefusedError, match="low-order"):
+            mine.add(HOME, EPOCH, EpochKeyList(EPOCH, keys))
     assert mine.keys(HOME) == epochs(EPOCH, 3)
 
 
 def test_a_profile_without_epoch_keys_takes_none(tmp_path: Path) -> None:
     bare = replace(HOME, epoch_keys=None)
-    assert known(tmp_path, bare).add(bare, EPOCH, offered()) is None
+    known(tmp_path, bare).add(bare, EPOCH, offered())
     assert files(tmp_path) == []
 
 
@@ -144,9 +143,8 @@ def test_a_profile_without_epoch_keys_takes_none(tmp_path: Path) -> None:
 def test_a_key_that_another_hosts_file_has_is_refused(tmp_path: Path) -> None:
     office = profile("office", "office.example", EPOCH + 10)
     mine = known(tmp_path, HOME, office)
-    refused = mine.add(HOME, EPOCH, offered())
-    assert refused is not None
-    assert "office (office.example)" in refused
+    with pytest.raises(KeysRefusedError, match=r"office \(office\.example\)"):
+        mine.add(HOME, EPOCH, offered())
     assert mine.keys(HOME) == epochs(EPOCH, 3)
 
 
@@ -155,10 +153,9 @@ def test_a_key_that_another_hosts_store_has_is_refused(tmp_path: Path) -> None:
     office = replace(profile("office", "office.example"), epoch_keys=strange)
     mine = known(tmp_path, HOME, office)
     keys = (*OTHER[:2], *(KEYS[EPOCH + n] for n in range(4, 10)))
-    assert mine.add(office, EPOCH, EpochKeyList(EPOCH, keys)) is None
-    refused = mine.add(HOME, EPOCH, offered())
-    assert refused is not None
-    assert "office" in refused
+    mine.add(office, EPOCH, EpochKeyList(EPOCH, keys))
+    with pytest.raises(KeysRefusedError, match="office"):
+        mine.add(HOME, EPOCH, offered())
     assert mine.other_host_with(HOME, HOME.epoch_keys.keys if HOME.epoch_keys else ()) is None
     assert mine.other_host_with(HOME, [KEYS[EPOCH + 9]]) == office
 
@@ -166,7 +163,7 @@ def test_a_key_that_another_hosts_store_has_is_refused(tmp_path: Path) -> None:
 def test_profiles_of_one_host_share_keys_without_a_word(tmp_path: Path) -> None:
     second = replace(profile("root", count=5), private_key=BOB, public_key=BOB.public)
     mine = known(tmp_path, HOME, second)
-    assert mine.add(HOME, EPOCH, offered()) is None
+    mine.add(HOME, EPOCH, offered())
     assert mine.keys(HOME) == epochs(EPOCH, HORIZON)
     assert mine.keys(second) == epochs(EPOCH, HORIZON)
 
@@ -175,7 +172,7 @@ def test_two_profiles_with_one_first_key_leave_each_other_no_gap(tmp_path: Path)
     """Made in one week, one of them with more keys: what the longer one stores is enough for the shorter one."""
     second = replace(profile("root", count=5), private_key=BOB, public_key=BOB.public)
     mine = known(tmp_path, HOME, second)
-    assert mine.add(second, EPOCH, offered()) is None
+    mine.add(second, EPOCH, offered())
     assert mine.keys(second) == mine.keys(HOME) == epochs(EPOCH, HORIZON)
 
 
@@ -187,14 +184,15 @@ def test_two_hosts_that_are_said_to_be_one_server_share_keys(tmp_path: Path, say
         "office": (HOME, replace(office, same_server_as=("host.example",))),
     }[says]
     mine = known(tmp_path, *told)
-    assert mine.add(told[0], EPOCH, offered()) is None
+    mine.add(told[0], EPOCH, offered())
     assert mine.keys(told[0]) == epochs(EPOCH, HORIZON)
 
 
 def test_being_told_of_one_host_allows_no_other(tmp_path: Path) -> None:
     home = replace(HOME, same_server_as=("third.example",))
     mine = known(tmp_path, home, profile("office", "office.example", EPOCH + 10))
-    assert mine.add(home, EPOCH, offered()) is not None
+    with pytest.raises(KeysRefusedError, match="office"):
+        mine.add(home, EPOCH, offered())
 
 
 # -- the last knock
@@ -283,7 +281,7 @@ def test_what_we_would_not_have_written_is_not_there(tmp_path: Path, content: st
     (path,) = files(tmp_path)
     path.write_text(content)
     assert mine.keys(HOME) == epochs(EPOCH, 3)
-    assert mine.add(HOME, EPOCH, offered()) is None
+    mine.add(HOME, EPOCH, offered())
     assert mine.keys(HOME) == epochs(EPOCH, HORIZON)
 
 

@@ -12,10 +12,12 @@ import pytest
 
 from openme.client import receipt as receipt_module
 from openme.client.addresses import Endpoint
+from openme.client.blocking import finish
 from openme.client.known import PastKnock
 from openme.client.receipt import Proof, prove
 from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import MAX_SIZE, Receipt, receipt_text, seal_receipt
+from support.driven import Driven
 from support.ports import free_port
 
 HERE = Endpoint(socket.AF_INET, "127.0.0.1")
@@ -62,7 +64,7 @@ def answering(*answers: bytes | None, piece: int = 5000) -> Iterator[tuple[int, 
 
 
 def asked(port: int, patience: float = 5.0, past: PastKnock = PAST) -> Proof:
-    return prove(HERE, port, past, patience, pause=lambda _: None)
+    return finish(prove(Driven(), HERE, port, past, patience))
 
 
 def test_the_receipt_is_the_proof_and_the_id_is_all_that_is_said() -> None:
@@ -91,7 +93,7 @@ def test_only_who_has_read_all_ends_in_order_which_the_server_takes_for_its_word
 
         thread = threading.Thread(target=serve)
         thread.start()
-        prove(HERE, listening.getsockname()[1], PAST, 0, limit=5 if is_whole else 0.2)
+        finish(prove(Driven(), HERE, listening.getsockname()[1], PAST, 0, limit=5 if is_whole else 0.2))
         thread.join(10)
     assert ends == ["in order" if is_whole else "reset"]
 
@@ -114,7 +116,7 @@ def test_a_server_that_says_a_little_again_and_again_keeps_nobody(monkeypatch: p
     """The time to read is for all that is said, and not for each piece of it."""
     looks = iter(range(1000))
     monkeypatch.setattr(receipt_module, "time", SimpleNamespace(monotonic=lambda: next(looks)))
-    monkeypatch.setattr(receipt_module, "_READ_SECONDS", 5)
+    monkeypatch.setattr(receipt_module, "READ_SECONDS", 5)
     with answering(bytes(4096), piece=1) as (port, _):
         assert asked(port, patience=0).receipt is None
     assert next(looks) < 12
@@ -122,7 +124,7 @@ def test_a_server_that_says_a_little_again_and_again_keeps_nobody(monkeypatch: p
 
 def test_silence_is_not_waited_for_longer_than_a_server_would(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing at all: with its own patience for a server the asker would wait for minutes."""
-    monkeypatch.setattr(receipt_module, "_READ_SECONDS", 0.1)
+    monkeypatch.setattr(receipt_module, "READ_SECONDS", 0.1)
     with answering(None) as (port, _):
         assert asked(port, patience=0).receipt is None
 

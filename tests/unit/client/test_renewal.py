@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from openme.client.addresses import Endpoint
+from openme.client.blocking import Blocking, finish
 from openme.client.known import PastKnock
 from openme.client.renewal import epochs_left, fetch, is_due, last_moment
 from openme.config.model import EpochKeys
@@ -15,6 +16,7 @@ from openme.keys.ratchet import NS
 from openme.wire.base import ReceiptKeys
 from openme.wire.knock import unpack_address
 from openme.wire.receipt import Receipt, receipt_text, seal_receipt
+from support.driven import Driven
 
 DAY = 86400
 WEEK = 7 * DAY
@@ -144,7 +146,7 @@ def unused() -> Iterator[int]:
 def test_the_receipt_is_asked_for_by_its_id_and_taken(sealed: bytes) -> None:
     # The first connection only looks whether the port is open.
     with closing(_Health(b"", sealed)) as health:
-        proof = fetch([(HERE, PAST)], health.port, 30)
+        proof = finish(fetch(Blocking(), [(HERE, PAST)], health.port, 30))
     assert proof is not None
     assert proof.receipt is not None
     assert proof.receipt.client == "alice"
@@ -153,10 +155,11 @@ def test_the_receipt_is_asked_for_by_its_id_and_taken(sealed: bytes) -> None:
 
 def test_it_is_tried_again_while_there_is_time(sealed: bytes) -> None:
     with closing(_Health(b"", b"", b"", b"nonsense", b"", sealed)) as health:
-        assert fetch([(HERE, PAST)], health.port, 30) is not None
+        assert finish(fetch(Blocking(), [(HERE, PAST)], health.port, 30)) is not None
 
 
 def test_it_gives_up_when_the_time_is_over(unused: int) -> None:
     turns = iter(range(100))
-    assert fetch([(HERE, PAST)], unused, 3, clock=lambda: float(next(turns))) is None
+    driver = Driven(monotonic=lambda: float(next(turns)))
+    assert finish(fetch(driver, [(HERE, PAST)], unused, 3)) is None
     assert next(turns) < 10

@@ -42,6 +42,16 @@ def test_a_clients_refusals_are_a_few_lines_a_minute() -> None:
     assert journal.counts.total[Reason.TIME] == 6000
 
 
+def test_whoever_is_disabled_keeps_no_line_about_others_from_being_written() -> None:
+    journal = Journal()
+    with lines("openme.journal", logging.WARNING) as records:
+        for _ in range(1000):
+            journal.refused_client("mallory", Reason.DISABLED, ELSEWHERE)
+        journal.refused_client("alice", Reason.REPLAY, ELSEWHERE, ", somebody is on the path")
+    assert len(records) == 11
+    assert "alice: refused: replay, somebody is on the path" in records[-1].getMessage()
+
+
 def test_counts_are_reported_once_an_interval_and_lose_nothing() -> None:
     counts, log = RefusalCounts(), logging.getLogger("openme.test-counts")
     with lines("openme.test-counts") as records:

@@ -153,3 +153,21 @@ def test_many_includes_of_one_file_take_no_time(conf: Path) -> None:
         (conf.parent / str(number)).write_text(f'include "{number + 1}"\n' * 2)
     conf.write_text('include "0"\n')
     assert nft(conf) == ()
+
+
+@pytest.mark.parametrize("name", ["*/" * 2000 + "*", "../" * 2000 + "*", "[z-a]*", "a\0*", "*" * 5000])
+def test_no_pattern_that_a_file_includes_keeps_a_server_from_starting(conf: Path, name: str) -> None:
+    conf.write_text(f'include "{name}"\n{TABLE}', encoding="utf-8")
+    assert len(nft(conf)) == 1
+
+
+def test_a_pattern_is_read_as_nft_reads_it(conf: Path) -> None:
+    """By glob(3): `**` goes no deeper than `*`, and neither finds a name that begins with a dot."""
+    for name in ("one/two/deep.nft", "one/flat.nft", "one/.hidden.nft"):
+        file = conf.parent / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(TABLE, encoding="utf-8")
+    for pattern, found in (("**/*.nft", "one/flat.nft"), ("one/.h*", "one/.hidden.nft")):
+        conf.write_text(f'include "{pattern}"\n', encoding="utf-8")
+        (said,) = nft(conf)
+        assert said.startswith(f"{conf.parent / found} holds")

@@ -51,6 +51,15 @@ def test_a_door_of_a_client_expired_meanwhile_is_closed() -> None:
     assert adopted([holder()], parsed) == ([], DOORS)
 
 
+@pytest.mark.parametrize(("allowed", "stays"), [("203.0.113.0/24", True), ("198.51.100.0/24", False)])
+def test_a_door_for_an_address_that_allowed_from_has_lost_meanwhile_is_closed(
+    allowed: str,
+    stays: bool,  # noqa: FBT001
+) -> None:
+    parsed = config(f"{{alice: {{ed25519_pubkey: KEY_A, allowed_from: [{allowed}]}}}}")
+    assert adopted([holder()], parsed) == (([("alice", NOW.monotonic + 20)], []) if stays else ([], DOORS))
+
+
 def test_a_client_renamed_meanwhile_has_its_new_name() -> None:
     assert adopted([holder()], config("{anna: {ed25519_pubkey: KEY_A}}")) == ([("anna", NOW.monotonic + 20)], [])
 

@@ -1,0 +1,47 @@
+"""What a session does outside itself: time, sockets, and calls that may wait for something else.
+
+The policy is coroutines over these operations. `blocking.Blocking` does each before it returns, so that `finish` runs
+a coroutine without an event loop; `asynchronous.Asyncio` waits in one.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
+
+from openme.client.addresses import Endpoint
+from openme.wire.knock import IPAddress
+
+T = TypeVar("T")
+
+
+class Driver(Protocol):
+    """The operations. OSError wherever the system refuses, unless another is named."""
+
+    def now_ns(self) -> int:
+        """Unix time in nanoseconds."""
+
+    def monotonic(self) -> float:
+        """Seconds from some moment on, which nobody turns."""
+
+    def boot_clock(self) -> float:
+        """As `monotonic`, and going on while the machine sleeps where the system counts that."""
+
+    def source(self, endpoint: Endpoint, port: int) -> IPAddress:
+        """The address from which this machine sends to there."""
+
+    def send(self, endpoint: Endpoint, port: int, datagram: bytes) -> None:
+        """Send one UDP datagram."""
+
+    async def resolve(self, host: str, port: int) -> list[Endpoint]:
+        """See `addresses.resolve`."""
+
+    async def open_endpoints(self, endpoints: Iterable[Endpoint], port: int, seconds: float) -> list[Endpoint]:
+        """See `door.open_endpoints`. Never OSError."""
+
+    async def ask(self, endpoint: Endpoint, port: int, receipt_id: bytes, seconds: float) -> bytes:
+        """See `receipt.ask`. Never OSError."""
+
+    async def pause(self, seconds: float) -> None:
+        """Let that time pass."""
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """What a function gives that may block: on a disk, an agent, a page. Whatever it raises."""
