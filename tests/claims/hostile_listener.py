@@ -140,7 +140,7 @@ class DyingListener:
 
 if __name__ == "__main__":
     # The attack; and no sandbox, so that nothing rests on it.
-    vars(start).update(ListenerProcess=HostileListener, confine_listener=list)
+    vars(start).update(ListenerProcess=HostileListener, confine=lambda *_: [])
     if sys.argv[1].startswith("dies"):
         DyingListener.at_once = sys.argv[1] == "dies"
         vars(start).update(ListenerProcess=DyingListener)

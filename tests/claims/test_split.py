@@ -10,6 +10,7 @@ import json
 import os
 import pwd
 import re
+import resource
 import secrets
 import signal
 import socket
@@ -34,6 +35,7 @@ from openme.client.knock import build
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import epoch_at
 from openme.keys.x25519 import public_key_of
+from openme.processes.roles import GUARDIAN, KEEPER, LISTENER, Role, RunsAs
 from openme.seam.messages import FRAME_SIZE, Frame, KnockAccepted, KnockRefused
 from openme.wire import v1, v2
 from openme.wire.knock import IPAddress, Knock
@@ -197,6 +199,37 @@ def test_the_keeper_may_change_the_firewall_and_reaches_no_network(world: Server
     assert not network & set(keeper.descriptors().values())
 
 
+LIMIT_NAMES = {
+    resource.RLIMIT_NPROC: "processes",
+    resource.RLIMIT_FSIZE: "file size",
+    resource.RLIMIT_NOFILE: "open files",
+    resource.RLIMIT_MEMLOCK: "locked memory",
+    resource.RLIMIT_MSGQUEUE: "msgqueue size",
+    resource.RLIMIT_SIGPENDING: "pending signals",
+    resource.RLIMIT_NICE: "nice priority",
+    resource.RLIMIT_RTPRIO: "realtime priority",
+    resource.RLIMIT_CORE: "core file size",
+}
+
+
+@pytest.mark.parametrize("role", [KEEPER, LISTENER, GUARDIAN], ids=lambda role: role.name)
+def test_each_process_is_what_the_table_of_roles_says(world: ServerWorld, role: Role) -> None:
+    pids = dict(zip(("keeper", "listener", "guardian"), world.pids(), strict=False))
+    status = Status(pids[role.name])
+    mask = sum(1 << capability for capability in role.capabilities)
+    for kind in ("Eff", "Prm", "Bnd"):
+        assert status.capabilities(kind) == mask, kind
+    assert (status["Uid"].split() == ["0"] * 4) == (role.runs_as is RunsAs.STARTER)
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == ("0" if role.calls is None else "2")
+    limits = dict(re.findall(r"^Max (.+?)  +(\S+ +\S+)", Path(f"/proc/{status.pid}/limits").read_text(), re.MULTILINE))
+    for which, most in role.limits.items():
+        assert limits[LIMIT_NAMES[which]].split() == [str(most)] * 2
+    assert (limits["address space"].split()[0] == "unlimited") == (role.growth is None)
+    network = status.sockets("udp", "udp6", "tcp", "tcp6", "raw", "raw6")
+    assert bool(network & set(status.descriptors().values())) == (role is LISTENER)
+
+
 def test_both_stay_in_the_session_and_process_group_of_serve(world: ServerWorld) -> None:
     for status in parted(world):
         assert os.getsid(status.pid) == os.getsid(0)
@@ -321,6 +354,7 @@ def test_inside_the_keeper_files_and_netlink_work_and_no_more(tmp_path: Path) ->
     outcome = confined(tmp_path, "keeper")
     allowed = {name for name, what in outcome.items() if what == "done"}
     mine = {"use the channel", "socket: unix", "socket: netlink", "config: read", "state: make", "state: replace"}
+    mine |= {"die with the parent"}  # for its child
     # A config of thousands of clients is read by a child, which the sandbox holds as well; a message needs a socket to
     # leave by, and the keeper has none.
     harmless = {

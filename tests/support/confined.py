@@ -28,8 +28,8 @@ from pathlib import Path
 
 from openme.processes import sandbox
 from openme.processes.privileges import User, become, keep_secrets_in_memory, limit
-from openme.processes.roles import GUARDIAN, LISTENER
-from openme.processes.sandbox import confine_guardian, confine_keeper, confine_listener, find_landlock
+from openme.processes.roles import KEEPER, LISTENER, ROLES
+from openme.processes.sandbox import confine, find_landlock
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -45,6 +45,7 @@ def _call(name: str, *arguments: object) -> Callable[[], None]:
     return run
 
 
+_ROLES = {role.name: role for role in ROLES}
 _NAMELESS = User("nameless", 65519, 65519)
 _HIGHEST = 470  # more than there are
 _OF_PROBES = {335, 336}  # on x86_64 the kernel's own return from a probe, which no filter is asked about
@@ -54,12 +55,7 @@ _GETPID = 39
 
 
 def _confine(role: str) -> None:
-    if role == "listener":
-        confine_listener()
-    elif role == "guardian":
-        confine_guardian(7)
-    else:
-        confine_keeper([], [])
+    confine(_ROLES[role], victim=7 if role == "guardian" else None)
 
 
 def every_call(role: str, but: set[int]) -> dict[int, str]:
@@ -91,8 +87,8 @@ def late(role: str) -> None:
     child = os.fork()
     if child == 0:
         become(_NAMELESS)
-        limit(LISTENER if role == "listener" else GUARDIAN)
-        shortfalls = confine_listener() if role == "listener" else confine_guardian(7)
+        limit(_ROLES[role])
+        shortfalls = confine(_ROLES[role], victim=7 if role == "guardian" else None)
         try:
             os.open("/etc/passwd", os.O_RDONLY)
         except OSError as error:
@@ -156,6 +152,7 @@ def attempts(
         "session of its own": os.setsid,
         "anonymous file": lambda: os.memfd_create("x"),
         "prctl": _call("prctl", 1, 0, 0, 0, 0),
+        "die with the parent": _call("prctl", 1, signal.SIGKILL, 0, 0, 0),
         "own a socket": lambda: fcntl.fcntl(pair, fcntl.F_SETOWN, os.getppid()),
         "own a socket, the newer way": lambda: fcntl.fcntl(pair, 15, struct.pack("ii", 1, os.getppid())),
         "choose a signal": lambda: fcntl.fcntl(pair, 10, signal.SIGKILL),
@@ -192,10 +189,10 @@ def main() -> None:
     tried = attempts(outside, udp, tcp, pair)
     keep_secrets_in_memory()
     if sys.argv[1] == "listener":
-        shortfalls = confine_listener()
+        shortfalls = confine(LISTENER)
     else:
         readable, writable = folders[:2]
-        shortfalls = confine_keeper([readable], [writable])
+        shortfalls = confine(KEEPER, [readable], [writable])
         tried |= {
             "config: read": lambda: os.close(os.open(readable / "there", os.O_RDONLY)),
             "config: write": lambda: os.close(os.open(readable / "there", os.O_WRONLY)),

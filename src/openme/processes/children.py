@@ -13,17 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from openme.interrupts import held_back, ignore
-from openme.processes.privileges import (
-    User,
-    become,
-    keep_alone,
-    keep_secrets_in_memory,
-    leave_groups,
-    leave_terminal,
-    limit,
-)
+from openme.processes.privileges import User, leave_terminal, take_on
 from openme.processes.roles import GUARDIAN
-from openme.processes.sandbox import confine_guardian
+from openme.processes.sandbox import confine
 
 _PATIENCE = 1.0  # seconds that a child gets to end: by itself, then by the guardian's hand
 _GRACE = 3.0  # the same for a child that nobody would end
@@ -116,14 +108,8 @@ class ListenerAndGuardian:
 
         def watch(lifeline: int) -> None:
             detach({lifeline, listener, keeper})
-            if user is None:
-                leave_groups()
-                keep_alone(GUARDIAN.capabilities)
-            else:
-                become(user)
-            keep_secrets_in_memory()
-            limit(GUARDIAN)
-            confine_guardian(listener)
+            take_on(GUARDIAN, user, below=user is not None)
+            confine(GUARDIAN, victim=listener)
             # A pidfd is readable when its process has ended; the lifeline when nobody holds its other end any more. A
             # child of the keeper's may hold that for a while longer than the keeper, so both are watched.
             waiting = select.poll()

@@ -11,7 +11,7 @@ from openme.keys.erasing import wipe
 from openme.listener.listener import Listener
 from openme.listener.load import Datagram, Waiting, copies_of
 from openme.listener.receipts import Receipts
-from openme.processes.listener_reports import Reporter, tell
+from openme.processes.listener_reports import TELL_INTERVAL, Reporter, tell
 from openme.reasons import Reason
 from openme.refusals import REPORT_INTERVAL
 from openme.seam.channel import ORDER_SIZES, ChannelClosedError, received, send
@@ -120,7 +120,9 @@ class ListenerProcess:
     def _timeout(self, now: float) -> float:
         if any(self._waiting.values()):
             return 0.0
-        first = min((connection.deadline for connection in self._connections.values()), default=now + REPORT_INTERVAL)
+        patience = TELL_INTERVAL if self._reporter.has_untold else REPORT_INTERVAL
+        first = min((connection.deadline for connection in self._connections.values()), default=now + patience)
+        first = min(first, now + patience)
         return max(0.0, first - now)
 
     def _on_orders(self) -> None:

@@ -40,6 +40,7 @@ from openme.seam.messages import (
 )
 from openme.wire.knock import BadPacket, IPAddress
 
+TELL_INTERVAL = 1.0  # seconds until the keeper has the counts; it says them once a minute
 MOST_LINES = 10_000  # refusals in a second that get a line each on level debug: more than one process works on
 _LINES_INTERVAL = 1.0  # seconds
 MOST_DELIVERED = 4096  # between two turns of the keeper's loop
@@ -73,7 +74,7 @@ def _strerror(number: int) -> str:
 
 
 class Reporter:
-    """Tells the keeper what was refused: as sums, once a minute; on level debug each one, with its source."""
+    """Tells the keeper what was refused: as sums, once a second; on level debug each one, with its source."""
 
     def __init__(self, keeper: socket.socket, *, each: bool | None = None) -> None:
         """`each`: whether each refusal is told; None: if the log that we had before we parted is on level debug."""
@@ -109,8 +110,8 @@ class Reporter:
         self._failure = error.errno or 0
 
     def report(self, now: float) -> None:
-        """Tell the sums, unless that was less than a minute ago; `now` in monotonic seconds."""
-        if now - self._last_told < REPORT_INTERVAL or not (self._untold or self._failure is not None):
+        """Tell the sums, unless that was less than a second ago; `now` in monotonic seconds."""
+        if now - self._last_told < TELL_INTERVAL or not self.has_untold:
             return
         self._last_told = now
         if self._failure is not None and self._send(ReceivingFailed(self._failure)):
@@ -118,6 +119,11 @@ class Reporter:
         for reason, count in list(self._untold.items()):
             if self._send(Dropped(reason, count)):
                 del self._untold[reason]
+
+    @property
+    def has_untold(self) -> bool:
+        """Whether there is something that `report` would tell, now or in a second."""
+        return bool(self._untold) or self._failure is not None
 
     def _send(self, report: Report) -> bool:
         return send(self._keeper, report.pack())

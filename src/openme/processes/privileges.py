@@ -15,10 +15,9 @@ from pathlib import Path
 
 from openme.config.section import shown
 from openme.errors import OpenmeError
-from openme.processes.roles import CAP_NET_ADMIN, CAP_SETGID, Role
+from openme.processes.roles import CAP_NET_ADMIN, CAP_SETGID, PR_SET_PDEATHSIG, Role, RunsAs
 
 _SHARED_IDS = frozenset({65534})  # nobody: of what is not mapped, and of programs that were given no user
-_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
@@ -134,6 +133,29 @@ def keep_alone(capabilities: Collection[int]) -> None:
     _set_capabilities(effective_capabilities() & sum(1 << capability for capability in capabilities))
 
 
+def take_on(role: Role, own: User | None = None, *, below: bool = False) -> None:
+    """Become what the table says of a role, but for its sandbox, which comes last.
+
+    `own`: the user of those that run as one of their own (None: there is none, and they stay who they are). `below`:
+    this process becomes that user whatever its role says, without capabilities. A role that inherits has all but its
+    end from the process that has forked it.
+    """
+    if role.inherits is not None:
+        if role.dies_with_parent:
+            die_with_parent()
+        return
+    if below or role.runs_as is RunsAs.OWN:
+        become(own)
+    else:
+        if role.leaves_groups:
+            leave_groups()
+        keep_alone(role.capabilities)
+    keep_secrets_in_memory()  # also where it was so before: a change of user makes a process dumpable again
+    if role.dies_with_parent:
+        die_with_parent()
+    limit(role)
+
+
 def limit(role: Role) -> None:
     """Set the limits of a role, soft and hard, none higher than it was."""
     limits = dict(role.limits)
@@ -201,4 +223,4 @@ def keep_secrets_in_memory() -> None:
 
 def die_with_parent() -> None:
     """Be killed when the parent ends, however it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

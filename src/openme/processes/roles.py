@@ -16,7 +16,11 @@ import resource
 import signal
 import socket
 from dataclasses import dataclass, field
+from enum import Enum
 
+from openme.seam.messages import Sender
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
 CAP_KILL = 5
 CAP_SETGID = 6
 CAP_SETUID = 7
@@ -96,31 +100,55 @@ _KEEPER = (
     + _one_of("fcntl", 1, fcntl.F_SETFD, fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)
     + _one_of("fcntl", 1, fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW, *_F_LOCKS)
     + (Allowed("fcntl", ((1, _EXACTLY, fcntl.F_SETFL), (2, fcntl.FASYNC, 0))),)
-    + _one_of("socket", 0, socket.AF_UNIX, socket.AF_NETLINK)
     + (Allowed("clone", ((_CLONE_FLAGS, _NAMESPACES, 0),)),)
     + _one_of("prlimit64", 0, 0)  # of nobody but ourselves
+    # Of a child that reads the config: to be killed when the keeper ends.
+    + (Allowed("prctl", ((0, _EXACTLY, PR_SET_PDEATHSIG), (1, _EXACTLY, signal.SIGKILL))),)
 )
+
+
+class RunsAs(Enum):
+    """Whose user a process is."""
+
+    STARTER = "root"  # whoever started `serve`, where that is another one
+    OWN = "`run_as`, else an id that nobody has"
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One kind of process.
+    """One kind of process. What is words here is for docs/privilege-separation.md; all else is put in force.
 
-    `capabilities` are those it keeps; `limits` are those of setrlimit(2), soft and hard; `growth` is how many bytes of
-    address space it may add to what it has when it is made.
+    `capabilities` are those it keeps. `calls` are those that seccomp leaves it, `sockets` the families of those that it
+    may make; `calls` of None: no sandbox. `reads` and `writes`: the folders that Landlock leaves it, named by whoever
+    starts it. `says`: whose messages it may send at the seam. `limits` are those of setrlimit(2), soft and hard;
+    `growth` is how many bytes of address space it may add to what it has when it is made. `inherits`: it is forked by a
+    process of that role once all of this is in force there, and has the same.
     """
 
     name: str
-    calls: tuple[Allowed, ...]
+    runs_as: RunsAs
+    descriptors: str
+    dies_with: str
+    calls: tuple[Allowed, ...] | None = None
     capabilities: frozenset[int] = frozenset()
+    leaves_groups: bool = True
+    reads: str = "none"
+    writes: str = "none"
+    sockets: tuple[int, ...] = ()
+    says: Sender | None = None
     limits: dict[int, int] = field(default_factory=dict)
     growth: int | None = None
-    signals_others: bool = False
+    kills: str = "nobody"
+    dies_with_parent: bool = False
+    inherits: "Role | None" = None
 
-    def with_descriptor(self, number: int) -> tuple[Allowed, ...]:
-        """`calls`, and for a role that signals others to kill the process behind this descriptor (pidfd_open(2))."""
-        kill = Allowed("pidfd_send_signal", ((0, _EXACTLY, number), (1, _EXACTLY, signal.SIGKILL)))
-        return (*self.calls, kill)
+    def allowed(self, victim: int | None = None) -> tuple[Allowed, ...]:
+        """All that seccomp leaves it; `victim`: the descriptor of the one process that it may kill (pidfd_open(2))."""
+        made = _one_of("socket", 0, *self.sockets)
+        if victim is None:
+            return (*(self.calls or ()), *made)
+        kill = Allowed("pidfd_send_signal", ((0, _EXACTLY, victim), (1, _EXACTLY, signal.SIGKILL)))
+        return (*(self.calls or ()), *made, kill)
 
 
 _NOTHING = {
@@ -139,14 +167,56 @@ LISTENER_FILES = 640  # the health port's 512 connections, and what the listener
 GUARDIAN_GROWTH = 16 << 20
 
 LISTENER = Role(
-    "listener", _LISTENER, limits=_NOTHING | {resource.RLIMIT_NOFILE: LISTENER_FILES}, growth=LISTENER_GROWTH
+    name="listener",
+    runs_as=RunsAs.OWN,
+    descriptors="knock, health and its connections, the channel, its event queue; `/dev/null` as 0, 1 and 2",
+    dies_with="the keeper: the channel ends; one that hangs is killed by the guardian",
+    calls=_LISTENER,
+    says=Sender.LISTENER,
+    limits=_NOTHING | {resource.RLIMIT_NOFILE: LISTENER_FILES},
+    growth=LISTENER_GROWTH,
+    dies_with_parent=True,
+)
+KEEPER = Role(
+    name="keeper",
+    runs_as=RunsAs.STARTER,
+    descriptors="channel, control socket, database, locks, netlink, and what the operator gave it",
+    dies_with="the listener: it ends itself, the rules stay",
+    calls=_KEEPER,
+    capabilities=frozenset({CAP_NET_ADMIN}),
+    leaves_groups=False,
+    reads="the config's folder",
+    writes="`state_dir` and the run directory",
+    sockets=(socket.AF_UNIX, socket.AF_NETLINK),
+    says=Sender.KEEPER,
 )
 GUARDIAN = Role(
-    "guardian",
-    _ALWAYS + _MEMORY + _ASK_DESCRIPTOR,
+    name="guardian",
+    runs_as=RunsAs.STARTER,
+    descriptors="the listener and the keeper (pidfd), the end of a pipe; `/dev/null` as 0, 1 and 2",
+    dies_with="the keeper or the listener",
+    calls=_ALWAYS + _MEMORY + _ASK_DESCRIPTOR,
     capabilities=frozenset({CAP_KILL}),
     limits=_NOTHING | {resource.RLIMIT_NOFILE: 16},
     growth=GUARDIAN_GROWTH,
-    signals_others=True,
+    kills="the listener",
 )
-KEEPER = Role("keeper", _KEEPER, capabilities=frozenset({CAP_NET_ADMIN}))
+CONFIG_READER = Role(
+    name="config reader",
+    runs_as=RunsAs.STARTER,
+    descriptors="the keeper's, and memory in which it leaves what it has read",
+    dies_with="the keeper: the kernel kills it; else when it has read",
+    dies_with_parent=True,
+    inherits=KEEPER,
+)
+TRIAL_GUARD = Role(
+    name="trial guard",
+    runs_as=RunsAs.STARTER,
+    descriptors="the end of a pipe, stderr; `/dev/null` as 0 and 1",
+    dies_with="the keeper or the trial; then it takes the rules away, if nobody has knocked",
+    capabilities=frozenset({CAP_NET_ADMIN}),
+    leaves_groups=False,
+    reads="not held",
+    writes="not held",
+)
+ROLES = (LISTENER, KEEPER, GUARDIAN, CONFIG_READER, TRIAL_GUARD)

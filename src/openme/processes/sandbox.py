@@ -12,7 +12,7 @@ from pathlib import Path
 
 from py_landlock import Landlock, LandlockError, Scope, get_abi_version
 
-from openme.processes.roles import GUARDIAN, KEEPER, LISTENER, Allowed
+from openme.processes.roles import Allowed, Role
 from openme.seam.messages import NoLandlock, NoSeccomp, NoSeccompLibrary, Shortfall
 
 try:
@@ -34,19 +34,15 @@ def find_landlock() -> str | None:
     return None
 
 
-def confine_listener() -> list[Shortfall]:
-    """Leave the listener its sockets. Returns what is not enforced here."""
-    return _landlock([], []) + _seccomp(LISTENER.calls)
+def confine(
+    role: Role, readable: Iterable[Path] = (), writable: Iterable[Path] = (), victim: int | None = None
+) -> list[Shortfall]:
+    """Leave this process what its role has. Returns what is not enforced here.
 
-
-def confine_guardian(listener: int) -> list[Shortfall]:
-    """Leave the guardian to wait, and to kill the process behind the descriptor `listener`."""
-    return _landlock([], [], may_signal=GUARDIAN.signals_others) + _seccomp(GUARDIAN.with_descriptor(listener))
-
-
-def confine_keeper(readable: Iterable[Path], writable: Iterable[Path]) -> list[Shortfall]:
-    """Leave the keeper netlink, the directories in `readable` to read and those in `writable` to read and write."""
-    return _landlock(readable, writable) + _seccomp(KEEPER.calls)
+    `readable`, `writable`: the folders behind the role's `reads` and `writes`. `victim`: the descriptor of the process
+    that it may kill.
+    """
+    return _landlock(readable, writable, may_signal=victim is not None) + _seccomp(role.allowed(victim))
 
 
 def _landlock(readable: Iterable[Path], writable: Iterable[Path], *, may_signal: bool = False) -> list[Shortfall]:

@@ -18,7 +18,8 @@ from openme.firewall.base import Steps
 from openme.interrupts import held_back
 from openme.keeper.revoked_keys import revoked_names, without_revoked
 from openme.ports import PortRange, without
-from openme.processes.privileges import die_with_parent
+from openme.processes.privileges import take_on
+from openme.processes.roles import CONFIG_READER
 from openme.server.config_parts import read_parts, write_parts
 from openme.server.garbage import set_aside
 from openme.server.revoked_watch import RevokedWatch
@@ -239,7 +240,7 @@ class _Reader:
             if self._child == 0:
                 status = 1
                 try:
-                    die_with_parent()
+                    take_on(CONFIG_READER)
                     forget()
                     try:
                         outcome: _Outcome = load()

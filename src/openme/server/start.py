@@ -40,16 +40,13 @@ from openme.processes.listener_reports import Reports, how_it_ended, last_words,
 from openme.processes.own_user import user_for
 from openme.processes.privileges import (
     User,
-    become,
-    die_with_parent,
     has,
     has_net_admin,
-    keep_alone,
     keep_secrets_in_memory,
-    limit,
+    take_on,
 )
-from openme.processes.roles import CAP_KILL, CAP_NET_ADMIN, KEEPER, LISTENER
-from openme.processes.sandbox import confine_keeper, confine_listener, find_landlock
+from openme.processes.roles import CAP_KILL, KEEPER, LISTENER, TRIAL_GUARD
+from openme.processes.sandbox import confine, find_landlock
 from openme.run_dir import RUN_DIR
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
 from openme.seam.messages import REPORT_SIZE, NoLandlock, Ready
@@ -218,10 +215,10 @@ class _Prepared:
 
     def give_up(self) -> list[str]:
         """Keep CAP_NET_ADMIN, the files of the config, state and run directory, and nothing else."""
-        keep_alone(KEEPER.capabilities)
+        take_on(KEEPER)
         return [
             worded(shortfall, self.no_landlock if isinstance(shortfall, NoLandlock) else None)
-            for shortfall in confine_keeper(self.readable, self.writable)
+            for shortfall in confine(KEEPER, self.readable, self.writable)
         ]
 
 
@@ -306,12 +303,9 @@ def _start_listener(
         try:
             ignore()
             detach({kept.fileno() for kept in (keeper, knock, health) if kept is not None})
-            become(user)
-            keep_secrets_in_memory()  # once more: a change of user makes a process dumpable again
-            die_with_parent()
-            limit(LISTENER)
+            take_on(LISTENER, user)
             process = ListenerProcess(Listener(), knock, health, keeper)
-            tell(keeper, [*confine_listener(), Ready()])
+            tell(keeper, [*confine(LISTENER), Ready()])
             process.run()
             status = 0
         except BaseException as error:  # noqa: BLE001  # the child must not run on into its parent's code
@@ -341,8 +335,7 @@ def _start_trial_guard(stack: ExitStack, firewall: str, epochs: Epochs | None) -
         os.dup2(null, 0)
         os.dup2(null, 1)
         close_all_but({0, 1, 2, lifeline})
-        keep_alone({CAP_NET_ADMIN})
-        keep_secrets_in_memory()
+        take_on(TRIAL_GUARD)
         if os.read(lifeline, 1) == b"":
             registry.clean_up(firewall)
 

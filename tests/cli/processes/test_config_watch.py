@@ -12,6 +12,7 @@ import pytest
 from openme.config.model import ServerConfig
 from openme.errors import OpenmeError
 from openme.interrupts import ENDINGS
+from openme.processes.roles import Role
 from openme.server import config_watch
 from openme.server.config_watch import LARGE, ConfigWatch
 from support.command import until
@@ -241,10 +242,10 @@ def test_a_large_file_that_does_not_load_is_a_fault_in_the_same_words(file: File
 def test_a_reader_that_dies_is_a_fault_and_no_end(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = ConfigWatch(file.path)
 
-    def dies() -> None:
+    def dies(_role: Role) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(config_watch, "die_with_parent", dies)
+    monkeypatch.setattr(config_watch, "take_on", dies)
     monkeypatch.setattr("sys.stderr", None)
     file.write(BOB)
     watch.refresh()
@@ -260,11 +261,11 @@ def test_a_request_to_end_that_reaches_the_reader_too_does_not_keep_it_from_read
     """A terminal's Ctrl-C is for all processes; what the server does about it is the server's affair."""
     watch = ConfigWatch(file.path)
 
-    def asked() -> None:
+    def asked(_role: Role) -> None:
         for number in ENDINGS:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(config_watch, "die_with_parent", asked)
+    monkeypatch.setattr(config_watch, "take_on", asked)
     file.write(BOB)
     watch.refresh()
     assert settled(watch) is not None

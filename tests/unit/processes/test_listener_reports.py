@@ -24,7 +24,6 @@ from openme.processes.listener_reports import (
     worded,
 )
 from openme.reasons import Reason
-from openme.refusals import REPORT_INTERVAL
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
 from openme.seam.messages import (
     MAX_NUMBER,
@@ -76,18 +75,34 @@ def said(*reports: Report | bytes, level: int = logging.INFO, minutes: int = 1) 
 # -- the listener's end
 
 
-def test_refusals_are_told_as_sums_once_a_minute(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_refusals_are_told_as_sums_once_a_second(ends: tuple[socket.socket, socket.socket]) -> None:
     reporter = Reporter(ends[0], each=False)
-    for second in range(int(REPORT_INTERVAL) * 3):
+    for tenth in range(30):
         reporter.refused(Reason.LENGTH, HERE)
         reporter.refused(Reason.BUSY)
-        reporter.report(second)
-    reporter.report(REPORT_INTERVAL * 10)
+        reporter.report(tenth / 10)
+    before = reporter.has_untold
+    reporter.report(10.0)
+    assert (before, reporter.has_untold) == (True, False)
     reports = [report for report in told(ends[1]) if isinstance(report, Dropped)]
     assert len(reports) == 4 * 2
-    assert sum(r.count for r in reports if r.reason == "length") == REPORT_INTERVAL * 3
+    assert sum(r.count for r in reports if r.reason == "length") == 30
     assert {r.source for r in reports} == {None}
-    assert reporter.counts.total == {"length": REPORT_INTERVAL * 3, "busy": REPORT_INTERVAL * 3}
+    assert reporter.counts.total == {"length": 30, "busy": 30}
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_what_was_dropped_reaches_the_keeper_by_reason(
+    ends: tuple[socket.socket, socket.socket], *, each: bool
+) -> None:
+    reporter, keeper = Reporter(ends[0], each=each), Reports()
+    for number, reason in enumerate(REFUSALS, 1):
+        for _ in range(number):
+            reporter.refused(reason, HERE)
+    reporter.report(0.0)
+    for raw in received(ends[1], FRAME_SIZES, 10_000):
+        keeper.on_report_untrusted(raw, 0.0)
+    assert keeper.counts.total == reporter.counts.total == {reason: n for n, reason in enumerate(REFUSALS, 1)}
 
 
 def test_on_level_debug_each_is_told_with_its_source_up_to_a_limit(
@@ -117,11 +132,11 @@ def test_what_a_busy_keeper_does_not_take_is_told_later(ends: tuple[socket.socke
     reporter.report(0.0)
     while [raw for raw in received(ends[1], FRAME_SIZES, 10_000) if raw == filler]:
         pass
-    reporter.report(REPORT_INTERVAL)
+    reporter.report(1.0)
     assert told(ends[1]) == [Dropped(Reason.COPY, 1)]
 
 
-def test_an_error_of_the_socket_is_told_once_a_minute(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_an_error_of_the_socket_is_told_once_a_second(ends: tuple[socket.socket, socket.socket]) -> None:
     reporter = Reporter(ends[0], each=False)
     for _ in range(1000):
         reporter.receiving_failed(OSError(errno.ENOBUFS, "x"))

@@ -24,8 +24,8 @@ def test_why_there_is_no_landlock_is_told_in_the_librarys_words(monkeypatch: pyt
 
 def test_the_keepers_warning_about_landlock_has_that_reason_and_no_other_has(monkeypatch: pytest.MonkeyPatch) -> None:
     shortfalls = [NoLandlock(), NoSeccomp(errno.EINVAL)]
-    monkeypatch.setattr(start, "keep_alone", lambda _: None)
-    monkeypatch.setattr(start, "confine_keeper", lambda *_: shortfalls)
+    monkeypatch.setattr(start, "take_on", lambda _: None)
+    monkeypatch.setattr(start, "confine", lambda *_: shortfalls)
     prepared = SimpleNamespace(readable=(), writable=(), no_landlock="Could not find libc")
     assert start._Prepared.give_up(cast("start._Prepared", prepared)) == [
         "sandbox: Landlock is not in force (Could not find libc): files are protected by their modes alone",
