@@ -121,8 +121,7 @@ class ListenerProcess:
         if any(self._waiting.values()):
             return 0.0
         patience = TELL_INTERVAL if self._reporter.has_untold else REPORT_INTERVAL
-        first = min((connection.deadline for connection in self._connections.values()), default=now + patience)
-        first = min(first, now + patience)
+        first = min((now + patience, *(connection.deadline for connection in self._connections.values())))
         return max(0.0, first - now)
 
     def _on_orders(self) -> None:
