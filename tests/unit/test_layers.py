@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 import openme
-from openme.cli.commands import COMMANDS, Action
+from openme.cli.commands import COMMANDS
 
 SOURCE = Path(openme.__file__).parent
 BASE = {
@@ -213,7 +213,6 @@ def test_what_is_imported_by_name_is_a_command() -> None:
         module, _, name = command.place.partition(":")
         assert "." not in module
         assert module in {m.removeprefix("cli.") for m in modules() if m.startswith("cli.")}
-        assert isinstance(command.load(), Action), command.place
         assert name.isidentifier()
 
 
