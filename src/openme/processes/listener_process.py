@@ -224,7 +224,7 @@ class ListenerProcess:
             wipe(message)
             frame.wipe()
             if sent:
-                self._receipts.expect(datagram[: version.tag_size], receipt, time.monotonic())
+                self._receipts.expect(datagram[: version.representative_size], receipt, time.monotonic())
             else:
                 receipt.wipe()
         return None if sent else Reason.BUSY

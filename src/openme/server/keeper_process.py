@@ -728,8 +728,8 @@ class KeeperProcess:
         """A line in the log for each, and nothing more for the listener to answer with."""
         # Whoever is let in anew meanwhile keeps what that gives him.
         receipts = [self._verdicts.take(grant) for grant, _ in ended]
-        for number, ((grant, why), tags) in enumerate(zip(ended, receipts, strict=True), 1):
-            self._outbox.put([ForgetReceipt(tag) for tag in tags])
+        for number, ((grant, why), representatives) in enumerate(zip(ended, receipts, strict=True), 1):
+            self._outbox.put([ForgetReceipt(representative) for representative in representatives])
             self._journal.closed(grant, why)
             if number % _SAID_AT_ONCE == 0:
                 yield

@@ -476,15 +476,15 @@ def test_receipts_of_an_opening_that_ends_early_are_forgotten_up_to_a_bound(
     world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verdicts, "_MAX_RECEIPTS", 5)
-    tags = []
+    representatives = []
     for number in range(8):
         datagram = packet_v2(timestamp_ns=world.clock.now.unix_ns, label=number)
-        tags.append(datagram[:32])
+        representatives.append(datagram[:32])
         world.knock(datagram)
         world.clock.advance(1)
     world.told()
     world.ask("close", name="alice")
-    assert [order.knock for order in world.orders(ForgetReceipt)] == tags[-5:]
+    assert [order.knock for order in world.orders(ForgetReceipt)] == representatives[-5:]
 
 
 # -- epochs
