@@ -66,10 +66,10 @@ from openme.reasons import End
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.seam.messages import (
     REPORT_SIZE,
+    FamiliarAddress,
     ForgetEpochKey,
     ForgetReceipt,
     ForgetV1Key,
-    KnownSource,
     LeaveHealthPort,
     Serve,
     UseEpochKey,
@@ -684,7 +684,7 @@ class KeeperProcess:
         """Name the addresses that clients knock from to the listener, which then does not make them wait."""
         sources = self._keeper.new_sources
         while sources:
-            self._outbox.put([KnownSource(sources.popleft())])
+            self._outbox.put([FamiliarAddress(sources.popleft())])
 
     # -- ending grants
 

@@ -57,7 +57,7 @@ BYTES = {
     "KnockRefused": b"\x01" + bytes(8) + REPRESENTATIVE,
     "UseV1Key": b"\x03" + MOST + SECRET,
     "ForgetV1Key": b"\x04" + MOST + bytes(32),
-    "KnownSource": b"\x05" + bytes(8) + ip_address("2001:db8::7").packed + bytes(16),
+    "FamiliarAddress": b"\x05" + bytes(8) + ip_address("2001:db8::7").packed + bytes(16),
     "UseEpochKey": b"\x06" + MOST + SECRET,
     "ForgetEpochKey": b"\x07" + MOST + bytes(32),
     "ReceiptPart": b"\x08" + bytes(8) + REPRESENTATIVE + TEXT,

@@ -19,12 +19,12 @@ from openme.keeper.ratchet_file import read_ratchet
 from openme.reasons import Reason
 from openme.seam.messages import (
     FRAME_SIZE,
+    FamiliarAddress,
     ForgetEpochKey,
     ForgetReceipt,
     ForgetV1Key,
     KnockAccepted,
     KnockRefused,
-    KnownSource,
     Order,
     Serve,
     UseEpochKey,
@@ -120,9 +120,9 @@ def test_knocks_that_come_together_open_in_one_transaction(world: KeeperWorld) -
 
 def test_the_listener_is_told_of_the_address_of_a_good_knock_and_of_no_other(world: KeeperWorld) -> None:
     world.knock(packet_v2(STRANGER), source=ELSEWHERE)
-    assert world.orders(KnownSource) == []
+    assert world.orders(FamiliarAddress) == []
     world.knock(packet_v2())
-    assert len(world.orders(KnownSource)) == 1
+    assert len(world.orders(FamiliarAddress)) == 1
 
 
 def test_a_version_2_frame_is_wiped_once_it_is_judged(world: KeeperWorld) -> None:
