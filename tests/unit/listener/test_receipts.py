@@ -125,7 +125,7 @@ def test_two_receipts_under_way_at_once_are_not_mixed() -> None:
 
 def test_an_unknown_id_gets_nothing() -> None:
     made = with_one()
-    assert [made.answer(identity, 1.0) for identity in (keys(2).id, bytes(16), b"", representative())] == [None] * 4
+    assert [made.answer(asked, 1.0) for asked in (keys(2).id, bytes(16), b"", representative())] == [None] * 4
 
 
 @pytest.mark.parametrize("now", [30.0, 31.0, 1e9])
