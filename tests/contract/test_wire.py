@@ -60,10 +60,10 @@ def test_wiping_leaves_the_knock_itself(version: Version) -> None:
 def test_a_packet_is_new_each_time_and_has_a_name_if_it_has_a_receipt(version: Version) -> None:
     one, receipt = version.seal(PUBLIC, ALICE, KNOCK)
     other, _ = version.seal(PUBLIC, ALICE, KNOCK)
-    assert one[: version.identity_size] != other[: version.identity_size]
-    assert (receipt is not None) is bool(version.tag_size)
-    if version.tag_size:
-        assert one[: version.tag_size] != other[: version.tag_size]
+    assert one[: version.copy_prefix_size] != other[: version.copy_prefix_size]
+    assert (receipt is not None) is bool(version.representative_size)
+    if version.representative_size:
+        assert one[: version.representative_size] != other[: version.representative_size]
 
 
 @pytest.mark.parametrize("position", [1, 40, 100, 160])

@@ -25,7 +25,7 @@ from openme.seam.messages import (
 from openme.wire import v1
 from openme.wire.knock import BadPacket, Knock, pack_target, unpack_target
 from support.knocks import HOME, NOW, judged, keeper, listener, packet
-from support.messages import TAG
+from support.messages import REPRESENTATIVE
 
 KEYS = st.binary(min_size=32, max_size=32)
 TIMES = st.integers(-(2**63), 2**63 - 1)
@@ -108,7 +108,7 @@ def test_an_order_comes_back(kind: type[UseV1Key | UseEpochKey], number: int, ke
     assert unpack_order(kind(number, key).pack()) == kind(number, key)
 
 
-@given(st.sampled_from([KnockAccepted(TAG), ReceiptPart(TAG, b"")]), st.binary(max_size=4096))
+@given(st.sampled_from([KnockAccepted(REPRESENTATIVE), ReceiptPart(REPRESENTATIVE, b"")]), st.binary(max_size=4096))
 def test_a_text_comes_back_up_to_its_first_zero(order: KnockAccepted | ReceiptPart, text: bytes) -> None:
     assert unpack_order(replace(order, text=text).pack()) == replace(order, text=text.partition(b"\0")[0])
 

@@ -130,7 +130,7 @@ class Judgement:
 
     reason: str
     source: IPAddress | None
-    tag: bytes | None
+    representative: bytes | None
     what: Authenticated | None
     claim: Claimed | None
     grant: Grant | None
@@ -187,7 +187,7 @@ class Judge(Keeper):
         claim = next((one for one in stages.seen if isinstance(one, Claimed)), None)
         grant = doors[0] if doors else None
         reason = refused.reason if grant is None else "accepted"
-        return Judgement(reason, refused.source, refused.tag, what, claim, grant)
+        return Judgement(reason, refused.source, refused.representative, what, claim, grant)
 
 
 Stage = Searched | Authenticated | Decided | Claimed | Opened | Refused

@@ -6,13 +6,13 @@ from openme.reasons import Reason
 from openme.seam.messages import (
     Delivered,
     Dropped,
+    FamiliarAddress,
     ForgetEpochKey,
     ForgetReceipt,
     ForgetV1Key,
     Frame,
     KnockAccepted,
     KnockRefused,
-    KnownSource,
     LeaveHealthPort,
     LeftHealthPort,
     Message,
@@ -33,7 +33,7 @@ from openme.seam.messages import (
 )
 
 SECRET = b"SECRET-SECRET-SECRET-SECRET-SECR"
-TAG = bytes(range(1, 33))
+REPRESENTATIVE = bytes(range(1, 33))
 LAST = 2**64 - 1
 
 
@@ -58,20 +58,20 @@ def examples() -> list[Message]:
         NoLandlock(1),
         OutOfMemory(),
         Mistake(12_000_345),
-        Delivered(TAG[:16]),
+        Delivered(REPRESENTATIVE[:16]),
         Ready(),
         NoHealthPort(98),
         Serving(),
         LeftHealthPort(),
-        KnockAccepted(TAG, LAST, secret()),
-        KnockRefused(TAG),
+        KnockAccepted(REPRESENTATIVE, LAST, secret()),
+        KnockRefused(REPRESENTATIVE),
         UseV1Key(LAST, secret()),
         ForgetV1Key(LAST),
-        KnownSource(ip_address("2001:db8::7")),
+        FamiliarAddress(ip_address("2001:db8::7")),
         UseEpochKey(LAST, secret()),
         ForgetEpochKey(LAST),
-        ReceiptPart(TAG, secret()),
-        ForgetReceipt(TAG),
+        ReceiptPart(REPRESENTATIVE, secret()),
+        ForgetReceipt(REPRESENTATIVE),
         Serve(),
         LeaveHealthPort(),
     ]

@@ -151,8 +151,8 @@ class _Builder:
             if isinstance(event, yaml.ScalarEvent):
                 if event.tag is not None:
                     self._check_tag(event)
-                mark = _start(event)
-                done = Scalar(mark.line + 1, mark.index, _end(event), event.value, not event.style)
+                start = _start(event)
+                done = Scalar(start.line + 1, start.index, _end(event), event.value, not event.style)
                 anchor = event.anchor
             elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
                 self._check_tag(event)
@@ -161,8 +161,8 @@ class _Builder:
                 if waiting and waiting[-1] is None and isinstance(stack[-1][0], Mapping):
                     raise self._fault(event, "expected a plain word as key")
                 kind = Mapping if isinstance(event, yaml.MappingStartEvent) else Sequence
-                mark = _start(event)
-                stack.append((kind(mark.line + 1, mark.index, mark.index, bool(event.flow_style)), event.anchor))
+                start = _start(event)
+                stack.append((kind(start.line + 1, start.index, start.index, bool(event.flow_style)), event.anchor))
                 waiting.append(None)
                 continue
             elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
@@ -223,10 +223,10 @@ def _end(event: yaml.Event) -> int:
 def _syntax_fault(error: yaml.MarkedYAMLError, text: str, path: Path) -> ConfigFault:
     """Our own words for the parser's: it quotes what it reads, which may be a key."""
     problem, context = error.problem or "", error.context or ""
-    mark = error.problem_mark
+    where = error.problem_mark
     if "quoted scalar" in context and error.context_mark is not None:
-        mark = error.context_mark
-    line = mark.line if mark is not None else -1
+        where = error.context_mark
+    line = where.line if where is not None else -1
     content = text.split("\n")
     # The end of the text is one line behind the last; a person looks for it on the last.
     line = min(line, len(content) - (2 if len(content) > 1 and not content[-1] else 1))

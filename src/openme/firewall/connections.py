@@ -34,12 +34,12 @@ from openme.netlink.conntrack import (
 from openme.netlink.nftables import NFGENMSG
 from openme.netlink.sock_diag import (
     HALF_OPEN_STATES,
-    IDENTITY,
-    IDENTITY_AT,
     NEEDS_SOCKETS,
     PORT,
     SOCK_DESTROY,
     SOCK_DIAG_BY_FAMILY,
+    SOCKET_ID,
+    SOCKET_ID_AT,
     STATES,
     Ends,
     socket_ends,
@@ -219,12 +219,12 @@ class Connections:
         for family in (socket.AF_INET, socket.AF_INET6):
             found: list[bytes] = []
 
-            def keep(ends: Ends, identity: bytes, found: list[bytes] = found) -> None:
+            def keep(ends: Ends, socket_id: bytes, found: list[bytes] = found) -> None:
                 if ends in wanted:
-                    found.append(identity)
+                    found.append(socket_id)
 
             yield from self._walk_sockets(family, STATES, keep)
-            requests = [Request(SOCK_DESTROY, socket_request(family, STATES, identity)) for identity in found]
+            requests = [Request(SOCK_DESTROY, socket_request(family, STATES, socket_id)) for socket_id in found]
             for codes in _in_parts(self._sockets, requests):
                 for code in codes:
                     if code not in (0, errno.ENOENT, errno.ESTALE, errno.EOPNOTSUPP):
@@ -233,8 +233,8 @@ class Connections:
 
     def _walk_sockets(self, family: int, states: int, keep: Callable[[Ends, bytes], None]) -> Steps[None]:
         def keep_row(payload: bytes) -> None:
-            identity = payload[IDENTITY_AT : IDENTITY_AT + IDENTITY.size]
-            keep(socket_ends(payload[0], identity), identity)
+            socket_id = payload[SOCKET_ID_AT : SOCKET_ID_AT + SOCKET_ID.size]
+            keep(socket_ends(payload[0], socket_id), socket_id)
 
         try:
             yield from self._sockets_walk.walk(SOCK_DIAG_BY_FAMILY, sockets_request(family, states), keep_row)

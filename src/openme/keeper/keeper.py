@@ -130,7 +130,7 @@ class Keeper:
 
     def _named(self, frame: Frame, version: Version, signed: Signed, key_id: bytes) -> Authenticated | Refused:
         """Whether the one whom the packet names by a key id has signed it."""
-        tag = frame.packet[: version.tag_size] or None
+        representative = frame.packet[: version.representative_size] or None
         epoch = frame.epoch if version.keys is Keys.EPOCH else 0
         candidates = self._registry.by_key_id(key_id)
         signer = next((c for c in candidates if signed.signed_by(c.public_key)), None)
@@ -142,10 +142,12 @@ class Keeper:
             disabled = next((c for c in named if signed.signed_by(c.public_key)), None)
         signed.wipe()
         if signer is not None:
-            return Authenticated(signer, signed.knock, frame.source, frame.version, tag, epoch)
+            return Authenticated(signer, signed.knock, frame.source, frame.version, representative, epoch)
         if disabled is not None:
-            return _disabled(disabled, frame.source, tag)
-        return Refused(Reason.SIGNATURE if candidates else Reason.UNKNOWN_KEY, frame.source, tag=tag)
+            return _disabled(disabled, frame.source, representative)
+        return Refused(
+            Reason.SIGNATURE if candidates else Reason.UNKNOWN_KEY, frame.source, representative=representative
+        )
 
     def search(self, searched: Searched, may_go_on: Callable[[], bool]) -> Authenticated | Refused | None:
         """Try one public key after the other while `may_go_on`; None if the search is to be continued later."""
@@ -190,9 +192,9 @@ class Keeper:
             also = (*self.revoked_with(key.key_id), *self._registry.disabled_with(key.key_id))
             disabled = next((gone for gone in also if gone.public_key == key), None)
             return (
-                Refused(Reason.UNKNOWN_KEY, knock.source, tag=knock.tag)
+                Refused(Reason.UNKNOWN_KEY, knock.source, representative=knock.representative)
                 if disabled is None
-                else _disabled(disabled, knock.source, knock.tag)
+                else _disabled(disabled, knock.source, knock.representative)
             )
         knock = replace(knock, client=client)
         return _no_right(knock, now) or self._what_opens(knock, now)
@@ -341,11 +343,11 @@ class Keeper:
 
 
 def _refused(knock: Authenticated, reason: Reason, detail: str = "") -> Refused:
-    return Refused(reason, knock.source, knock.client.name, detail, knock.tag)
+    return Refused(reason, knock.source, knock.client.name, detail, knock.representative)
 
 
-def _disabled(client: DisabledClient, source: IPAddress, tag: bytes | None = None) -> Refused:
-    return Refused(Reason.DISABLED, source, client.name, f", {client.why}", tag)
+def _disabled(client: DisabledClient, source: IPAddress, representative: bytes | None = None) -> Refused:
+    return Refused(Reason.DISABLED, source, client.name, f", {client.why}", representative)
 
 
 def _no_right(knock: Authenticated, now: Now) -> Refused | None:

@@ -67,15 +67,15 @@ class Searched:
 class Authenticated:
     """A knock with a registered client's signature.
 
-    `tag` and `epoch` are those of a version 2 knock: its R, by which the listener knows it, and the epoch whose key it
-    was sealed with.
+    `representative` and `epoch` are those of a version 2 knock: its R, by which the listener knows it, and the epoch
+    whose key it was sealed with.
     """
 
     client: ClientEntry
     knock: Knock
     source: IPAddress
     version: int
-    tag: bytes | None = None
+    representative: bytes | None = None
     epoch: int = 0
 
 
@@ -90,7 +90,9 @@ class Decided:
     @property
     def has_receipt(self) -> bool:
         """Whether there will be one to ask for: of a version 2 knock that is granted the health port."""
-        return self.what.tag is not None and self.grant is not None and not self.what.client.disable_health_port
+        return (
+            self.what.representative is not None and self.grant is not None and not self.what.client.disable_health_port
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,11 @@ class Refused:
     """It opens nothing, for a reason in one word.
 
     `client`: the name of whose signature it carries, None for a stranger's. `source`: None for what no honest listener
-    passes on. `tag`: as above.
+    passes on. `representative`: as above.
     """
 
     reason: Reason
     source: IPAddress | None = None
     client: str | None = None
     detail: str = ""
-    tag: bytes | None = None
+    representative: bytes | None = None

@@ -1,4 +1,4 @@
-"""A client's identity: Ed25519 (RFC 8032), as base64 or as an OpenSSH line."""
+"""A client's key: Ed25519 (RFC 8032), as base64 or as an OpenSSH line."""
 
 import base64
 import binascii
@@ -48,7 +48,7 @@ def key_id_of(public_key: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ClientPublicKey:
-    """32 bytes, a canonical point of the prime-order subgroup and not the identity (spec wire-v2.md).
+    """32 bytes, a canonical point of the prime-order subgroup and not its neutral point (spec wire-v2.md).
 
     The check stands in the constructor, so that no other kind of key can be held: some libraries accept forged
     signatures for the others, and 32 zero bytes are among them.
@@ -72,7 +72,7 @@ class ClientPublicKey:
 
     @property
     def key_id(self) -> bytes:
-        """The 4 bytes by which a server finds a client under wire version 2: an index, not an identity (wire-v2.md)."""
+        """The 4 bytes by which a server finds a client under wire version 2: an index, not a proof (wire-v2.md)."""
         return key_id_of(self.raw)
 
 

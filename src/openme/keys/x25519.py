@@ -1,4 +1,4 @@
-"""A server's identity under version 1: X25519 (RFC 7748), in base64."""
+"""A server's version 1 key: X25519 (RFC 7748), in base64."""
 
 from dataclasses import dataclass, field
 

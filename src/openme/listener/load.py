@@ -115,5 +115,5 @@ class Copies:
 def copies_of(version: Version) -> Copies:
     """The memory of a version's packets."""
     if version.has_filter:
-        return Copies(version.identity_size, V2_MAX_COPIES, V2_MAX_COPIES_PER_SOURCE, V2_PACKETS)
-    return Copies(version.identity_size)
+        return Copies(version.copy_prefix_size, V2_MAX_COPIES, V2_MAX_COPIES_PER_SOURCE, V2_PACKETS)
+    return Copies(version.copy_prefix_size)

@@ -1,4 +1,4 @@
-"""The host's sockets (sock_diag(7)): listed by their ends, destroyed by their identity.
+"""The host's sockets (sock_diag(7)): listed by their ends, destroyed by their id (inet_diag_sockid).
 
 Structures from the kernel's `linux/sock_diag.h` and `linux/inet_diag.h`. Ports and addresses are in network order.
 """
@@ -21,9 +21,9 @@ STATES = 0x1FFF & ~(1 << TCP_TIME_WAIT | 1 << TCP_LISTEN)
 """Every state but these two: there is nothing left to end in the one, and the other is the service itself."""
 HALF_OPEN_STATES = 1 << TCP_SYN_RECV | 1 << TCP_NEW_SYN_RECV
 
-REQUEST = struct.Struct("=BBBxI")  # inet_diag_req_v2: family, protocol, extensions, states; the identity follows
-IDENTITY = struct.Struct("=2s2s16s16sI8s")  # inet_diag_sockid: local and remote port, addresses, interface, cookie
-IDENTITY_AT = 4  # in inet_diag_msg: behind family, state, timer, retransmissions
+REQUEST = struct.Struct("=BBBxI")  # inet_diag_req_v2: family, protocol, extensions, states; the socket id follows
+SOCKET_ID = struct.Struct("=2s2s16s16sI8s")  # inet_diag_sockid: local and remote port, addresses, interface, cookie
+SOCKET_ID_AT = 4  # in inet_diag_msg: behind family, state, timer, retransmissions
 PORT = struct.Struct(">H")
 
 MAPPED = bytes(10) + b"\xff\xff"
@@ -42,12 +42,12 @@ def socket_table() -> Netlink:
 
 def sockets_request(family: int, states: int) -> bytes:
     """Asks for the TCP sockets of a family in these states (a bit each)."""
-    return socket_request(family, states, bytes(IDENTITY.size))
+    return socket_request(family, states, bytes(SOCKET_ID.size))
 
 
-def socket_ends(family: int, identity: bytes) -> Ends:
+def socket_ends(family: int, socket_id: bytes) -> Ends:
     """The ends of a listed socket, mapped addresses as the IPv4 ones that they are."""
-    local_port, peer_port, local, peer, _, _ = IDENTITY.unpack(identity)
+    local_port, peer_port, local, peer, _, _ = SOCKET_ID.unpack(socket_id)
     if family == socket.AF_INET:
         return local[:4], local_port, peer[:4], peer_port
     if local.startswith(MAPPED) and peer.startswith(MAPPED):
@@ -55,6 +55,6 @@ def socket_ends(family: int, identity: bytes) -> Ends:
     return local, local_port, peer, peer_port
 
 
-def socket_request(family: int, states: int, identity: bytes) -> bytes:
+def socket_request(family: int, states: int, socket_id: bytes) -> bytes:
     """The same for this socket alone."""
-    return REQUEST.pack(family, socket.IPPROTO_TCP, 0, states) + identity
+    return REQUEST.pack(family, socket.IPPROTO_TCP, 0, states) + socket_id

@@ -18,10 +18,10 @@ from openme.seam.channel import ORDER_SIZES, ChannelClosedError, received, send
 from openme.seam.handlers import Handlers
 from openme.seam.messages import (
     PACKET_SIZE,
+    FamiliarAddress,
     ForgetReceipt,
     KnockAccepted,
     KnockRefused,
-    KnownSource,
     LeaveHealthPort,
     LeftHealthPort,
     ReceiptPart,
@@ -96,7 +96,7 @@ class ListenerProcess:
                 KnockRefused: self._receipts.refused,
                 ReceiptPart: self._receipts.part,
                 ForgetReceipt: self._receipts.forget,
-                KnownSource: self._on_known_source,
+                FamiliarAddress: self._on_familiar_address,
                 Serve: self._serve,
                 LeaveHealthPort: self._leave_health_port,
             },
@@ -135,7 +135,7 @@ class ListenerProcess:
         if (receipt_id := self._receipts.accepted(order, time.monotonic())) is not None:
             self._tell_who_waits(receipt_id)
 
-    def _on_known_source(self, order: KnownSource) -> None:
+    def _on_familiar_address(self, order: FamiliarAddress) -> None:
         for waiting in self._waiting.values():
             waiting.make_familiar(order.address)
 
@@ -224,7 +224,7 @@ class ListenerProcess:
             wipe(message)
             frame.wipe()
             if sent:
-                self._receipts.expect(datagram[: version.tag_size], receipt, time.monotonic())
+                self._receipts.expect(datagram[: version.representative_size], receipt, time.monotonic())
             else:
                 receipt.wipe()
         return None if sent else Reason.BUSY

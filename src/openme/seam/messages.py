@@ -240,7 +240,7 @@ class ForgetV1Key(Order):
 
 
 @dataclass(frozen=True, slots=True)
-class KnownSource(Order):
+class FamiliarAddress(Order):
     """An address that a client has knocked from."""
 
     address: IPAddress
@@ -414,7 +414,7 @@ MESSAGES = (
     _order(1, KnockRefused, may_be_lost=True, knock=_KEY),
     _order(3, UseV1Key, may_be_lost=False, number=_NUMBER, key=_KEY),  # the key is the config's, which has it for long
     _order(4, ForgetV1Key, may_be_lost=False, number=_NUMBER),
-    _order(5, KnownSource, may_be_lost=True, address=_KEY_ADDRESS),
+    _order(5, FamiliarAddress, may_be_lost=True, address=_KEY_ADDRESS),
     _order(6, UseEpochKey, may_be_lost=False, wiped=("key",), epoch=_NUMBER, key=_KEY),
     _order(7, ForgetEpochKey, may_be_lost=False, epoch=_NUMBER),
     _order(8, ReceiptPart, may_be_lost=True, wiped=("text",), knock=_KEY, text=_TEXT),

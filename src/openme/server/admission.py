@@ -161,7 +161,9 @@ class Admission:
         """Is it the first? It is so no more. After this nothing that a stranger did can refuse."""
         knock = decided.what
         if isinstance(outcome, ClaimRefusal):
-            return Refused(outcome.reason, knock.source, knock.client.name, _elsewhere(outcome, knock), knock.tag)
+            return Refused(
+                outcome.reason, knock.source, knock.client.name, _elsewhere(outcome, knock), knock.representative
+            )
         self._keeper.note_claimed(knock)
         if late:
             again = self._keeper.decide_again(decided, now)
@@ -215,4 +217,4 @@ def _opened(claimed: Claimed, opened: Collection[int]) -> Opened | Refused:
     if grant is not None and id(grant) in opened:
         return Opened(decided, grant)
     reason = Reason.FIREWALL if decided.refusal is None else decided.refusal
-    return Refused(reason, knock.source, knock.client.name, tag=knock.tag)
+    return Refused(reason, knock.source, knock.client.name, representative=knock.representative)

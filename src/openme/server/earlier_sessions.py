@@ -16,9 +16,9 @@ from contextlib import closing
 from openme.errors import FirewallError
 from openme.netlink.conntrack import connection_table, established_entry
 from openme.netlink.sock_diag import (
-    IDENTITY,
-    IDENTITY_AT,
     SOCK_DIAG_BY_FAMILY,
+    SOCKET_ID,
+    SOCKET_ID_AT,
     TCP_CLOSE_WAIT,
     TCP_ESTABLISHED,
     Ends,
@@ -48,7 +48,7 @@ def track_earlier_sessions(ports: Iterable[PortRange]) -> None:
 
 def _established(family: int, ports: tuple[PortRange, ...]) -> list[Ends]:
     def keep(payload: bytes) -> Ends | None:
-        ends = socket_ends(payload[0], payload[IDENTITY_AT : IDENTITY_AT + IDENTITY.size])
+        ends = socket_ends(payload[0], payload[SOCKET_ID_AT : SOCKET_ID_AT + SOCKET_ID.size])
         number = int.from_bytes(ends[1], "big")
         return ends if any(item.first <= number <= item.last for item in ports) else None
 

@@ -66,10 +66,10 @@ from openme.reasons import End
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, Outbox, received
 from openme.seam.messages import (
     REPORT_SIZE,
+    FamiliarAddress,
     ForgetEpochKey,
     ForgetReceipt,
     ForgetV1Key,
-    KnownSource,
     LeaveHealthPort,
     Serve,
     UseEpochKey,
@@ -684,7 +684,7 @@ class KeeperProcess:
         """Name the addresses that clients knock from to the listener, which then does not make them wait."""
         sources = self._keeper.new_sources
         while sources:
-            self._outbox.put([KnownSource(sources.popleft())])
+            self._outbox.put([FamiliarAddress(sources.popleft())])
 
     # -- ending grants
 
@@ -728,8 +728,8 @@ class KeeperProcess:
         """A line in the log for each, and nothing more for the listener to answer with."""
         # Whoever is let in anew meanwhile keeps what that gives him.
         receipts = [self._verdicts.take(grant) for grant, _ in ended]
-        for number, ((grant, why), tags) in enumerate(zip(ended, receipts, strict=True), 1):
-            self._outbox.put([ForgetReceipt(tag) for tag in tags])
+        for number, ((grant, why), representatives) in enumerate(zip(ended, receipts, strict=True), 1):
+            self._outbox.put([ForgetReceipt(representative) for representative in representatives])
             self._journal.closed(grant, why)
             if number % _SAID_AT_ONCE == 0:
                 yield

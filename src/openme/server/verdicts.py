@@ -28,33 +28,33 @@ class Verdicts:
 
     def opened(self, opened: Opened, now: Now) -> None:
         """Tell the listener, who makes the receipt now that the firewall has answered. Version 1 has none."""
-        tag, grant = opened.decided.what.tag, opened.grant
-        if tag is None:
+        representative, grant = opened.decided.what.representative, opened.grant
+        if representative is None:
             self._outbox.put([KnockAccepted()])
             return
         text = self._keeper.receipt_for(opened, now) or b""
         if (last := self._keeper.renewed_to(opened)) is not None:
-            self._deliveries.offer(tag, Offer(grant.client_key, last))
-        orders = accepted(tag, round(grant.deadline * 10**9), text)
+            self._deliveries.offer(representative, Offer(grant.client_key, last))
+        orders = accepted(representative, round(grant.deadline * 10**9), text)
         if len(orders) > 1:
             wipe(text)  # what was cut from it are copies, which the outbox wipes when they are sent
         self._outbox.put(orders)
-        tags = self._receipts.setdefault((grant.client_key, grant.address), [])
-        tags.append(tag)
-        del tags[:-_MAX_RECEIPTS]
+        representatives = self._receipts.setdefault((grant.client_key, grant.address), [])
+        representatives.append(representative)
+        del representatives[:-_MAX_RECEIPTS]
 
     def refused(self, refused: Refused) -> None:
         """Tell the listener that nothing has opened."""
-        self._outbox.put([KnockRefused() if refused.tag is None else KnockRefused(refused.tag)])
+        self._outbox.put([KnockRefused() if refused.representative is None else KnockRefused(refused.representative)])
 
     def move(self, moved: Iterable[tuple[Grant, Grant]]) -> None:
         """Know the receipts of grants whose network has another first address now by that one."""
         for before, after in moved:
-            if tags := self.take(before):
+            if representatives := self.take(before):
                 held = self._receipts.setdefault((after.client_key, after.address), [])
-                held[:0] = tags
+                held[:0] = representatives
                 del held[:-_MAX_RECEIPTS]
 
     def take(self, grant: Grant) -> list[bytes]:
-        """The tags of an opening that has ended, which are not remembered any longer."""
+        """The representatives of the knocks of an opening that has ended, which are not remembered any longer."""
         return self._receipts.pop((grant.client_key, grant.address), [])

@@ -78,19 +78,19 @@ class ReplayMemory:
 
     def load(
         self,
-        marks: Iterable[tuple[bytes, int, int, tuple[Run, ...], tuple[Run, ...]]],
+        times: Iterable[tuple[bytes, int, int, tuple[Run, ...], tuple[Run, ...]]],
         nonces: Iterable[tuple[bytes, int, bytes, IPAddress]],
     ) -> None:
         """Fill an empty memory from what was stored.
 
-        `marks`: (client key, H, low, runs, shut). `nonces`: (client key, timestamp, nonce, source).
+        `times`: (client key, H, low, runs, shut). `nonces`: (client key, timestamp, nonce, source).
         """
-        for client_key, high_ns, low_ns, runs, shut in marks:
-            # A mark from before there were runs: from its low time on anything may have been accepted.
+        for client_key, high_ns, low_ns, runs, shut in times:
+            # Stored before there were runs: from the low time on anything may have been accepted.
             self._clients[client_key] = _ClientMemory(high_ns, low_ns, {}, runs or ((low_ns, high_ns),), shut)
         for client_key, timestamp_ns, nonce, source in nonces:
             memory = self._clients.get(client_key)
-            if memory is None:  # a mark is stored with every nonce; without one, the strictest that follows from it
+            if memory is None:  # times are stored with every nonce; without, the strictest that follows from it
                 memory = self._clients[client_key] = _ClientMemory(
                     timestamp_ns, timestamp_ns, runs=((timestamp_ns, timestamp_ns),)
                 )

@@ -265,7 +265,7 @@ class SqliteStore:
         memory.load(
             (
                 (client, high_ns, low_ns, _unpack_runs(runs), _unpack_runs(shut))
-                for client, high_ns, low_ns, runs, shut in self._connection.execute(_MARKS)
+                for client, high_ns, low_ns, runs, shut in self._connection.execute(_CLIENT_TIMES)
             ),
             (
                 (client, timestamp_ns, nonce, unpack_address(source))
@@ -436,7 +436,9 @@ class SqliteStore:
 
     def _mark_row(self, client: bytes) -> tuple[Any, ...] | None:
         """(client, H, low, runs, shut) as it stands there for this client."""
-        row: tuple[Any, ...] | None = self._connection.execute(f"{_MARKS} WHERE client = ?", (client,)).fetchone()
+        row: tuple[Any, ...] | None = self._connection.execute(
+            f"{_CLIENT_TIMES} WHERE client = ?", (client,)
+        ).fetchone()
         return row
 
     def _put_mark(self, before: tuple[Any, ...] | None, row: tuple[object, ...]) -> None:
@@ -461,7 +463,7 @@ class SqliteStore:
         self._drop_nonces(done.client_key, MAX_NS)
 
     def _write_accepted(self, knocks: list["_Accepted"]) -> None:
-        """These knocks, in the order in which they were accepted: one row a client of its mark, whatever it sent."""
+        """These knocks, in the order in which they were accepted: one row a client of its times, whatever it sent."""
         by_client: dict[bytes, list[_Accepted]] = {}
         for knock in knocks:
             by_client.setdefault(knock.remembered.client_key, []).append(knock)
@@ -485,7 +487,7 @@ class SqliteStore:
             self._write_holders([holder for holder, _ in held], held[-1][1])
 
     def _write_mark_of(self, key: bytes, parts: list[Remembered]) -> int:
-        """What follows for this client's mark; below which time everything is refused."""
+        """What follows for this client's times; below which time everything is refused."""
         low_ns = max(within_64_bits(part.low_ns) for part in parts)
         high_ns, shut = max(part.timestamp_ns for part in parts), b""
         before = self._mark_row(key)
@@ -619,7 +621,7 @@ class SqliteStore:
             self._connection.close()
 
 
-_MARKS = "SELECT client, high_ns, low_ns, runs, shut FROM mark"
+_CLIENT_TIMES = "SELECT client, high_ns, low_ns, runs, shut FROM mark"
 _NONCES = "SELECT client, nonce, timestamp_ns, source FROM nonce"
 _META = "SELECT key, value FROM meta"
 
@@ -741,7 +743,7 @@ def _add_chain(connection: sqlite3.Connection, store_id: bytes) -> None:
 
 def _rows(connection: sqlite3.Connection) -> Iterable[Row]:
     """All that decides whether a knock is new."""
-    for table, query in (("mark", _MARKS), ("nonce", _NONCES), ("meta", _META)):
+    for table, query in (("mark", _CLIENT_TIMES), ("nonce", _NONCES), ("meta", _META)):
         for row in connection.execute(query):
             yield (table, *row)
 

@@ -89,10 +89,10 @@ class Version:
     # The listener
     has_filter: bool
     """Whether noise is told by a hash. Then a copy is, too, and copies of what was refused are worth knowing."""
-    identity_size: int
+    copy_prefix_size: int
     """Packets that begin with the same so many bytes are copies."""
-    tag_size: int
-    """So many bytes at a packet's head are its name when its receipt is made. Zero: it has none."""
+    representative_size: int
+    """So many bytes at a packet's head are its representative R, by which its receipt is found. Zero: it has none."""
     key: Callable[[int, bytes], ServerKey]
     """A key of the server's, by number and private key, made ready for use."""
     admitted_untrusted: Callable[[bytes, Mapping[int, ServerKey]], Sequence[ServerKey]]

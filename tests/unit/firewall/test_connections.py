@@ -215,15 +215,15 @@ def test_an_udp_exchange_that_the_service_has_begun_is_one_with_its_client() -> 
 )
 def test_mapped_addresses_are_ipv4_addresses(family: int, prefix: bytes, length: int) -> None:
     local, peer = prefix + SERVER, prefix + ALICE.packed
-    identity = b"\x08\xae\x9c\x40" + local.ljust(16, b"\0") + peer.ljust(16, b"\0") + bytes(12)
-    assert socket_ends(family, identity) == FOUND.ends
-    assert len(socket_ends(family, identity)[0]) == length
+    socket_id = b"\x08\xae\x9c\x40" + local.ljust(16, b"\0") + peer.ljust(16, b"\0") + bytes(12)
+    assert socket_ends(family, socket_id) == FOUND.ends
+    assert len(socket_ends(family, socket_id)[0]) == length
 
 
 def test_ipv6_addresses_stay_what_they_are() -> None:
     local, peer = (ip_address(f"2001:db8::{number}").packed for number in (1, 2))
-    identity = b"\x00\x16\x9c\x40" + local + peer + bytes(12)
-    assert socket_ends(socket.AF_INET6, identity) == (local, b"\0\x16", peer, b"\x9c\x40")
+    socket_id = b"\x00\x16\x9c\x40" + local + peer + bytes(12)
+    assert socket_ends(socket.AF_INET6, socket_id) == (local, b"\0\x16", peer, b"\x9c\x40")
 
 
 def test_the_key_for_the_service_that_may_not_speak_first() -> None:

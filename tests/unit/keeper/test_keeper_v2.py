@@ -66,7 +66,7 @@ def reason(judge: Judge, raw: bytes, now: Now = NOW) -> str:
 def test_a_good_knock_is_granted_and_named_by_its_r_and_epoch(target: str | None) -> None:
     datagram = packet_v2(target=target)
     outcome = judged(keeper(), datagram)
-    assert (outcome.reason, outcome.tag, outcome.epoch) == ("accepted", datagram[:32], EPOCH)
+    assert (outcome.reason, outcome.representative, outcome.epoch) == ("accepted", datagram[:32], EPOCH)
     assert outcome.grant is not None
     assert outcome.remembered is not None
     assert (outcome.grant.client_name, outcome.grant.address) == ("alice", ELSEWHERE if target else HOME)

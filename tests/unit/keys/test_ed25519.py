@@ -36,7 +36,7 @@ def point_exists(y: int) -> bool:
 # The points whose order divides 8: y is 1, -1, 0 and the two roots of order 8, each with both signs.
 Y8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
 TORSION = {
-    "identity": encoded(1),
+    "neutral point": encoded(1),
     "order 2": encoded(P - 1),
     "order 4": encoded(0),
     "order 4, other": encoded(0, 1),
@@ -49,7 +49,7 @@ REFUSED = {
     **TORSION,
     "zero bytes": bytes(32),
     "all ones": b"\xff" * 32,
-    "identity with a sign, x is 0": encoded(1, 1),
+    "neutral point with a sign, x is 0": encoded(1, 1),
     "order 2 with a sign, x is 0": encoded(P - 1, 1),
     "not on the curve": encoded(next(y for y in range(2, 50) if not point_exists(y))),
     **{f"y = p + {n}": encoded(P + n) for n in range(19)},
@@ -57,7 +57,7 @@ REFUSED = {
     **{
         f"mixed with {name}": crypto_core_ed25519_add(KEY.public.raw, point)
         for name, point in TORSION.items()
-        if name != "identity"
+        if name != "neutral point"
     },
 }
 

@@ -32,7 +32,7 @@ from openme.seam.messages import (
     unpack_report_untrusted,
 )
 from openme.wire.knock import BadPacket
-from support.messages import LAST, SECRET, TAG, example, examples
+from support.messages import LAST, REPRESENTATIVE, SECRET, example, examples
 
 FRAME = Frame(1, ip_address("203.0.113.5"), 7, SECRET, b"n" * 12, b"p" * 165)
 MOST = LAST.to_bytes(8, "big")
@@ -48,20 +48,20 @@ BYTES = {
     "NoLandlock": b"\x04\x00" + bytes(7) + b"\x01" + bytes(16),
     "OutOfMemory": b"\x05" + bytes(25),
     "Mistake": b"\x06\x00" + (12_000_345).to_bytes(8, "big") + bytes(16),
-    "Delivered": b"\x07" + bytes(9) + TAG[:16],
+    "Delivered": b"\x07" + bytes(9) + REPRESENTATIVE[:16],
     "Ready": b"\x08" + bytes(25),
     "NoHealthPort": b"\x09\x00" + bytes(7) + b"\x62" + bytes(16),
     "Serving": b"\x0a" + bytes(25),
     "LeftHealthPort": b"\x0b" + bytes(25),
-    "KnockAccepted": b"\x00" + MOST + TAG + TEXT,
-    "KnockRefused": b"\x01" + bytes(8) + TAG,
+    "KnockAccepted": b"\x00" + MOST + REPRESENTATIVE + TEXT,
+    "KnockRefused": b"\x01" + bytes(8) + REPRESENTATIVE,
     "UseV1Key": b"\x03" + MOST + SECRET,
     "ForgetV1Key": b"\x04" + MOST + bytes(32),
-    "KnownSource": b"\x05" + bytes(8) + ip_address("2001:db8::7").packed + bytes(16),
+    "FamiliarAddress": b"\x05" + bytes(8) + ip_address("2001:db8::7").packed + bytes(16),
     "UseEpochKey": b"\x06" + MOST + SECRET,
     "ForgetEpochKey": b"\x07" + MOST + bytes(32),
-    "ReceiptPart": b"\x08" + bytes(8) + TAG + TEXT,
-    "ForgetReceipt": b"\x09" + bytes(8) + TAG,
+    "ReceiptPart": b"\x08" + bytes(8) + REPRESENTATIVE + TEXT,
+    "ForgetReceipt": b"\x09" + bytes(8) + REPRESENTATIVE,
     "Serve": b"\x0a" + bytes(40),
     "LeaveHealthPort": b"\x0b" + bytes(40),
 }
@@ -126,7 +126,7 @@ def test_a_frame_of_another_length_is_refused_by_name(length: int) -> None:
 
 
 def test_an_order_without_a_text_is_short() -> None:
-    assert len(KnockAccepted(TAG, LAST).pack()) == ORDER_SIZE
+    assert len(KnockAccepted(REPRESENTATIVE, LAST).pack()) == ORDER_SIZE
 
 
 @pytest.mark.parametrize("raw", [b"", bytes(40), bytes(42), b"\xff" + bytes(40), b"\x02" + bytes(40)])

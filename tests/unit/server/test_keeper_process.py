@@ -19,12 +19,12 @@ from openme.keeper.ratchet_file import read_ratchet
 from openme.reasons import Reason
 from openme.seam.messages import (
     FRAME_SIZE,
+    FamiliarAddress,
     ForgetEpochKey,
     ForgetReceipt,
     ForgetV1Key,
     KnockAccepted,
     KnockRefused,
-    KnownSource,
     Order,
     Serve,
     UseEpochKey,
@@ -120,9 +120,9 @@ def test_knocks_that_come_together_open_in_one_transaction(world: KeeperWorld) -
 
 def test_the_listener_is_told_of_the_address_of_a_good_knock_and_of_no_other(world: KeeperWorld) -> None:
     world.knock(packet_v2(STRANGER), source=ELSEWHERE)
-    assert world.orders(KnownSource) == []
+    assert world.orders(FamiliarAddress) == []
     world.knock(packet_v2())
-    assert len(world.orders(KnownSource)) == 1
+    assert len(world.orders(FamiliarAddress)) == 1
 
 
 def test_a_version_2_frame_is_wiped_once_it_is_judged(world: KeeperWorld) -> None:
@@ -476,15 +476,15 @@ def test_receipts_of_an_opening_that_ends_early_are_forgotten_up_to_a_bound(
     world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verdicts, "_MAX_RECEIPTS", 5)
-    tags = []
+    representatives = []
     for number in range(8):
         datagram = packet_v2(timestamp_ns=world.clock.now.unix_ns, label=number)
-        tags.append(datagram[:32])
+        representatives.append(datagram[:32])
         world.knock(datagram)
         world.clock.advance(1)
     world.told()
     world.ask("close", name="alice")
-    assert [order.knock for order in world.orders(ForgetReceipt)] == tags[-5:]
+    assert [order.knock for order in world.orders(ForgetReceipt)] == representatives[-5:]
 
 
 # -- epochs

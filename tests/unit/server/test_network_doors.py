@@ -39,7 +39,7 @@ def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeeperWorl
 
 
 def knock(world: KeeperWorld, source: IPAddress = HOME, who: object = ALICE) -> bytes:
-    """A knock, and the tag of its receipt."""
+    """A knock; its representative."""
     world.clock.advance(1)
     datagram = packet_v2(who, world.clock.now.unix_ns, label=world.clock.now)  # type: ignore[arg-type]
     world.knock(datagram, source=source)
@@ -71,12 +71,12 @@ def test_a_knock_opens_its_network_and_the_state_file_names_both(world: KeeperWo
 
 
 def test_knocks_from_all_over_the_network_are_one_session_and_end_together(world: KeeperWorld) -> None:
-    tags = [knock(world), knock(world, BESIDE)]
+    representatives = [knock(world), knock(world, BESIDE)]
     (session,) = world.ask("sessions")["active_sessions"]
     assert session["ip"] == str(BESIDE)
     world.told()
     assert world.ask("close", name="alice")["closed"] == [f"{BESIDE} and its network {NET}"]
-    assert [order.knock for order in world.orders(ForgetReceipt)] == tags
+    assert [order.knock for order in world.orders(ForgetReceipt)] == representatives
     assert doors(world) == set()
 
 
@@ -93,7 +93,7 @@ def test_an_end_cuts_what_came_from_anywhere_in_the_network(world: KeeperWorld, 
 
 
 def test_a_narrower_prefix_leaves_no_wide_door_and_ends_what_came_from_outside(wide: KeeperWorld) -> None:
-    tag = knock(wide)
+    representative = knock(wide)
     knock(wide, FAR, BOB)
     wide.write_config(both(24))
     wide.turn()
@@ -106,7 +106,7 @@ def test_a_narrower_prefix_leaves_no_wide_door_and_ends_what_came_from_outside(w
     wide.ask("close", name="bob")
     assert doors(wide) == both_doors(str(NET))
     wide.ask("close", name="alice")
-    assert tag in [order.knock for order in wide.orders(ForgetReceipt)]
+    assert representative in [order.knock for order in wide.orders(ForgetReceipt)]
 
 
 def test_a_knock_between_two_steps_leaves_no_wide_door_behind(wide: KeeperWorld) -> None:
