@@ -32,8 +32,8 @@ from openme.cli.main import main
 from openme.listener.listener import Listener
 from openme.seam.messages import (
     ORDER_SIZE,
-    KnockAccepted,
-    KnockRefused,
+    KnockNotOpened,
+    KnockOpened,
     Serve,
     Serving,
     UseEpochKey,
@@ -108,7 +108,7 @@ class HostileListener:
         """The next order that is a verdict; keys are kept on the way."""
         while True:
             order = self._order()
-            if isinstance(unpack_order(order), KnockAccepted | KnockRefused):
+            if isinstance(unpack_order(order), KnockOpened | KnockNotOpened):
                 return order[:1]
 
     def _order(self) -> bytes:

@@ -36,7 +36,7 @@ from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import epoch_at
 from openme.keys.x25519 import public_key_of
 from openme.processes.roles import GUARDIAN, KEEPER, LISTENER, Role, RunsAs
-from openme.seam.messages import FRAME_SIZE, Frame, KnockAccepted, KnockRefused
+from openme.seam.messages import FRAME_SIZE, Frame, KnockNotOpened, KnockOpened
 from openme.wire import v1, v2
 from openme.wire.knock import IPAddress, Knock
 from support.entries import restrict
@@ -52,7 +52,7 @@ CAP_NET_ADMIN = 1 << 12
 OWN_IDS = range(61184, 65520)
 REPORT_SIZE = 26
 MIB = 1 << 20
-ACCEPTED, REFUSED = KnockAccepted().pack()[:1], KnockRefused().pack()[:1]
+ACCEPTED, REFUSED = KnockOpened().pack()[:1], KnockNotOpened().pack()[:1]
 VICTIM = ip_address(CLIENT[4])
 THIEF = ip_address(STRANGER[4])
 

@@ -15,7 +15,7 @@ from openme.keys.x25519 import ServerPrivateKey
 from openme.ports import PROTOCOLS, PortRange, merged, parse_port_spec
 from openme.seam.messages import (
     Frame,
-    KnockAccepted,
+    KnockOpened,
     ReceiptPart,
     UseEpochKey,
     UseV1Key,
@@ -108,8 +108,8 @@ def test_an_order_comes_back(kind: type[UseV1Key | UseEpochKey], number: int, ke
     assert unpack_order(kind(number, key).pack()) == kind(number, key)
 
 
-@given(st.sampled_from([KnockAccepted(REPRESENTATIVE), ReceiptPart(REPRESENTATIVE, b"")]), st.binary(max_size=4096))
-def test_a_text_comes_back_up_to_its_first_zero(order: KnockAccepted | ReceiptPart, text: bytes) -> None:
+@given(st.sampled_from([KnockOpened(REPRESENTATIVE), ReceiptPart(REPRESENTATIVE, b"")]), st.binary(max_size=4096))
+def test_a_text_comes_back_up_to_its_first_zero(order: KnockOpened | ReceiptPart, text: bytes) -> None:
     assert unpack_order(replace(order, text=text).pack()) == replace(order, text=text.partition(b"\0")[0])
 
 

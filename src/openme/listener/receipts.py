@@ -7,7 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from openme.keys.erasing import wipe
-from openme.seam.messages import ForgetReceipt, KnockAccepted, KnockRefused, ReceiptPart
+from openme.seam.messages import ForgetReceipt, KnockNotOpened, KnockOpened, ReceiptPart
 from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import seal_receipt
 
@@ -54,7 +54,7 @@ class Receipts:
             self._give_up(next(iter(self._pending)))
         self._pending[knock] = _Pending(keys, now + PENDING_SECONDS)
 
-    def accepted(self, order: KnockAccepted, now: float) -> bytes | None:
+    def opened(self, order: KnockOpened, now: float) -> bytes | None:
         """Make the receipt of a knock that has opened; its id, if there is one now."""
         pending = self._add(order)
         if pending is None:
@@ -67,11 +67,11 @@ class Receipts:
         """Keep a part of a receipt, whose verdict follows."""
         self._add(order)
 
-    def refused(self, order: KnockRefused) -> None:
+    def not_opened(self, order: KnockNotOpened) -> None:
         """There will be no receipt."""
         self._give_up(order.knock)
 
-    def _add(self, order: KnockAccepted | ReceiptPart) -> _Pending | None:
+    def _add(self, order: KnockOpened | ReceiptPart) -> _Pending | None:
         pending = self._pending.get(order.knock)
         if pending is None:
             order.wipe()  # the verdict comes too late: nobody else would forget what the receipt says
@@ -91,7 +91,7 @@ class Receipts:
         if (pending := self._pending.pop(knock, None)) is not None:
             pending.wipe()
 
-    def _make(self, order: KnockAccepted, pending: _Pending, now: float) -> bytes | None:
+    def _make(self, order: KnockOpened, pending: _Pending, now: float) -> bytes | None:
         deadline = order.ends_ns / _NS
         text = b"".join(pending.parts)
         try:

@@ -20,8 +20,8 @@ from openme.seam.messages import (
     PACKET_SIZE,
     FamiliarAddress,
     ForgetReceipt,
-    KnockAccepted,
-    KnockRefused,
+    KnockNotOpened,
+    KnockOpened,
     LeaveHealthPort,
     LeftHealthPort,
     ReceiptPart,
@@ -92,8 +92,8 @@ class ListenerProcess:
             Sender.KEEPER,
             listener.handlers
             | {
-                KnockAccepted: self._on_accepted,
-                KnockRefused: self._receipts.refused,
+                KnockOpened: self._on_opened,
+                KnockNotOpened: self._receipts.not_opened,
                 ReceiptPart: self._receipts.part,
                 ForgetReceipt: self._receipts.forget,
                 FamiliarAddress: self._on_familiar_address,
@@ -131,8 +131,8 @@ class ListenerProcess:
             if row_of(type(order)).wiped:
                 wipe(message)
 
-    def _on_accepted(self, order: KnockAccepted) -> None:
-        if (receipt_id := self._receipts.accepted(order, time.monotonic())) is not None:
+    def _on_opened(self, order: KnockOpened) -> None:
+        if (receipt_id := self._receipts.opened(order, time.monotonic())) is not None:
             self._tell_who_waits(receipt_id)
 
     def _on_familiar_address(self, order: FamiliarAddress) -> None:

@@ -206,7 +206,7 @@ class Order(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class KnockAccepted(Order):
+class KnockOpened(Order):
     """The knock with this R has opened, until `ends_ns` (monotonic nanoseconds); `text`: (the end of) its receipt.
 
     `text` is empty, or has at most 4096 bytes and no zero in it.
@@ -218,7 +218,7 @@ class KnockAccepted(Order):
 
 
 @dataclass(frozen=True, slots=True)
-class KnockRefused(Order):
+class KnockNotOpened(Order):
     """The knock with this R has opened nothing."""
 
     knock: bytes = bytes(KEY_SIZE)
@@ -263,7 +263,7 @@ class ForgetEpochKey(Order):
 
 @dataclass(frozen=True, slots=True)
 class ReceiptPart(Order):
-    """A part of the receipt of the knock with this R, before the one that comes with `KnockAccepted`."""
+    """A part of the receipt of the knock with this R, before the one that comes with `KnockOpened`."""
 
     knock: bytes
     text: bytes = field(repr=False)
@@ -286,10 +286,10 @@ class LeaveHealthPort(Order):
     """The health port is a service's from now on: listen there no more."""
 
 
-def accepted(knock: bytes, ends_ns: int, text: bytes) -> list[KnockAccepted | ReceiptPart]:
-    """The orders that say that a knock opened, with its receipt, however long: the last one is `KnockAccepted`."""
+def opening_orders(knock: bytes, ends_ns: int, text: bytes) -> list[KnockOpened | ReceiptPart]:
+    """The orders that say that a knock opened, with its receipt, however long: the last one is `KnockOpened`."""
     parts = [text[i : i + TEXT_SIZE] for i in range(0, len(text), TEXT_SIZE)] or [b""]
-    return [*(ReceiptPart(knock, part) for part in parts[:-1]), KnockAccepted(knock, ends_ns, parts[-1])]
+    return [*(ReceiptPart(knock, part) for part in parts[:-1]), KnockOpened(knock, ends_ns, parts[-1])]
 
 
 # -- where a field lies
@@ -410,8 +410,8 @@ MESSAGES = (
     _report(9, NoHealthPort, may_be_lost=True, errno=_REPORT_NUMBER),
     _report(10, Serving, may_be_lost=True),
     _report(11, LeftHealthPort, may_be_lost=True),
-    _order(0, KnockAccepted, may_be_lost=True, wiped=("text",), knock=_KEY, ends_ns=_NUMBER, text=_TEXT),
-    _order(1, KnockRefused, may_be_lost=True, knock=_KEY),
+    _order(0, KnockOpened, may_be_lost=True, wiped=("text",), knock=_KEY, ends_ns=_NUMBER, text=_TEXT),
+    _order(1, KnockNotOpened, may_be_lost=True, knock=_KEY),
     _order(3, UseV1Key, may_be_lost=False, number=_NUMBER, key=_KEY),  # the key is the config's, which has it for long
     _order(4, ForgetV1Key, may_be_lost=False, number=_NUMBER),
     _order(5, FamiliarAddress, may_be_lost=True, address=_KEY_ADDRESS),

@@ -9,7 +9,7 @@ from openme.keeper.keeper import Keeper, Now
 from openme.keeper.stages import Opened, Refused
 from openme.keys.erasing import wipe
 from openme.seam.channel import Outbox
-from openme.seam.messages import KnockAccepted, KnockRefused, accepted
+from openme.seam.messages import KnockNotOpened, KnockOpened, opening_orders
 
 if TYPE_CHECKING:
     from openme.wire.knock import IPAddress
@@ -30,12 +30,12 @@ class Verdicts:
         """Tell the listener, who makes the receipt now that the firewall has answered. Version 1 has none."""
         representative, grant = opened.decided.what.representative, opened.grant
         if representative is None:
-            self._outbox.put([KnockAccepted()])
+            self._outbox.put([KnockOpened()])
             return
         text = self._keeper.receipt_for(opened, now) or b""
         if (last := self._keeper.renewed_to(opened)) is not None:
             self._deliveries.offer(representative, Offer(grant.client_key, last))
-        orders = accepted(representative, round(grant.deadline * 10**9), text)
+        orders = opening_orders(representative, round(grant.deadline * 10**9), text)
         if len(orders) > 1:
             wipe(text)  # what was cut from it are copies, which the outbox wipes when they are sent
         self._outbox.put(orders)
@@ -45,7 +45,9 @@ class Verdicts:
 
     def refused(self, refused: Refused) -> None:
         """Tell the listener that nothing has opened."""
-        self._outbox.put([KnockRefused() if refused.representative is None else KnockRefused(refused.representative)])
+        self._outbox.put(
+            [KnockNotOpened() if refused.representative is None else KnockNotOpened(refused.representative)]
+        )
 
     def move(self, moved: Iterable[tuple[Grant, Grant]]) -> None:
         """Know the receipts of grants whose network has another first address now by that one."""

@@ -33,7 +33,7 @@ from openme.seam.messages import (
     Dropped,
     ForgetReceipt,
     ForgetV1Key,
-    KnockRefused,
+    KnockNotOpened,
     LeaveHealthPort,
     LeftHealthPort,
     NoHealthPort,
@@ -42,7 +42,7 @@ from openme.seam.messages import (
     Serving,
     UseEpochKey,
     UseV1Key,
-    accepted,
+    opening_orders,
     unpack_frame_untrusted,
     unpack_report_untrusted,
 )
@@ -270,7 +270,7 @@ def receipt_of(running: Running, datagram: bytes) -> ReceiptKeys:
 def grant(running: Running, datagram: bytes, text: bytes = TEXT) -> None:
     """Tell the listener, as the keeper does, that this knock opened."""
     ends = round((time.monotonic() + 30) * 10**9)
-    for order in accepted(datagram[:32], ends, text):
+    for order in opening_orders(datagram[:32], ends, text):
         send(running.keeper, order.pack())
 
 
@@ -404,7 +404,7 @@ def test_a_receipt_that_is_forgotten_or_refused_is_not_said(running: Running, mo
     with asking(running, keys[0].id) as connection:
         assert heard(connection) == seal_receipt(TEXT, keys[0])
     send(running.keeper, ForgetReceipt(knock=one[:32]).pack())
-    send(running.keeper, KnockRefused(knock=two[:32]).pack())
+    send(running.keeper, KnockNotOpened(knock=two[:32]).pack())
     until(lambda: not running.process._receipts._made and not running.process._receipts._pending, "both are gone")
     for known in keys:
         with asking(running, known.id) as connection:

@@ -18,7 +18,7 @@ def shown(sender: Sender) -> list[list[str]]:
 
 def row_in_words(row: Row) -> list[str]:
     long = f"{row.size + TEXT_SIZE:,}"
-    sizes = {"KnockAccepted": f"{row.size}, or {long} with the text of a receipt", "ReceiptPart": long}
+    sizes = {"KnockOpened": f"{row.size}, or {long} with the text of a receipt", "ReceiptPart": long}
     name = row.type.__name__
     size = sizes[name] if "text" in row.places else str(row.size)
     return [f"`{name}`", size, "yes" if row.may_be_lost else "no", ", ".join(f"`{it}`" for it in row.wiped) or "–"]  # noqa: RUF001  # as the page has it

@@ -18,7 +18,7 @@ from openme.seam.messages import (
     REPORT_SIZE,
     Dropped,
     Frame,
-    KnockAccepted,
+    KnockOpened,
     Message,
     Order,
     Report,
@@ -53,8 +53,8 @@ BYTES = {
     "NoHealthPort": b"\x09\x00" + bytes(7) + b"\x62" + bytes(16),
     "Serving": b"\x0a" + bytes(25),
     "LeftHealthPort": b"\x0b" + bytes(25),
-    "KnockAccepted": b"\x00" + MOST + REPRESENTATIVE + TEXT,
-    "KnockRefused": b"\x01" + bytes(8) + REPRESENTATIVE,
+    "KnockOpened": b"\x00" + MOST + REPRESENTATIVE + TEXT,
+    "KnockNotOpened": b"\x01" + bytes(8) + REPRESENTATIVE,
     "UseV1Key": b"\x03" + MOST + SECRET,
     "ForgetV1Key": b"\x04" + MOST + bytes(32),
     "FamiliarAddress": b"\x05" + bytes(8) + ip_address("2001:db8::7").packed + bytes(16),
@@ -126,7 +126,7 @@ def test_a_frame_of_another_length_is_refused_by_name(length: int) -> None:
 
 
 def test_an_order_without_a_text_is_short() -> None:
-    assert len(KnockAccepted(REPRESENTATIVE, LAST).pack()) == ORDER_SIZE
+    assert len(KnockOpened(REPRESENTATIVE, LAST).pack()) == ORDER_SIZE
 
 
 @pytest.mark.parametrize("raw", [b"", bytes(40), bytes(42), b"\xff" + bytes(40), b"\x02" + bytes(40)])

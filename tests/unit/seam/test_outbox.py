@@ -11,7 +11,7 @@ from openme.seam.messages import (
     MESSAGES,
     ForgetEpochKey,
     ForgetV1Key,
-    KnockAccepted,
+    KnockOpened,
     Order,
     Sender,
     Serve,
@@ -56,9 +56,9 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_what_is_put_arrives_in_its_order(ends: tuple[socket.socket, socket.socket]) -> None:
     box = Outbox(ends[1])
     for number in range(10):
-        box.put([KnockAccepted(ends_ns=number), ForgetV1Key(number)])
+        box.put([KnockOpened(ends_ns=number), ForgetV1Key(number)])
     told = [unpack_order(message) for message in received(ends[0], ORDER_SIZES, 100)]
-    assert told == [one for number in range(10) for one in (KnockAccepted(ends_ns=number), ForgetV1Key(number))]
+    assert told == [one for number in range(10) for one in (KnockOpened(ends_ns=number), ForgetV1Key(number))]
     assert not box
 
 
@@ -66,12 +66,12 @@ def test_what_a_busy_listener_would_not_take_goes_in_its_turn() -> None:
     end = Busy(room=3)
     box = outbox(end)
     for number in range(10):
-        box.put([KnockAccepted(ends_ns=number)])
+        box.put([KnockOpened(ends_ns=number)])
     assert box
-    assert end.taken == [KnockAccepted(ends_ns=number) for number in range(3)]
+    assert end.taken == [KnockOpened(ends_ns=number) for number in range(3)]
     end.room = 100
     box.flush()
-    assert end.taken == [KnockAccepted(ends_ns=number) for number in range(10)]
+    assert end.taken == [KnockOpened(ends_ns=number) for number in range(10)]
     assert not box
 
 
@@ -80,7 +80,7 @@ def test_an_order_about_a_key_or_an_end_is_never_lost(kind: type[Order]) -> None
     end = Busy()
     box = outbox(end)
     for number in range(5000):
-        box.put([KnockAccepted(ends_ns=number)])
+        box.put([KnockOpened(ends_ns=number)])
     for _ in range(50):
         box.put([order(kind)])
     end.room = 10_000
@@ -102,8 +102,8 @@ def test_verdicts_are_lost_rather_than_kept_without_bound(kind: type[Order]) -> 
 def test_verdicts_that_come_together_with_an_order_that_must_arrive_do_not_take_it_along() -> None:
     end = Busy()
     box = outbox(end)
-    box.put([KnockAccepted(ends_ns=number) for number in range(5000)])
-    box.put([KnockAccepted(), ForgetEpochKey(7)])
+    box.put([KnockOpened(ends_ns=number) for number in range(5000)])
+    box.put([KnockOpened(), ForgetEpochKey(7)])
     end.room = 10_000
     box.flush()
     assert end.taken[-1] == ForgetEpochKey(7)

@@ -23,8 +23,8 @@ from openme.seam.messages import (
     ForgetEpochKey,
     ForgetReceipt,
     ForgetV1Key,
-    KnockAccepted,
-    KnockRefused,
+    KnockNotOpened,
+    KnockOpened,
     Order,
     Serve,
     UseEpochKey,
@@ -53,8 +53,8 @@ from support.knocks import (
 )
 
 
-def told_verdicts(world: KeeperWorld) -> list[KnockAccepted | KnockRefused]:
-    return world.orders(KnockAccepted, KnockRefused)
+def told_verdicts(world: KeeperWorld) -> list[KnockOpened | KnockNotOpened]:
+    return world.orders(KnockOpened, KnockNotOpened)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_knock_opens_its_doors_and_is_remembered(world: KeeperWorld, datagram:
     seen = on_the_disk(world)[ALICE.public.raw]
     assert (seen.name, seen.source) == ("alice", HOME)
     world.knock(datagram)
-    assert world.orders(KnockRefused)
+    assert world.orders(KnockNotOpened)
 
 
 def test_the_knock_is_on_the_disk_before_its_door_opens(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +112,9 @@ def test_knocks_that_come_together_open_in_one_transaction(world: KeeperWorld) -
     assert world.firewall.calls == ["open"]
     assert world.grants() == {"alice", "bob"}
     assert [(type(order), order.knock) for order in told_verdicts(world)] == [
-        (KnockAccepted, knocks[0][:32]),
-        (KnockAccepted, knocks[1][:32]),
-        (KnockRefused, knocks[2][:32]),
+        (KnockOpened, knocks[0][:32]),
+        (KnockOpened, knocks[1][:32]),
+        (KnockNotOpened, knocks[2][:32]),
     ]
 
 
@@ -139,7 +139,7 @@ def test_a_grant_that_the_firewall_refused_is_undone(world: KeeperWorld) -> None
         world.knock(packet_v2())
     assert world.grants() == set()
     assert world.ask("sessions")["active_sessions"] == []
-    assert [type(order) for order in told_verdicts(world)] == [KnockRefused]
+    assert [type(order) for order in told_verdicts(world)] == [KnockNotOpened]
     assert said(journal) == []
     assert "a valid knock opened nothing: this firewall refuses to apply" in said(records)
     # Nothing of it comes back with the rules.
