@@ -152,7 +152,7 @@ def test_a_chain_with_other_rules_in_it_stays_with_its_jump_and_is_told(world: S
     host = world.server
     host.nft(f'{NFT_HOST}add chain inet filter openme\nadd rule inet filter input jump openme comment "openme-jump"\n')
     host.nft(rules)
-    cleaned = world.openme(host, "--config", world.config, "serve", "--clean-up", code=0).stderr
+    cleaned = world.openme(host, "--config", world.config, "serve", "--clean-up", code=1).stderr
     assert "it is left as it is" in cleaned
     assert "the firewall is clean" not in cleaned
     after = host.ruleset()
@@ -199,6 +199,17 @@ def test_clean_up_refuses_beside_a_running_existing_server(world: ServerWorld) -
 def test_a_legacy_table_is_not_loaded_by_looking(host: Namespace) -> None:
     with host.entered():
         before = Path("/proc/thread-self/net/ip_tables_names").read_text() if has("iptables-legacy") else ""
-        assert legacy_leftovers() == []
+        assert legacy_leftovers() == ([], [])
         after = Path("/proc/thread-self/net/ip_tables_names").read_text() if has("iptables-legacy") else ""
     assert before == after
+
+
+def test_a_legacy_table_that_cannot_be_looked_at_is_told(tmp_path: Path) -> None:
+    names = tmp_path / "names"
+    names.write_text("nat\nfilter\n")
+    assert legacy_leftovers({"nosuch": str(names)}) == (
+        [],
+        ["nosuch filter has rules, which only the program nosuch-save shows: it is missing"],
+    )
+    names.write_text("nat\n")
+    assert legacy_leftovers({"nosuch": str(names), "other": str(tmp_path / "none")}) == ([], [])

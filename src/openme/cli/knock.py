@@ -203,6 +203,8 @@ class _Client:
             outcome = self.session.check(attempt)
         else:
             outcome = self.session.status()
+            if outcome.left_out:
+                note(f"{profile.server_host} has {outcome.left_out} more addresses; they were not looked at")
         _say_problems(outcome)
         self._warn_of_keys()
         if args.json:

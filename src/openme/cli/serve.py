@@ -46,8 +46,9 @@ def _serve(args: argparse.Namespace) -> int:
             note(line)
         for line in left:
             warn(line)
-        if not left:
-            note("the firewall is clean: nothing of openme's is left in it")
+        if left:
+            return 1
+        note("the firewall is clean: nothing of openme's is left in it")
         return 0
     return serve(args.config, interface=args.interface, state_file=args.state_file)
 

@@ -56,6 +56,7 @@ class Outcome(NamedTuple):
     `endpoints`: the addresses that were asked. `opened`: those of them that answer. `proofs`: one for each knock that
     was asked about. `problems`: why keys that receipts brought were not kept (KeysRefusedError, DiskError); no failure
     of the knock. `attempt`: the knock, None for a look. `must_prove`: an answer without proof counts for nothing.
+    `left_out`: how many addresses the name has beyond those that a look asks.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -64,6 +65,7 @@ class Outcome(NamedTuple):
     problems: tuple[ClientError, ...] = ()
     attempt: Attempt | None = None
     must_prove: bool = False
+    left_out: int = 0
 
     @property
     def state(self) -> State:
@@ -142,7 +144,7 @@ class Policy:
     ) -> Reached[T]:
         """See `Session.reach`."""
         if look > 0:
-            found = await dial(await self._addresses(), look)
+            found = await dial((await self._addresses())[0], look)
             if found is not None:
                 return Reached(found, None)
         while True:
@@ -193,7 +195,7 @@ class Policy:
 
     async def status(self) -> Outcome:
         """See `Session.status`."""
-        endpoints = await self._addresses()
+        endpoints, left_out = await self._addresses()
         opened = await self._driver.open_endpoints(endpoints, self.profile.server_health_port, LOOK_SECONDS)
         proofs: list[Proof] = []
         problems: tuple[ClientError, ...] = ()
@@ -203,11 +205,13 @@ class Policy:
             problems = await self._kept(asked)
             # A knock of which the server knows nothing any more says nothing about a door that answers.
             proofs = [proof for proof in asked if proof.receipt is not None]
-        return Outcome(endpoints, tuple(opened), tuple(proofs), problems)
+        return Outcome(endpoints, tuple(opened), tuple(proofs), problems, left_out=left_out)
 
-    async def _addresses(self) -> tuple[Endpoint, ...]:
-        found = await self._driver.resolve(self.profile.server_host, self.profile.server_udp_port)
-        return tuple(endpoint for family in by_family(found) for endpoint in family.endpoints)
+    async def _addresses(self) -> tuple[tuple[Endpoint, ...], int]:
+        """Those that a knock goes to, and how many more the name has."""
+        found = by_family(await self._driver.resolve(self.profile.server_host, self.profile.server_udp_port))
+        endpoints = tuple(endpoint for family in found for endpoint in family.endpoints)
+        return endpoints, sum(family.left_out for family in found)
 
     async def _asked(self, knocks: Iterable[tuple[Endpoint, PastKnock]], patience: float) -> list[Proof]:
         """One proof for each knock, however many addresses it went to: of one that gives it, else of the first."""

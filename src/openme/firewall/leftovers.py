@@ -6,7 +6,6 @@ what does not bear one of its comments: a chain `openme` with any other rule in 
 """
 
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
 from typing import NamedTuple
 
 from openme.firewall.base import FirewallError
@@ -120,14 +119,12 @@ def leftovers(netlink: NfNetlink) -> list[Leftovers]:
 
 
 def leftovers_now() -> list[Leftovers]:
-    """The same for who has no netlink socket; nothing where he may not look."""
-    with suppress(FirewallError):
-        netlink = NfNetlink()
-        try:
-            return leftovers(netlink)
-        finally:
-            netlink.close()
-    return []
+    """The same for who has no netlink socket. FirewallError if he may not look."""
+    netlink = NfNetlink()
+    try:
+        return leftovers(netlink)
+    finally:
+        netlink.close()
 
 
 def statements(family: str, rules: Collection[FoundRule], *, whole_chain: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -22,23 +23,32 @@ class LegacyLeftovers(NamedTuple):
     restore: str
 
 
-def legacy_leftovers() -> list[LegacyLeftovers]:
-    """What stands in `filter` of iptables-legacy and ip6tables-legacy; nothing where the kernel has no such table in
-    use (asking would load it) or the program is missing.
+def legacy_leftovers(listed: Mapping[str, str] = _LISTED) -> tuple[list[LegacyLeftovers], list[str]]:
+    """What stands in `filter` of iptables-legacy and ip6tables-legacy, and a line for each that could not be looked at.
+
+    Nothing where the kernel has no such table in use: asking would load it. `listed`: where the kernel lists the tables
+    of each program.
     """
-    found = []
-    for program, path in _LISTED.items():
+    found, unseen = [], []
+    for program, path in listed.items():
         try:
             if TABLE not in Path(path).read_text(encoding="ascii").split():
                 continue
+        except (OSError, ValueError):
+            continue
+        try:
             saved = subprocess.run(
                 [f"{program}-save", "-t", TABLE], capture_output=True, text=True, check=True, timeout=_SECONDS
             ).stdout
-        except (OSError, ValueError, subprocess.SubprocessError):
+        except FileNotFoundError:
+            unseen.append(f"{program} {TABLE} has rules, which only the program {program}-save shows: it is missing")
+            continue
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            unseen.append(f"{program} {TABLE} has rules that could not be looked at: {program}-save: {error}")
             continue
         if (item := read_saved(program, saved)) is not None:
             found.append(item)
-    return found
+    return found, unseen
 
 
 def read_saved(program: str, saved: str) -> LegacyLeftovers | None:

@@ -33,7 +33,8 @@ class LeftoverRules:
 
         with suppress(FirewallError):
             self._netlink = NfNetlink()
-        self._legacy = [_line(item.found) for item in legacy_leftovers()]
+        found, unseen = legacy_leftovers()
+        self._legacy = [*(_line(item.found) for item in found), *unseen]
 
     def lines(self) -> list[str]:
         """One for each table that holds some, with the command that removes it."""
@@ -69,7 +70,7 @@ def leftover_warnings(firewall: str) -> tuple[str, ...]:
 
 
 def remove_leftovers() -> tuple[list[str], list[str]]:
-    """Remove them; what was removed and what was left since it may be somebody else's, one line for each table.
+    """Remove them; what was removed; what was left, since it may be somebody else's or could not be seen: a line each.
 
     nf_tables (iptables-nft too) is one transaction; each of the two of iptables-legacy is one of its own, after it.
     FirewallError if one of them is refused.
@@ -81,17 +82,18 @@ def remove_leftovers() -> tuple[list[str], list[str]]:
     found = leftovers_now()
     if script := removal_script(found):
         run_script(script)
-    legacy = legacy_leftovers()
+    legacy, unseen = legacy_leftovers()
     for item in legacy:
         if item.found.removes:
             remove(item)
     every = [*found, *(item.found for item in legacy)]
     removed = [f"removed: {item}" for item in every if item.removes]
-    return removed, [
+    left = [
         f"{item.where} has a chain openme with rules that are not marked as the existing server's: it is left as it is"
         for item in every
         if item.in_doubt
     ]
+    return removed, left + unseen
 
 
 def refuse_beside_existing_server() -> None:

@@ -27,7 +27,7 @@ class StoreError(OpenmeError):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The last accepted knock of a client: its name then, Unix seconds, where from."""
+    """The last knock of a client that policy had nothing against: its name then, Unix seconds, where from."""
 
     name: str
     at: float

@@ -57,8 +57,8 @@ class MemoryStore:
         answer(outcomes)
 
     def _note(self, claim: Claim) -> None:
-        self._seen[claim.client_key] = Seen(claim.client_name, claim.at, claim.source)
         if claim.holder is not None:
+            self._seen[claim.client_key] = Seen(claim.client_name, claim.at, claim.source)
             self._holders.setdefault(claim.client_key, {})[claim.holder.address, claim.holder.network] = claim.holder
 
     def reset(self, client_key: bytes, now_ns: int) -> Reset | None:

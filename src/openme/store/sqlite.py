@@ -477,10 +477,14 @@ class SqliteStore:
                 if part.timestamp_ns >= low_ns:
                     nonces[key, part.nonce] = (key, part.nonce, part.timestamp_ns, pack_address(part.source))
         self._put_nonces(nonces)
-        last = [own[-1] for own in by_client.values()]
+        # What policy refuses is used up, and is no knock that let anybody in.
+        last = {knock.claim.client_key: knock for knock in knocks if knock.claim.holder is not None}
         self._connection.executemany(
             "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)",
-            [(k.claim.client_key, k.claim.client_name, k.claim.at, pack_address(k.claim.source)) for k in last],
+            [
+                (k.claim.client_key, k.claim.client_name, k.claim.at, pack_address(k.claim.source))
+                for k in last.values()
+            ],
         )
         held = [(knock.claim.holder, knock.claim.at) for knock in knocks if knock.claim.holder is not None]
         if held:

@@ -163,6 +163,12 @@ def test_a_look_believes_a_port_of_which_no_knock_is_known_and_proves_one_that_i
     assert finish(mine.status()).state is State.NOT_AS_ASKED
 
 
+def test_a_look_tells_how_many_addresses_it_has_left_out(tmp_path: Path) -> None:
+    world = World(*(Endpoint(socket.AF_INET, f"192.0.2.{number}") for number in range(1, 21)))
+    outcome = finish(policy(tmp_path, world).status())
+    assert (len(outcome.endpoints), outcome.left_out) == (16, 4)
+
+
 @pytest.mark.parametrize("state", State)
 def test_a_states_word_is_the_users(state: State) -> None:
     assert state.value == state.name.lower().replace("_", " ")

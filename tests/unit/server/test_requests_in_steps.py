@@ -298,7 +298,9 @@ def test_a_disk_that_refuses_the_state_file_is_said_once(made: Process, caplog: 
 def test_what_is_stored_of_many_is_told_in_steps(made: Process) -> None:
     keys = [number.to_bytes(32, "big") for number in range(1, 1001)]
     knock = Knock(NOW.unix_ns, nonce(HOME), None)
-    made.store.claim([Claim(key, knock, HOME, "somebody", NOW.unix, None) for key in keys], lambda _: None)
+    holders = [Holder(key, HOME, "somebody", (), NOW.unix, NOW.unix + 30) for key in keys]
+    claims = [Claim(held.client_key, knock, HOME, "somebody", NOW.unix, held) for held in holders]
+    made.store.claim(claims, lambda _: None)
     steps = made.process._answer(b'{"command": "stored"}')
     assert not isinstance(steps, Reply)
     taken = 0
