@@ -46,7 +46,7 @@ class Registry:
 
         Nothing in a version 1 packet names its client, so every public key is tried (spec wire-v1.md "Linear
         search"), those of disabled clients last. An iterator with one signature check a step, so that the caller can
-        stop when strangers have had their share of the time.
+        stop when searches have had their share of the time.
         """
         for key, client in self._index.items():
             if key not in tried:
