@@ -280,7 +280,7 @@ def test_it_ends_with_the_code_of_a_post_knock_that_has_failed(here: Place) -> N
 
 STARTING = [
     *("state_lock", "bind_health", "fork", "pidfd_open", "start_guardian"),
-    *("confine_keeper", "_await_listener", "watch_interfaces"),
+    *("confine", "_await_listener", "watch_interfaces"),
 ]
 STARTED = ["_start_firewall", "_take_over", "set_wakeup_fd", "_say_ready", "_timeout", "_tick"]
 

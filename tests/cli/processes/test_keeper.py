@@ -98,11 +98,8 @@ def test_what_a_process_of_its_own_read_is_without_the_revoked(
     assert world.ask("reload")["reading"] is True
     assert world.ask("revoke", name="alice")["keys"] == [str(ALICE.public)]
     assert world.parts.keeper.config.clients.keys() == {"bob"}
-    reader = world.parts.watch._reader
-    assert reader is not None
-    os.waitid(os.P_PID, reader._child, os.WEXITED | os.WNOWAIT)
-    assert world.ask("reload")["reading"] is True, "a part"
-    assert world.ask("reload")["reading"] is False, "the end"
+    until(lambda: world.ask("reload")["reading"] is False, "the end of the file")
+    assert world.parts.keeper.config.knock_timeout == 44
     assert world.parts.keeper.config.clients.keys() == {"bob"}
 
 
