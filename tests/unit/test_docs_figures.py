@@ -325,3 +325,22 @@ def test_the_table_of_noise_is_what_the_benchmark_printed(row: str, look: str) -
         text = written[0].replace(",", "")
         places = len(text.partition(".")[2])
         assert f"{float(figure.rstrip('%')):.{places}f}" == text
+
+
+FLOODS = {
+    "noise of any length": "noise",
+    "165 bytes that begin like a knock": "shaped",
+    "copies of one real knock": "copies",
+    "sealed with the server's public key, signed by nobody": "sealed",
+}
+"""A row of the table of floods, and the line of `bench/flood.py` that it is."""
+
+
+@pytest.mark.parametrize(("row", "kind"), FLOODS.items())
+def test_the_table_of_floods_is_what_the_benchmark_printed(row: str, kind: str) -> None:
+    printed = (ROOT / "bench/results/flood.txt").read_text(encoding="utf-8")
+    line = re.search(rf"^{kind} +(.+)$", printed, re.MULTILINE)
+    cells = re.search(rf"^\| {row} \|(.+)\|$", (ROOT / "docs/security.md").read_text("utf-8"), re.MULTILINE)
+    assert line is not None
+    assert cells is not None
+    assert [cell.strip() for cell in cells[1].split("|")] == line[1].split()[:3]
