@@ -310,14 +310,19 @@ MEASURED = {
 """How a row of the table of noise begins, and the line of `bench/noise.py` that it is."""
 
 
-@pytest.mark.parametrize(("row", "look"), MEASURED.items())
-def test_the_table_of_noise_is_what_the_benchmark_printed(row: str, look: str) -> None:
-    printed = (ROOT / "bench/results/noise.txt").read_text(encoding="utf-8")
-    line = re.search(rf"^{look} +(.+)$", printed, re.MULTILINE)
-    cells = re.search(rf"^\| {row}[^|]*\|(.+)\|$", (ROOT / "docs/security.md").read_text("utf-8"), re.MULTILINE)
+def printed_and_written(result: str, begins: str, row: str) -> tuple[list[str], list[str]]:
+    """The figures of a line of a stored benchmark, and the cells of the row of docs/security.md that shows them."""
+    printed = (ROOT / f"bench/results/{result}.txt").read_text(encoding="utf-8")
+    line = re.search(rf"^{begins} +(.+)$", printed, re.MULTILINE)
+    cells = re.search(rf"^\| {row}\|(.+)\|$", (ROOT / "docs/security.md").read_text("utf-8"), re.MULTILINE)
     assert line is not None
     assert cells is not None
-    for figure, cell in zip(line[1].split(), cells[1].split("|"), strict=True):
+    return line[1].split(), cells[1].split("|")
+
+
+@pytest.mark.parametrize(("row", "look"), MEASURED.items())
+def test_the_table_of_noise_is_what_the_benchmark_printed(row: str, look: str) -> None:
+    for figure, cell in zip(*printed_and_written("noise", look, rf"{row}[^|]*"), strict=True):
         written = re.match(r"[\d.,]+", cell.strip())
         if written is None:
             assert figure == "-", "words in place of a figure that was measured"
@@ -338,9 +343,5 @@ FLOODS = {
 
 @pytest.mark.parametrize(("row", "kind"), FLOODS.items())
 def test_the_table_of_floods_is_what_the_benchmark_printed(row: str, kind: str) -> None:
-    printed = (ROOT / "bench/results/flood.txt").read_text(encoding="utf-8")
-    line = re.search(rf"^{kind} +(.+)$", printed, re.MULTILINE)
-    cells = re.search(rf"^\| {row} \|(.+)\|$", (ROOT / "docs/security.md").read_text("utf-8"), re.MULTILINE)
-    assert line is not None
-    assert cells is not None
-    assert [cell.strip() for cell in cells[1].split("|")] == line[1].split()[:3]
+    printed, written = printed_and_written("flood", kind, rf"{row} ")
+    assert [cell.strip() for cell in written] == printed[:3]

@@ -4,13 +4,12 @@ import shlex
 import subprocess
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 from openme.firewall.base import FirewallError
 from openme.firewall.leftovers import CHAIN, TABLE, FoundRule, Leftovers, judged
+from openme.firewall.legacy_tables import KERNEL_LISTS, in_use
 
-_LISTED = {"iptables-legacy": "/proc/net/ip_tables_names", "ip6tables-legacy": "/proc/net/ip6_tables_names"}
 _SECONDS = 10
 _LOCK_SECONDS = "5"
 
@@ -23,7 +22,7 @@ class LegacyLeftovers(NamedTuple):
     restore: str
 
 
-def legacy_leftovers(listed: Mapping[str, str] = _LISTED) -> tuple[list[LegacyLeftovers], list[str]]:
+def legacy_leftovers(listed: Mapping[str, str] = KERNEL_LISTS) -> tuple[list[LegacyLeftovers], list[str]]:
     """What stands in `filter` of iptables-legacy and ip6tables-legacy, and a line for each that could not be looked at.
 
     Nothing where the kernel has no such table in use: asking would load it. `listed`: where the kernel lists the tables
@@ -31,10 +30,7 @@ def legacy_leftovers(listed: Mapping[str, str] = _LISTED) -> tuple[list[LegacyLe
     """
     found, unseen = [], []
     for program, path in listed.items():
-        try:
-            if TABLE not in Path(path).read_text(encoding="ascii").split():
-                continue
-        except (OSError, ValueError):
+        if TABLE not in in_use(path):
             continue
         try:
             saved = subprocess.run(

@@ -3,10 +3,16 @@
 import subprocess
 from pathlib import Path
 
-_LEGACY_TABLES = {
-    "iptables-legacy-save": "/proc/net/ip_tables_names",
-    "ip6tables-legacy-save": "/proc/net/ip6_tables_names",
-}
+KERNEL_LISTS = {"iptables-legacy": "/proc/net/ip_tables_names", "ip6tables-legacy": "/proc/net/ip6_tables_names"}
+"""Where the kernel lists the tables in use of each of the two programs."""
+
+
+def in_use(path: str) -> list[str]:
+    """The tables in one of the kernel's lists; none where there is no such list. To look loads no table."""
+    try:
+        return Path(path).read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return []
 
 
 def legacy_tables() -> list[str]:
@@ -16,13 +22,9 @@ def legacy_tables() -> list[str]:
     that tells the two apart, it is asked.
     """
     names: set[str] = set()
-    for program, path in _LEGACY_TABLES.items():
-        try:
-            listed = Path(path).read_text(encoding="ascii").split()
-        except OSError:
-            continue
-        if listed:
-            names |= _with_rules(program, listed)
+    for program, path in KERNEL_LISTS.items():
+        if listed := in_use(path):
+            names |= _with_rules(f"{program}-save", listed)
     return sorted(names)
 
 

@@ -137,8 +137,7 @@ class Keeper:
         disabled = None
         if signer is None:
             # Each key once: whoever is revoked may still stand in the config.
-            also = (*self.revoked_with(key_id), *self._registry.disabled_with(key_id))
-            named = {c.public_key.raw: c for c in also}.values()
+            named = {c.public_key.raw: c for c in self._shut_out(key_id)}.values()
             disabled = next((c for c in named if signed.signed_by(c.public_key)), None)
         signed.wipe()
         if signer is not None:
@@ -148,6 +147,10 @@ class Keeper:
         return Refused(
             Reason.SIGNATURE if candidates else Reason.UNKNOWN_KEY, frame.source, representative=representative
         )
+
+    def _shut_out(self, key_id: bytes) -> tuple[DisabledClient, ...]:
+        """Those with this key id who may not come in: revoked, or with a faulty entry; somebody may be both."""
+        return (*self.revoked_with(key_id), *self._registry.disabled_with(key_id))
 
     def search(self, searched: Searched, may_go_on: Callable[[], bool]) -> Authenticated | Refused | None:
         """Try one public key after the other while `may_go_on`; None if the search is to be continued later."""
@@ -189,8 +192,7 @@ class Keeper:
         knock = decided.what
         if client is None:
             key = knock.client.public_key
-            also = (*self.revoked_with(key.key_id), *self._registry.disabled_with(key.key_id))
-            disabled = next((gone for gone in also if gone.public_key == key), None)
+            disabled = next((gone for gone in self._shut_out(key.key_id) if gone.public_key == key), None)
             return (
                 Refused(Reason.UNKNOWN_KEY, knock.source, representative=knock.representative)
                 if disabled is None
