@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from openme.cli.main import main
+from openme.processes.roles import LISTENER
 from openme.server import start
 
 _F_SETSIG = 10
@@ -71,7 +72,14 @@ class HostileListener:
             time.sleep(60)
 
 
+def replace(**names: object) -> None:
+    """Put these in the place of what `server.start` has under their names. AssertionError where it has none."""
+    assert names.keys() <= vars(start).keys()
+    vars(start).update(names)
+
+
 if __name__ == "__main__":
     port = int(sys.argv[1])
-    vars(start).update(ListenerProcess=HostileListener, confine_listener=list)
+    real = start.confine
+    replace(ListenerProcess=HostileListener, confine=lambda role: [] if role is LISTENER else real(role))
     sys.exit(main(sys.argv[2:]))
