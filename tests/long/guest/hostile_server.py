@@ -18,6 +18,7 @@ from pathlib import Path
 
 from openme.cli.main import main
 from openme.processes.roles import LISTENER
+from openme.processes.sandbox import confine
 from openme.server import start
 
 _F_SETSIG = 10
@@ -80,6 +81,5 @@ def replace(**names: object) -> None:
 
 if __name__ == "__main__":
     port = int(sys.argv[1])
-    real = start.confine
-    replace(ListenerProcess=HostileListener, confine=lambda role: [] if role is LISTENER else real(role))
+    replace(ListenerProcess=HostileListener, confine=lambda role: [] if role is LISTENER else confine(role))
     sys.exit(main(sys.argv[2:]))
