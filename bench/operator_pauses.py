@@ -24,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from openme.clocks import read_clocks
 from openme.control import serving
 from openme.firewall.nft import NftFirewall
 from openme.keeper.grants import Grant
@@ -37,7 +38,7 @@ from openme.netlink.conntrack import connection_table, established_entry
 from openme.seam.channel import channel
 from openme.server.config_watch import ConfigWatch
 from openme.server.epoch_keys import open_epochs
-from openme.server.keeper_process import KeeperProcess, Parts, read_clocks
+from openme.server.keeper_process import KeeperProcess, Parts
 from openme.store.base import Claim, Holder
 from openme.store.sqlite import MOST_HOLDERS, SqliteStore
 from openme.wire.knock import Knock

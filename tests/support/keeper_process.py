@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from openme.clocks import Now
 from openme.control import place, serving
 from openme.control.requests import Reply, refusal_value, reply_value
 from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Door, FirewallError, IsOpen, PortList, Rules, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
-from openme.keeper.keeper import Now
 from openme.keeper.rules import rules_for
 from openme.seam.channel import ORDER_SIZES, channel, received
 from openme.seam.messages import Order, unpack_order

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import monocypher
 
+from openme.clocks import Now
 from openme.config.model import ClientEntry, ServerConfig
 from openme.config.server import parse_server_config
 from openme.keeper.epochs import Epochs
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
-from openme.keeper.keeper import Keeper, Now, Reconfiguration
+from openme.keeper.keeper import Keeper, Reconfiguration
 from openme.keeper.stages import Authenticated, Claimed, Decided, Opened, Refused, Searched
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ratchet import Ratchet

@@ -9,9 +9,9 @@ of its kind says the store; `server.admission` has the whole way.
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from openme.clocks import Now
 from openme.config.model import ClientEntry, DisabledClient, ServerConfig
 from openme.firewall.base import PortList, Rules
 from openme.keeper.grants import Change, Grant, Grants
@@ -36,24 +36,6 @@ _MAX_KEYS_PER_SOURCE = 4  # people behind one address
 _MAX_NEW_SOURCES = 4096
 
 _PLACE_LOST = {Reason.ALLOWED_FROM: End.ALLOWED_FROM, Reason.ALL_OF_IPV4: End.ALL_OF_IPV4}
-
-
-@dataclass(frozen=True, slots=True)
-class Now:
-    """One reading of both clocks: Unix time in nanoseconds, and monotonic seconds."""
-
-    unix_ns: int
-    monotonic: float
-
-    @property
-    def unix(self) -> float:
-        """Unix time in seconds."""
-        return self.unix_ns / _NS
-
-    @property
-    def utc(self) -> datetime:
-        """The wall clock's time as a datetime."""
-        return datetime.fromtimestamp(self.unix, UTC)
 
 
 @dataclass(frozen=True, slots=True)

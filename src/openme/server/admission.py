@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from openme.clocks import Now
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
-from openme.keeper.keeper import Keeper, Now
+from openme.keeper.keeper import Keeper
 from openme.keeper.stages import Authenticated, Claimed, Decided, Opened, Refused, Searched
 from openme.keys.erasing import wipe
 from openme.reasons import Reason

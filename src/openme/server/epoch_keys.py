@@ -4,6 +4,7 @@ import logging
 import time
 from pathlib import Path
 
+from openme.clocks import Now
 from openme.config.locked import locked_directory
 from openme.config.model import ServerConfig
 from openme.control import asking
@@ -11,7 +12,6 @@ from openme.control.requests import NewRatchet, SaveRatchet
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.keeper.epochs import Epochs
-from openme.keeper.keeper import Now
 from openme.keeper.provided import forget_files, read_files
 from openme.keeper.ratchet_file import (
     FILE_NAME,

@@ -5,7 +5,6 @@ import logging
 import selectors
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from openme import interrupts
+from openme.clocks import Now, read_clocks
 from openme.config.model import ServerConfig
 from openme.config.section import nearest
 from openme.config.server_keys import NEED_RESTART
@@ -55,7 +55,7 @@ from openme.keeper.deliveries import Deliveries
 from openme.keeper.epochs import Epochs
 from openme.keeper.grants import Change, Grant
 from openme.keeper.journal import Journal
-from openme.keeper.keeper import Keeper, Now, Reconfiguration
+from openme.keeper.keeper import Keeper, Reconfiguration
 from openme.keeper.lost_rights import Expiries, lost_by_change, lost_by_keys
 from openme.keeper.policy import client_lists, door_network, may_come_from
 from openme.keeper.ratchet_file import write_ratchet
@@ -112,11 +112,6 @@ _TICK = 0.5  # seconds between two looks at expiry and config, so that what ends
 CutReplyT = TypeVar("CutReplyT", RevokeReply, CloseReply)
 
 _log = logging.getLogger("openme.keeper")
-
-
-def read_clocks() -> Now:
-    """Both clocks as they stand."""
-    return Now(time.time_ns(), time.monotonic())
 
 
 @dataclass(frozen=True, slots=True)

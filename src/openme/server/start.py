@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from openme.clocks import read_clocks
 from openme.config.model import ServerConfig
 from openme.config.who_can_knock import CURE, hides_without_clients, nobody_can_knock
 from openme.control import place, serving
@@ -60,7 +61,7 @@ from openme.server.health_port import own_health_port
 from openme.server.health_port import worded as health_words
 from openme.server.hidden_ports import HiddenPorts
 from openme.server.interfaces import watch_interfaces
-from openme.server.keeper_process import Ending, KeeperProcess, Parts, Trial, adopted_grants, read_clocks
+from openme.server.keeper_process import Ending, KeeperProcess, Parts, Trial, adopted_grants
 from openme.server.leftovers import LeftoverRules, refuse_beside_existing_server, remove_leftovers
 from openme.server.preflight import NEEDS_NET_ADMIN, before_start
 from openme.server.saved_rules import saved_rule_warnings

@@ -8,12 +8,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from openme.clocks import Now
 from openme.config.model import ServerConfig
 from openme.control import asking
 from openme.control.requests import Stored, StoredReply
 from openme.errors import OpenmeError
 from openme.firewall.base import Steps
-from openme.keeper.keeper import Now
 from openme.moments import rfc3339
 from openme.store.base import Seen, Store, StoreError
 from openme.store.reader import read_renewals, read_seen

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from openme.clocks import Now
 from openme.keeper.deliveries import Deliveries, Offer
 from openme.keeper.grants import Grant
-from openme.keeper.keeper import Keeper, Now
+from openme.keeper.keeper import Keeper
 from openme.keeper.stages import Opened, Refused
 from openme.keys.erasing import wipe
 from openme.seam.channel import Outbox

@@ -6,11 +6,12 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from openme.clocks import Now
 from openme.config.model import ClientEntry, ServerConfig
 from openme.firewall.base import CutTarget, PortList
 from openme.firewall.memory import MemoryFirewall
 from openme.keeper.grants import Grant
-from openme.keeper.keeper import Keeper, Now
+from openme.keeper.keeper import Keeper
 from openme.keeper.lost_rights import lost_by_change, lost_by_keys, lost_to
 from openme.keeper.policy import Opening, PolicyRefusal, decide, door_network
 from openme.keeper.rules import rules_for

@@ -6,9 +6,9 @@ from ipaddress import ip_address
 
 import pytest
 
+from openme.clocks import Now
 from openme.config.model import ServerConfig
 from openme.firewall.base import Door, PortList
-from openme.keeper.keeper import Now
 from openme.keeper.policy import client_lists, health_list
 from openme.keeper.rules import rules_for
 from openme.keys.ed25519 import ClientPrivateKey

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from openme.clocks import Now
 from openme.config.model import ClientEntry
-from openme.keeper.keeper import Now
 from openme.keeper.registry import Registry
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
 from openme.seam.messages import FRAME_SIZE, unpack_frame_untrusted

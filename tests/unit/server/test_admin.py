@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from openme.clocks import Now
 from openme.config.content_hash import content_hash
 from openme.config.edit import add_client, remove_client
 from openme.config.template import render_server_config
@@ -18,7 +19,7 @@ from openme.firewall.base import Door, FirewallError, IPAddress, PortList
 from openme.firewall.memory import MemoryFirewall
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
-from openme.keeper.keeper import Keeper, Now
+from openme.keeper.keeper import Keeper
 from openme.keeper.revoked_keys import lift_key, revoke_keys
 from openme.keeper.rules import rules_for
 from openme.keys.ed25519 import ClientPrivateKey

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from openme.clocks import Now
 from openme.config.model import ServerConfig
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
-from openme.keeper.keeper import Now
 from openme.keeper.stages import NEXT, Authenticated, Claimed, Decided, Opened, Refused, Searched, State
 from openme.reasons import Reason
 from openme.server.admission import Admission

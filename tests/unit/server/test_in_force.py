@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from openme.clocks import Now
 from openme.config.template import render_server_config
 from openme.firewall.base import Door, FirewallError, PortList, Rules
 from openme.firewall.memory import MemoryFirewall
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
-from openme.keeper.keeper import Keeper, Now
+from openme.keeper.keeper import Keeper
 from openme.keeper.policy import client_lists
 from openme.keeper.rules import rules_for
 from openme.keys.ed25519 import ClientPrivateKey
