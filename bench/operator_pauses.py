@@ -172,7 +172,7 @@ class World:
         )
         self._open_doors(parts)
         process = KeeperProcess(parts)
-        process._selector = Watched(process._selector, self._shared)  # type: ignore[assignment]  # noqa: SLF001
+        process.loop.selector = Watched(process.loop.selector, self._shared)  # type: ignore[assignment]
         process.run(lambda: _tell(say_ready))
 
     def _open_doors(self, parts: Parts) -> None:

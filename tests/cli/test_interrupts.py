@@ -282,7 +282,7 @@ STARTING = [
     *("state_lock", "bind_health", "fork", "pidfd_open", "start_guardian"),
     *("confine", "_await_listener", "watch_interfaces"),
 ]
-STARTED = ["_start_firewall", "_take_over", "set_wakeup_fd", "_say_ready", "_timeout", "_tick"]
+STARTED = ["_start_firewall", "take_over", "set_wakeup_fd", "_say_ready", "_patience", "turn"]
 
 
 def is_free(here: Place) -> bool:

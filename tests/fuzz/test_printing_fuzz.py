@@ -29,6 +29,7 @@ from openme.control import asking, serving
 from openme.control.requests import Stored
 from openme.errors import OpenmeError
 from openme.keeper.journal import Journal
+from openme.keeper.stages import Refused
 from openme.keys.ed25519 import encode_base64
 from openme.keys.x25519 import ServerPrivateKey
 from openme.reasons import Reason
@@ -379,7 +380,7 @@ def test_log_lines(chance: random.Random, *, as_json: bool, journald: bool) -> N
     try:
         for _ in range(ROUNDS):
             text = nasty(chance)
-            Journal().refused_client(text, Reason.TIME, HOME, text)
+            Journal().refused(Refused(Reason.TIME, HOME, text, text))
             logger.error("%s: %s", text, OpenmeError(text))
             try:
                 json.loads(text)

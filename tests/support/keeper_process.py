@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from openme.clocks import Now
 from openme.control import place, serving
-from openme.control.requests import Reply, refusal_value, reply_value
+from openme.control.requests import Reply, refusal_value, reply_value, request_untrusted
 from openme.errors import OpenmeError
 from openme.firewall.base import CutTarget, Door, FirewallError, IsOpen, PortList, Rules, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
@@ -29,7 +29,8 @@ from openme.keeper.rules import rules_for
 from openme.seam.channel import ORDER_SIZES, channel, received
 from openme.seam.messages import Order, unpack_order
 from openme.server.config_watch import ConfigWatch
-from openme.server.keeper_process import KeeperProcess, Parts, Trial
+from openme.server.keeper_process import KeeperProcess, Parts
+from openme.server.trial import Trial
 from openme.store.places import has_lived
 from openme.store.sqlite import SqliteStore, make_memory
 from openme.wire.knock import IPAddress
@@ -120,14 +121,14 @@ class ScriptedFirewall(MemoryFirewall):
 def answered(process: KeeperProcess, request: dict[str, object]) -> dict[str, Any]:
     """What a process says to a request over the control socket, once the work that it asks for is done."""
     try:
-        answer = process._answer(json.dumps(request).encode())
+        answer = process.answer(request_untrusted(json.dumps(request).encode()))
         while not isinstance(answer, Reply):
             try:
                 next(answer)
             except StopIteration as done:
                 answer = done.value
             else:
-                process._slices.advance()
+                process.slices.advance()
     except OpenmeError as error:
         return refusal_value(error)
     return reply_value(answer)
@@ -184,18 +185,18 @@ class KeeperWorld:
 
     def turn(self) -> None:
         """One turn of the keeper's loop, with whatever is there to be done."""
-        self.process._on_frames()
+        self.process.on_frames()
         if self.firewall.touched:
-            self.process._on_ruleset_change()
-        self.process._outbox.flush()
-        self.process._admission.serve_waiting()
+            self.process.doors.on_ruleset_change()
+        self.process.outbox.flush()
+        self.process.admission.serve_waiting()
         self.work_off()
-        self.process._tick()
+        self.process.tick()
 
     def work_off(self) -> None:
         """As many turns as the jobs under way need, in which nothing else happens."""
-        while self.process._slices:
-            self.process._slices.advance()
+        while self.process.slices:
+            self.process.slices.advance()
 
     def ask(self, command: str, **more: Any) -> dict[str, Any]:
         """A request by the control socket, and the answer."""
@@ -208,8 +209,8 @@ class KeeperWorld:
             peer.connect(str(self.state_dir / place.SOCKET_NAME))
             peer.sendall(request)
             peer.shutdown(socket.SHUT_WR)
-            self.process._on_control()
-            for key, _ in self.process._selector.select(0):
+            self.process.control.on_readable()
+            for key, _ in self.process.loop.selector.select(0):
                 key.data()
             self.work_off()
             return b"".join(iter(lambda: peer.recv(1 << 16), b""))
@@ -292,6 +293,6 @@ def keeper_world(
             trial=trial,
         )
         process = KeeperProcess(parts, clock)
-        process._end_what_was_lost_before()  # as the beginning of `run` does: from here on expiries are known
-        stack.callback(process._selector.close)
+        process.exchanges.end_what_was_lost_before()  # as the beginning of `run` does: from here on expiries are known
+        stack.callback(process.loop.selector.close)
         yield KeeperWorld(process, parts, store, clock, firewall, listener_end, kept, path, state_dir, stack)

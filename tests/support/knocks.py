@@ -17,6 +17,7 @@ from openme.clocks import Now
 from openme.config.model import ClientEntry, ServerConfig
 from openme.config.server import parse_server_config
 from openme.keeper.epochs import Epochs
+from openme.keeper.events import Events
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper, Reconfiguration
@@ -179,7 +180,9 @@ class Judge(Keeper):
 
         told: list[Refused] = []
         verdicts = cast("Verdicts", SimpleNamespace(refused=told.append))
-        stages = Watched(self, self.store, self.journal, nothing_opens, verdicts, lambda *_: None, lambda: now)
+        events = Events(lambda _: None)
+        self.journal.follow(events)
+        stages = Watched(self, self.store, nothing_opens, verdicts, events, lambda: now)
         stages.admit_untrusted([bytes(bytearray(raw))], now)  # a copy, since it may be wiped
         while stages:
             stages.serve_waiting()

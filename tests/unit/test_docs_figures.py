@@ -27,10 +27,10 @@ from openme.refusals import REPORT_INTERVAL
 from openme.seam import messages
 from openme.server import (
     admission,
+    config_switch,
     config_watch,
     earlier_sessions,
     hidden_ports,
-    keeper_process,
 )
 from openme.store import mark, replay, sqlite
 from openme.wire import v1, v2
@@ -140,7 +140,7 @@ STATED = (
     ("docs/operating.md", "0600, «4096» bytes: **keep it out", ratchet_file.FILE_SIZE),
     ("docs/operating.md", "`replay_window`, «60 s» at least", sqlite._SHORTEST_REACH_NS / 10**9),
     ("docs/operating.md", "more than `replay_window` («60 s») after", DEFAULTS["replay_window"]),
-    ("docs/operating.md", "after «half a second», then less and less often", keeper_process._FIRST_RETRY),
+    ("docs/operating.md", "after «half a second», then less and less often", config_switch.FIRST_RETRY),
     ("docs/privilege-separation.md", "frame, «234» bytes", messages.FRAME_SIZE),
     ("docs/privilege-separation.md", "report, «26» bytes", messages.REPORT_SIZE),
     ("docs/privilege-separation.md", "order, «41» bytes", messages.ORDER_SIZE),

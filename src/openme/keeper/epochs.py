@@ -100,6 +100,10 @@ class Epochs:
         while len(self._over) > 1 and self._over[0][0] < index:
             self._over.popleft()
 
+    def private_key(self, index: int) -> bytes:
+        """The 32-byte private key of an epoch, to open its knocks with. ValueError if it is erased."""
+        return self.ratchet.private_key(index)
+
     def forget(self) -> None:
         """Wipe the ratchet's key, and what was computed with it."""
         self.ratchet.forget()

@@ -43,6 +43,11 @@ class Grant:
     knocked_for: IPAddress | None = None
 
     @property
+    def key(self) -> GrantKey:
+        """What there is one grant at a time for."""
+        return self.client_key, self.address
+
+    @property
     def named(self) -> IPAddress:
         """The address that the last knock was for."""
         return self.address if self.knocked_for is None else self.knocked_for
@@ -77,8 +82,6 @@ class Grants:
         self._ends: list[tuple[float, int, bytes, IPAddress]] = []
         self._numbers = count()  # since addresses of two families have no order
         self._most_ends = _STALE_ENTRIES
-        self.touched: set[GrantKey] = set()
-        """Whose grants have begun, changed or ended since somebody looked and emptied this."""
 
     def __iter__(self) -> Iterator[Grant]:
         return iter([grant for beside in self._by_address.values() for grant in beside.values()])
@@ -266,7 +269,6 @@ class Grants:
         if grant.network is not None:
             self._lengths[grant.network.version].add(grant.network.prefixlen)
         self._by_client.setdefault(grant.client_key, {})[grant.address] = grant
-        self.touched.add((grant.client_key, grant.address))
         heappush(self._ends, (grant.deadline, next(self._numbers), grant.client_key, grant.address))
         if len(self._ends) > self._most_ends:
             noted = (held for of_client in self._by_client.values() for held in of_client.values())
@@ -275,7 +277,6 @@ class Grants:
             self._most_ends = 2 * len(self._ends) + _STALE_ENTRIES
 
     def _forget(self, client_key: bytes, address: IPAddress) -> None:
-        self.touched.add((client_key, address))
         addresses = self._by_client[client_key]
         del addresses[address]
         if not addresses:

@@ -10,12 +10,16 @@ from collections import Counter
 from typing import Any
 
 from openme.durations import format_duration
+from openme.keeper.events import Ended, Events, LetIn
 from openme.keeper.grants import Grant
+from openme.keeper.stages import Refused
 from openme.reasons import End, Reason
 from openme.refusals import RefusalCounts
+from openme.steps import Steps
 from openme.wire.knock import IPAddress
 
 _NAMED_PER_INTERVAL = 10
+_LINES_AT_ONCE = 100  # of grants that end together
 
 _log = logging.getLogger("openme.journal")
 
@@ -27,10 +31,18 @@ class Journal:
         self.counts = RefusalCounts()
         self._named: Counter[bool] = Counter()
 
-    def accepted(self, grant: Grant, source: IPAddress, seconds: float) -> None:
-        """A knock opened doors."""
+    def follow(self, events: Events) -> None:
+        """Subscribe to what there is a line or a count for."""
+        events.subscribe(LetIn, self.let_in)
+        events.subscribe(Refused, self.refused)
+        events.subscribe(Ended, self.ended)
+
+    def let_in(self, event: LetIn) -> None:
+        """A line for a knock that opened doors."""
         if not _log.isEnabledFor(logging.INFO):
             return
+        grant, source = event.grant, event.source
+        seconds = grant.deadline - event.now.monotonic
         ports = ", ".join(map(str, grant.ports)) or "the health port"
         elsewhere = "" if source == grant.named else f", knock came from {source}"
         self._line(
@@ -44,8 +56,14 @@ class Journal:
             expires_at=grant.expires_at,
         )
 
-    def closed(self, grant: Grant, why: End) -> None:
-        """Doors closed before or at their time."""
+    def ended(self, event: Ended) -> Steps[None]:
+        """A line for each grant that is over."""
+        for number, (grant, why) in enumerate(event.grants, 1):
+            self._closed(grant, why)
+            if number % _LINES_AT_ONCE == 0:
+                yield
+
+    def _closed(self, grant: Grant, why: End) -> None:
         if not _log.isEnabledFor(logging.INFO):
             return
         self._line(
@@ -57,8 +75,16 @@ class Journal:
             why=why,
         )
 
-    def refused_stranger(self, reason: Reason, source: IPAddress) -> None:
-        """A knock that no registered client has signed."""
+    def refused(self, event: Refused) -> None:
+        """A count, and perhaps a line, for a knock that opened nothing. A firewall that refuses has its own line."""
+        if event.source is None:
+            self.counts.add(event.reason)
+        elif event.client is None:
+            self._refused_stranger(event.reason, event.source)
+        elif event.reason is not Reason.FIREWALL:
+            self._refused_client(event.client, event.reason, event.source, event.detail)
+
+    def _refused_stranger(self, reason: Reason, source: IPAddress) -> None:
         self.counts.add(reason)
         if not _log.isEnabledFor(logging.DEBUG):
             return
@@ -66,8 +92,7 @@ class Journal:
             logging.DEBUG, f"refused: {reason} (from {source})", event="refused", reason=reason, source=str(source)
         )
 
-    def refused_client(self, name: str, reason: Reason, source: IPAddress, detail: str = "") -> None:
-        """A knock with a registered client's signature that opens nothing all the same."""
+    def _refused_client(self, name: str, reason: Reason, source: IPAddress, detail: str) -> None:
         self.counts.add(reason)
         # Whoever is revoked still has his key, and anybody can resend a knock of his: no line about others is to be
         # lost for that, such as the one that somebody is on the path.

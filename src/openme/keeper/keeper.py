@@ -50,7 +50,7 @@ class Reconfiguration:
     grants: Grants
     addresses: tuple[IPAddress, ...]
     moved: tuple[tuple[Grant, Grant], ...] = ()
-    """Those whose doors are for another network now, as they were and as they are."""
+    """Those that go on under another name, with other ports or for another network: as they were and as they are."""
 
 
 class Keeper:
@@ -274,8 +274,7 @@ class Keeper:
         opening |= grants.lasting_doors_of([grants.at(g.address, g.client_key) or g for _, g in moved], now.monotonic)
         still = tuple(d for d in closing.close if d not in opening and d[0] in rules.port_lists)
         change = Change(tuple(opening.values()), still)
-        elsewhere = tuple((before, after) for before, after in moved if before.address != after.address)
-        return Reconfiguration(rules, change, tuple(ended), config, registry, grants, tuple(places), elsewhere)
+        return Reconfiguration(rules, change, tuple(ended), config, registry, grants, tuple(places), tuple(moved))
 
     def settle(self, plan: Reconfiguration) -> None:
         """Hold the grants that were planned for some addresses; nothing else may have changed since."""

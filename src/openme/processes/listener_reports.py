@@ -188,14 +188,13 @@ class Reports:
         """Whether it lets strangers in."""
         self.has_left_health_port = False
         """Whether it says that it listens there no more."""
-        self.delivered: deque[bytes] = deque(maxlen=MOST_DELIVERED)
-        """Knocks whose receipt was fetched, by the first 16 bytes of R, for whoever counts them."""
+        self._delivered: deque[bytes] = deque(maxlen=MOST_DELIVERED)
         self._now = float("-inf")
         self._handlers = Handlers(
             Sender.LISTENER,
             {
                 Dropped: self._on_dropped,
-                Delivered: lambda report: self.delivered.append(report.knock),
+                Delivered: lambda report: self._delivered.append(report.knock),
                 Ready: self._on_ready,
                 Serving: self._on_serving,
                 LeftHealthPort: self._on_left_health_port,
@@ -217,6 +216,12 @@ class Reports:
             return
         self._now = now
         self._handlers.take(report)
+
+    def take_delivered(self) -> list[bytes]:
+        """The knocks whose receipt was fetched since the last look, by the first 16 bytes of R."""
+        delivered = list(self._delivered)
+        self._delivered.clear()
+        return delivered
 
     def _on_ready(self, _report: Ready) -> None:
         self.is_ready = True

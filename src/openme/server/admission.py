@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from openme.clocks import Now
+from openme.keeper.events import Events, LetIn
 from openme.keeper.grants import Grant
-from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
 from openme.keeper.stages import Authenticated, Claimed, Decided, Opened, Refused, Searched
 from openme.keys.erasing import wipe
@@ -38,19 +38,17 @@ class Admission:
         self,
         keeper: Keeper,
         store: Store,
-        journal: Journal,
         open_doors: Callable[[list[Grant], Now], Collection[int]],
         verdicts: Verdicts,
-        came_in: Callable[[Grant, Now], None],
+        events: Events,
         clocks: Callable[[], Now],
     ) -> None:
-        """`open_doors` opens them for these grants and says for which, by `id`. `came_in` hears of who has come in."""
+        """`open_doors` opens them for these grants and says for which, by `id`."""
         self._keeper = keeper
         self._store = store
-        self._journal = journal
         self._open_doors = open_doors
         self._verdicts = verdicts
-        self._came_in = came_in
+        self._events = events
         self._clocks = clocks
         self._frames: list[bytes] = []
         self._waiting: deque[tuple[float, Searched]] = deque()
@@ -98,7 +96,7 @@ class Admission:
         """Let one wait. When too many do, one drawn by lot goes, so that nobody can fill the queue for long."""
         if len(self._waiting) >= _MAX_SEARCHED:
             del self._waiting[secrets.randbelow(_MAX_SEARCHED)]
-            self._journal.counts.add(Reason.BUSY)
+            self._events.publish(Refused(Reason.BUSY))
         self._waiting.append((time.monotonic(), searched))
 
     def _next(self) -> Searched | None:
@@ -106,7 +104,7 @@ class Admission:
         oldest_that_counts = time.monotonic() - _PATIENCE
         while self._waiting and self._waiting[0][0] < oldest_that_counts:
             self._waiting.popleft()
-            self._journal.counts.add(Reason.BUSY)
+            self._events.publish(Refused(Reason.BUSY))
         return self._waiting.pop()[1] if self._waiting else None
 
     def forget_secrets(self) -> None:
@@ -179,19 +177,13 @@ class Admission:
         return [_opened(one, opened) if isinstance(one, Claimed) else one for one in batch]
 
     def tell(self, knock: Opened | Refused, now: Now) -> None:
-        """Let listener and journal know."""
+        """Let the listener know, then everybody who has subscribed."""
         if isinstance(knock, Opened):
             self._verdicts.opened(knock, now)
-            self._journal.accepted(knock.grant, knock.decided.what.source, knock.grant.deadline - now.monotonic)
-            self._came_in(knock.grant, now)
-            return
-        self._verdicts.refused(knock)
-        if knock.source is None:
-            self._journal.counts.add(knock.reason)
-        elif knock.client is None:
-            self._journal.refused_stranger(knock.reason, knock.source)
-        elif knock.reason is not Reason.FIREWALL:
-            self._journal.refused_client(knock.client, knock.reason, knock.source, knock.detail)
+            self._events.publish(LetIn(knock.grant, knock.decided.what.source, now))
+        else:
+            self._verdicts.refused(knock)
+            self._events.publish(knock)
 
 
 def _claim(decided: Decided, now: Now) -> Claim:

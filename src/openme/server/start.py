@@ -61,15 +61,17 @@ from openme.server.health_port import own_health_port
 from openme.server.health_port import worded as health_words
 from openme.server.hidden_ports import HiddenPorts
 from openme.server.interfaces import watch_interfaces
-from openme.server.keeper_process import Ending, KeeperProcess, Parts, Trial, adopted_grants
+from openme.server.keeper_process import KeeperProcess, Parts
 from openme.server.leftovers import LeftoverRules, refuse_beside_existing_server, remove_leftovers
+from openme.server.loop import Ending
 from openme.server.preflight import NEEDS_NET_ADMIN, before_start
 from openme.server.saved_rules import saved_rule_warnings
 from openme.server.sockets import bind_knock
 from openme.server.state_dir import is_open_to_others, unusable
 from openme.server.state_file import DEFAULT_STATE_FILE, make_run_dir
 from openme.server.stored import REFUSES_CHANGES, prepare_memory, say_memory
-from openme.store.base import Store
+from openme.server.takeover import take_over
+from openme.server.trial import Trial
 from openme.store.places import beside, has_lived
 from openme.store.sqlite import SqliteStore
 
@@ -372,7 +374,7 @@ def _keep(
     first = FirstStart(prepared.firewall, hidden, lambda: reports.is_serving)
     _start_firewall(prepared.firewall, config, hidden, () if interfaces is None else interfaces.indexes)
     try:
-        _take_over(prepared.firewall, keeper, store)
+        take_over(prepared.firewall, keeper, store, read_clocks())
         process = KeeperProcess(
             Parts(
                 keeper=keeper,
@@ -420,8 +422,6 @@ def _keep(
 def _run(process: KeeperProcess, ready: Callable[[], None]) -> Ending:
     try:
         return process.run(ready)
-    except ChannelClosedError:  # the listener was gone before it had been told its keys
-        return Ending.LISTENER_GONE
     finally:
         ignore()  # a second one must change neither what is undone now nor the exit code
 
@@ -464,20 +464,6 @@ def _start_firewall(firewall: Firewall, config: ServerConfig, hidden: HiddenPort
     hidden.took(config)
     if registry.kind_of(config.firewall).abilities.tracks_connections:
         track_earlier_sessions(merged((*config.managed_ports, *rules.hidden)))
-
-
-def _take_over(firewall: Firewall, keeper: Keeper, store: Store) -> None:
-    now = read_clocks()
-    doors = firewall.doors()
-    if not doors:
-        return
-    grants, strays = adopted_grants(doors, store.holders(), keeper.config, now)
-    keeper.adopt(grants)
-    for grant in grants:
-        _log.info("%s: still open for %s from before this start", grant.client_name, grant.place)
-    if strays:
-        firewall.close((door.port_list, door.address) for door in strays)
-        _log.info("closed %d doors from before this start to which nobody has a right any more", len(strays))
 
 
 def clean_up() -> tuple[list[str], list[str]]:

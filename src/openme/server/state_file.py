@@ -1,26 +1,32 @@
 """The state file: who is in, for people and for other programs (spec config.md, `serve`)."""
 
-import json
+import logging
 import os
 import stat
-from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from heapq import merge
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from openme.clocks import Now
+from openme.config.model import ClientEntry
 from openme.files import replace_file
-from openme.firewall.base import Steps, T
-from openme.keeper.grants import Grant, GrantKey
-from openme.moments import rfc3339
+from openme.firewall.base import Steps
+from openme.keeper.events import Ended, Events, LetIn, Moved, NewConfig
+from openme.keeper.grants import Grants
 from openme.run_dir import RUN_DIR
+from openme.server.history import History
+from openme.server.slices import Slices
+from openme.server.state_text import StateLines
+
+if TYPE_CHECKING:
+    from openme.keeper.grants import GrantKey
 
 DEFAULT_STATE_FILE = RUN_DIR / "sessions.json"
-_AT_ONCE = 100  # sessions or names of one step
-_SORTED_AT_ONCE = 2000
-_JOINED_AT_ONCE = 5000
+_LINES_AT_ONCE = 50
+_INTERVAL = 1.0  # seconds; a thousand people who knock at once must not mean a thousand files
+
+_log = logging.getLogger("openme.keeper")
 
 
 def make_run_dir() -> None:
@@ -52,126 +58,104 @@ def run_dir_fault(run_dir: Path = RUN_DIR) -> str | None:
     return f"{run_dir} {fault}: what is kept there, a copy of the mark and who is in, cannot be relied on ({cure})"
 
 
-def sessions_value(grants: Iterable[Grant], last_seen: Mapping[str, float], now: float) -> Steps[dict[str, Any]]:
-    """The state file's content: `updated_at`, `active_sessions`, `last_seen`."""
-    found: list[tuple[str, str, dict[str, Any]]] = []
-    for grant in grants:
-        address = str(grant.named)
-        found.append((grant.client_name, address, _session(grant, address)))
-        if len(found) % _AT_ONCE == 0:
-            yield
-    sessions = [session for _, _, session in (yield from _sorted(found, lambda item: item[:2]))]
-    yield
-    seen: dict[str, str] = {}
-    for name, at in (yield from _sorted(list(last_seen.items()), lambda item: item[0])):
-        seen[name] = rfc3339(at)
-        if len(seen) % _AT_ONCE == 0:
-            yield
-    return {
-        "updated_at": rfc3339(now),
-        "active_sessions": sessions,
-        "last_seen": seen,
-    }
+class StateFile:
+    """Writes the file, once a second at most, of what has changed: in steps between knocks."""
 
+    def __init__(  # noqa: PLR0917  # what the file tells, each once
+        self,
+        path: Path | None,
+        grants: Grants,
+        history: History,
+        client: Callable[[bytes], ClientEntry | None],
+        rest: Callable[[], Mapping[str, Any]],
+        slices: Slices,
+        clocks: Callable[[], Now],
+    ) -> None:
+        """`path`: None writes nothing. `client` tells who has a public key now, `rest` what else stands in the file."""
+        self._path = path
+        self._grants = grants
+        self._history = history
+        self._client = client
+        self._rest = rest
+        self._slices = slices
+        self._clocks = clocks
+        self._lines = StateLines()
+        self._changed: set[GrantKey] = {grant.key for grant in grants}
+        self._seen: set[bytes] = set(history)
+        self._names_changed = False
+        self._is_due = False
+        self._is_being_written = False
+        self._written = float("-inf")
+        self._has_failed = False
 
-def _sorted(items: list[T], key: Callable[[T], Any]) -> Steps[list[T]]:
-    """The items in the order of their keys."""
-    runs = []
-    for start in range(0, len(items), _SORTED_AT_ONCE):
-        runs.append(sorted(items[start : start + _SORTED_AT_ONCE], key=key))
-        yield
-    made: list[T] = []
-    for item in merge(*runs, key=key):
-        made.append(item)
-        if len(made) % _SORTED_AT_ONCE == 0:
-            yield
-    return made
+    def follow(self, events: Events) -> None:
+        """Subscribe to all that changes what stands in the file."""
+        if self._path is not None:
+            events.subscribe(LetIn, self.let_in)
+            events.subscribe(Moved, self.moved)
+            events.subscribe(Ended, self.ended)
+            events.subscribe(NewConfig, self.new_config)
 
+    def let_in(self, event: LetIn) -> None:
+        """Somebody is in, or for longer."""
+        self._changed.add(event.grant.key)
+        self._seen.add(event.grant.client_key)
+        self._is_due = True
 
-def _session(grant: Grant, address: str) -> dict[str, Any]:
-    network = {} if grant.network is None else {"network": str(grant.network)}
-    return {
-        "client_name": grant.client_name,
-        "ip": address,
-        **network,
-        "ports": [{"port": p.first, "proto": p.proto, "end_port": p.last} for p in grant.ports],
-        "opened_at": rfc3339(grant.opened_at),
-        "expires_at": rfc3339(grant.expires_at),
-    }
+    def moved(self, event: Moved) -> None:
+        """Grants go on as others."""
+        self._changed.update(grant.key for pair in event.grants for grant in pair)
+        self._is_due = True
 
+    def ended(self, event: Ended) -> None:
+        """Grants are over."""
+        self._changed.update(grant.key for grant, _ in event.grants)
+        self._is_due = True
 
-def json_text(value: Mapping[str, Any]) -> Steps[str]:
-    """The value as JSON: a line for each of its keys, and for each item of a list or mapping that it holds.
+    def new_config(self, _event: NewConfig) -> None:
+        """Names may be others', and who has gone is not listed any longer."""
+        self._names_changed = True
+        self._is_due = True
 
-    Its lists are empty afterwards: to let go of tens of thousands of items in one go takes its time too.
-    """
-    parts: list[str] = []
-    for key, item in value.items():
-        if isinstance(item, list):
-            item.reverse()
-            lines, brackets = (json.dumps(item.pop()) for _ in range(len(item))), "[]"
-        elif isinstance(item, Mapping):
-            lines, brackets = (f"{json.dumps(name)}: {json.dumps(inner)}" for name, inner in item.items()), "{}"
-        else:
-            parts.append(f" {json.dumps(key)}: {json.dumps(item)}")
-            continue
-        texts: list[str] = []
-        for line in lines:
-            texts.append(f"  {line}")
-            if len(texts) % _AT_ONCE == 0:
+    def tick(self, now: float) -> None:
+        """Begin to write it if something has changed, unless that was less than a second ago; in monotonic seconds."""
+        if self._is_due and not self._is_being_written and now - self._written >= _INTERVAL:
+            self._slices.add(self.write())
+
+    def write(self) -> Steps[None]:
+        """Write it."""
+        if self._path is None:
+            return
+        self._is_due = False
+        self._is_being_written = True
+        try:
+            yield from self._change_lines()
+            write_state_file(self._path, (yield from self._lines.text(self._clocks().unix, self._rest())))
+            self._has_failed = False
+        except OSError as error:
+            if not self._has_failed:
+                _log.warning("%s: cannot be written: %s", self._path, error.strerror)
+            self._has_failed = self._is_due = True
+        finally:
+            self._is_being_written = False
+            self._written = self._clocks().monotonic
+
+    def _change_lines(self) -> Steps[None]:
+        if self._names_changed:
+            self._names_changed = False
+            self._lines.forget_seen()
+            self._seen.update(self._history)
+        changed, self._changed = self._changed, set()
+        for number, (client_key, address) in enumerate(changed, 1):
+            self._lines.change((client_key, address), self._grants.at(address, client_key))
+            if number % _LINES_AT_ONCE == 0:
                 yield
-        inside = ",\n".join(texts)
-        parts.append(f" {json.dumps(key)}: {brackets[0]}" + (f"\n{inside}\n " if texts else "") + brackets[1])
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-class StateLines:
-    """The state file's text, of which only what has changed since the last time is made anew."""
-
-    def __init__(self) -> None:
-        # Name, address that was knocked for, client key, door's address, line; in their order.
-        self._sessions: list[tuple[str, str, bytes, str, str]] = []
-        self._session_of: dict[GrantKey, tuple[str, str, bytes, str]] = {}
-        self._seen: list[tuple[str, str]] = []  # name and line, in their order
-        self._seen_line: dict[str, str] = {}
-
-    def change(self, key: GrantKey, grant: Grant | None) -> None:
-        """Whoever the key names has this grant now."""
-        if (before := self._session_of.pop(key, None)) is not None:
-            del self._sessions[bisect_left(self._sessions, before)]  # a part of it comes before it
-        if grant is not None:
-            address = str(grant.named)
-            place = (grant.client_name, address, grant.client_key, str(grant.address))
-            self._session_of[key] = place
-            insort(self._sessions, (*place, f"  {json.dumps(_session(grant, address))}"))
-
-    def saw(self, name: str, at: float) -> None:
-        """The client with this name has knocked, at this Unix time."""
-        if (before := self._seen_line.get(name)) is not None:
-            del self._seen[bisect_left(self._seen, (name, before))]
-        line = self._seen_line[name] = f"  {json.dumps(name)}: {json.dumps(rfc3339(at))}"
-        insort(self._seen, (name, line))
-
-    def forget_seen(self) -> None:
-        """Names may be others' from now on."""
-        self._seen.clear()
-        self._seen_line.clear()
-
-    def text(self, now: float, rest: Mapping[str, Any]) -> Steps[str]:
-        """As `json_text` makes it of `sessions_value` and the `rest`. In steps between which nothing may change."""
-        parts = [f' "updated_at": {json.dumps(rfc3339(now))}']
-        for name, brackets, lines in (
-            ("active_sessions", "[]", (line for *_, line in self._sessions)),
-            ("last_seen", "{}", (line for _, line in self._seen)),
-        ):
-            texts: list[str] = []
-            while part := list(islice(lines, _JOINED_AT_ONCE)):
-                texts.append(",\n".join(part))
+        seen, self._seen = self._seen, set()
+        for number, client_key in enumerate(seen, 1):
+            if (client := self._client(client_key)) is not None:
+                self._lines.saw(client.name, self._history.at(client_key))
+            if number % _LINES_AT_ONCE == 0:
                 yield
-            inside = ",\n".join(texts)
-            parts.append(f' "{name}": {brackets[0]}' + (f"\n{inside}\n " if texts else "") + brackets[1])
-        text = yield from json_text(rest)
-        return "{\n" + ",\n".join(parts) + "," + text[1:]
 
 
 def write_state_file(path: Path, text: str) -> None:

@@ -1,20 +1,23 @@
 """What the listener is told of a knock: its verdict, and the text of its receipt while there may be one."""
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from openme.clocks import Now
 from openme.keeper.deliveries import Deliveries, Offer
+from openme.keeper.events import Ended, Events, Moved
 from openme.keeper.grants import Grant
 from openme.keeper.keeper import Keeper
 from openme.keeper.stages import Opened, Refused
 from openme.keys.erasing import wipe
+from openme.reasons import End
 from openme.seam.channel import Outbox
-from openme.seam.messages import KnockNotOpened, KnockOpened, opening_orders
+from openme.seam.messages import FamiliarAddress, ForgetReceipt, KnockNotOpened, KnockOpened, opening_orders
+from openme.steps import Steps
 
 if TYPE_CHECKING:
     from openme.wire.knock import IPAddress
 
+_ORDERS_AT_ONCE = 100  # openings that end
 _MAX_RECEIPTS = 256  # of one client and address that are remembered, to be forgotten when the opening ends early
 
 
@@ -50,14 +53,35 @@ class Verdicts:
             [KnockNotOpened() if refused.representative is None else KnockNotOpened(refused.representative)]
         )
 
-    def move(self, moved: Iterable[tuple[Grant, Grant]]) -> None:
+    def tell_sources(self) -> None:
+        """Name the addresses that clients knock from, so that the listener does not make them wait."""
+        sources = self._keeper.new_sources
+        while sources:
+            self._outbox.put([FamiliarAddress(sources.popleft())])
+
+    def follow(self, events: Events) -> None:
+        """Subscribe to what ends receipts, or has others hold them."""
+        events.subscribe(Moved, self.moved)
+        events.subscribe(Ended, self.ended)
+
+    def moved(self, event: Moved) -> None:
         """Know the receipts of grants whose network has another first address now by that one."""
-        for before, after in moved:
-            if representatives := self.take(before):
+        for before, after in event.grants:
+            if before.address != after.address and (representatives := self._take(before)):
                 held = self._receipts.setdefault((after.client_key, after.address), [])
                 held[:0] = representatives
                 del held[:-_MAX_RECEIPTS]
 
-    def take(self, grant: Grant) -> list[bytes]:
+    def ended(self, event: Ended) -> Steps[None]:
+        """Have the listener forget the receipts of early ends; those of the others end by their time, as it knows."""
+        # Whoever is let in anew meanwhile keeps what that gives him.
+        receipts = [(self._take(grant), why) for grant, why in event.grants]
+        for number, (representatives, why) in enumerate(receipts, 1):
+            if why is not End.TIME_OVER:
+                self._outbox.put([ForgetReceipt(representative) for representative in representatives])
+            if number % _ORDERS_AT_ONCE == 0:
+                yield
+
+    def _take(self, grant: Grant) -> list[bytes]:
         """The representatives of the knocks of an opening that has ended, which are not remembered any longer."""
         return self._receipts.pop((grant.client_key, grant.address), [])

@@ -11,8 +11,9 @@ from typing import BinaryIO
 import pytest
 
 from openme.config.content_hash import content_hash
-from openme.server import config_parts, config_watch, keeper_process, slices
-from openme.server.keeper_process import Ending
+from openme.server import config_parts, config_watch, slices
+from openme.server.doors import Doors
+from openme.server.loop import Ending
 from support.command import until
 from support.keeper_process import KeeperWorld, config_text, keeper_world
 from support.knocks import ALICE, BOB, HOME, frame, packet_v2
@@ -47,7 +48,7 @@ def arriving(world: KeeperWorld, clients: str = BOTH, hide: str = "[]") -> None:
 
     def arrives() -> bool:
         world.clock.advance(0.01)
-        world.process._tick()
+        world.process.tick()
         return world.parts.watch.is_arriving
 
     until(arrives, "the first part")
@@ -59,7 +60,7 @@ def arrive(world: KeeperWorld) -> None:
 
     def over() -> bool:
         world.clock.advance(0.01)
-        world.process._tick()
+        world.process.tick()
         world.work_off()
         return not world.parts.watch.is_reading
 
@@ -198,12 +199,12 @@ def test_a_refused_file_is_tried_again_though_its_retry_came_due_while_another_a
     world.firewall.refusing.add("apply")
     edit(world, OTHER_PORTS, 30)
     arrive(world)
-    assert world.process._retry_at is not None
+    assert world.process.switch._retry_at is not None
     arriving(world, OTHER_PORTS)
     world.clock.advance(64)  # due, and another file is on its way
     arrive(world)
     assert "refuses" in str(fault(world))
-    assert world.process._retry_at is not None
+    assert world.process.switch._retry_at is not None
     world.firewall.refusing.clear()
     world.clock.advance(64)
     arrive(world)
@@ -270,7 +271,7 @@ def test_a_knock_between_two_parts_is_judged_by_the_config_before(world: KeeperW
 
     arriving(world, OTHER_PORTS)
     world.send(frame(packet_v2()))
-    world.process._on_frames()
+    world.process.on_frames()
     assert world.parts.watch.is_reading
     assert world.grants() == {"alice"}
     assert opened() == {"22/tcp", "54154/tcp"}
@@ -290,7 +291,7 @@ def test_asked_to_stop_while_parts_arrive_it_stops(world: KeeperWorld) -> None:
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two addresses are followed in a step, and one step is a turn."""
-    monkeypatch.setattr(keeper_process, "ADDRESSES_AT_ONCE", 2)
+    monkeypatch.setattr(Doors, "at_once", 2)
     monkeypatch.setattr(slices, "SHARE", 0)
 
 
@@ -301,14 +302,14 @@ def test_a_disk_that_does_not_answer_ends_no_server_whose_rules_were_taken_away(
         world.knock(packet_v2())
         world.store._connection.execute("DROP TABLE holder")
         world.firewall.flush()
-        world.process._on_ruleset_change()
+        world.process.doors.on_ruleset_change()
         world.clock.advance(1)
-        world.process._tick()
+        world.process.tick()
         world.work_off()
         assert not world.firewall.lost
         assert world.open_for() == {str(HOME)}
         assert "some connections that should have ended may go on" in caplog.text
-        assert not world.process._is_ending, "the next time it looks again"
+        assert not world.process.exchanges._is_ending, "the next time it looks again"
 
 
 @pytest.mark.usefixtures("steps")
@@ -324,9 +325,9 @@ def test_what_ended_in_steps_is_cut_though_the_disk_does_not_tell_the_rest(tmp_p
         world.firewall.cuts.clear()
         world.write_config(ONLY_BOB)
         world.clock.advance(1)
-        world.process._tick()
-        while world.process._slices:
+        world.process.tick()
+        while world.process.slices:
             assert not world.open_for() or not world.firewall.cuts, "nothing is cut before the last door is closed"
-            world.process._slices.advance()
+            world.process.slices.advance()
         assert world.open_for() == set()
         assert {target for target, _ in world.firewall.cuts} == set(sources)

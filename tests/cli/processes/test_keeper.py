@@ -53,8 +53,8 @@ def test_a_peer_of_another_user_is_told_nothing_and_changes_nothing(world: Keepe
     os.close(writer)
     with os.fdopen(reader, "rb") as told:
         assert told.read(10) == b"connected;"
-        world.process._on_control()
-        for key, _ in world.process._selector.select(0):
+        world.process.control.on_readable()
+        for key, _ in world.process.loop.selector.select(0):
             key.data()
         assert told.read() == b""
     os.waitpid(child, 0)

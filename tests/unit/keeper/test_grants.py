@@ -231,21 +231,6 @@ def test_whatever_is_done_grants_end_at_their_deadline(seed: int) -> None:
     assert len(grants._ends) < 2500
 
 
-def test_what_has_changed_is_known_until_somebody_has_looked() -> None:
-    grants, alice, bob = Grants(), grant("alice", 30.0), grant("bob", 60.0, address=ELSEWHERE)
-    grants.add(alice)
-    assert grants.touched == {(b"alice", HOME)}
-    grants.touched.clear()
-    grants.add(bob)
-    grants.expire(30.0)
-    assert grants.touched == {(b"alice", HOME), (b"bob", ELSEWHERE)}
-    grants.touched.clear()
-    grants.put_back(grants.part([ELSEWHERE]), [ELSEWHERE])
-    assert grants.touched == set(), "nothing has changed"
-    grants.put_back(Grants(), [ELSEWHERE])
-    assert grants.touched == {(b"bob", ELSEWHERE)}
-
-
 def test_with_many_in_force_nobody_looks_at_all_of_them_for_one_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     grants = Grants()
     for number in range(3000):

@@ -4,17 +4,20 @@ import logging
 
 import pytest
 
+from openme.keeper.events import Ended, LetIn
 from openme.keeper.journal import Journal
+from openme.keeper.stages import Refused
 from openme.reasons import End, Reason
 from openme.refusals import REPORT_INTERVAL, RefusalCounts
-from support.knocks import ELSEWHERE, HOME, config, judged, keeper, lines, packet
+from support.knocks import ELSEWHERE, HOME, NOW, config, judged, keeper, lines, packet
+from support.steps import done
 
 
 def test_an_accepted_knock_is_one_line_with_who_what_and_where() -> None:
     grant = judged(keeper(config()), packet(target=str(ELSEWHERE))).grant
     assert grant is not None
     with lines("openme.journal") as records:
-        Journal().accepted(grant, HOME, 30.0)
+        Journal().let_in(LetIn(grant, HOME, NOW))
     (record,) = records
     assert record.getMessage() == f"alice: opened 22/tcp for {ELSEWHERE} for 30s, knock came from {HOME}"
     facts = vars(record)["facts"]
@@ -25,7 +28,7 @@ def test_strangers_leave_counts_and_no_line_above_debug() -> None:
     journal = Journal()
     with lines("openme.journal") as records:
         for _ in range(1000):
-            journal.refused_stranger(Reason.UNKNOWN_KEY, HOME)
+            journal.refused(Refused(Reason.UNKNOWN_KEY, HOME))
     assert {record.levelno for record in records} == {logging.DEBUG}
     assert journal.counts.total == {"unknown_key": 1000}
 
@@ -35,7 +38,7 @@ def test_a_clients_refusals_are_a_few_lines_a_minute() -> None:
     with lines("openme.journal", logging.INFO) as records:
         for second in range(300):
             for _ in range(20):
-                journal.refused_client("alice", Reason.TIME, HOME)
+                journal.refused(Refused(Reason.TIME, HOME, "alice"))
             journal.report(second)
     assert 5 <= len(records) <= 5 * 21
     assert sum(record.levelno == logging.WARNING for record in records) >= 5 * 10  # each minute begins anew
@@ -46,8 +49,8 @@ def test_whoever_is_disabled_keeps_no_line_about_others_from_being_written() -> 
     journal = Journal()
     with lines("openme.journal", logging.WARNING) as records:
         for _ in range(1000):
-            journal.refused_client("mallory", Reason.DISABLED, ELSEWHERE)
-        journal.refused_client("alice", Reason.REPLAY, ELSEWHERE, ", somebody is on the path")
+            journal.refused(Refused(Reason.DISABLED, ELSEWHERE, "mallory"))
+        journal.refused(Refused(Reason.REPLAY, ELSEWHERE, "alice", ", somebody is on the path"))
     assert len(records) == 11
     assert "alice: refused: replay, somebody is on the path" in records[-1].getMessage()
 
@@ -75,8 +78,8 @@ def test_a_door_for_a_network_is_logged_with_the_address_and_the_network() -> No
     grant = judged(keeper(config(server="prefix_v4: 24")), packet()).grant
     assert grant is not None
     with lines("openme.journal") as records:
-        Journal().accepted(grant, HOME, 30.0)
-        Journal().closed(grant, End.REVOKED)
+        Journal().let_in(LetIn(grant, HOME, NOW))
+        done(Journal().ended(Ended(((grant, End.REVOKED),))))
     place = f"{HOME} and its network 203.0.113.0/24"
     said = [f"alice: opened 22/tcp for {place} for 30s", f"alice: closed for {place} (revoked)"]
     assert [record.getMessage() for record in records] == said
@@ -91,8 +94,8 @@ def test_a_line_at_a_level_that_is_off_is_not_made(monkeypatch: pytest.MonkeyPat
     made = Journal()
     monkeypatch.setattr(Journal, "_line", staticmethod(lambda *_, **__: pytest.fail("made")))
     with lines("openme.journal", logging.ERROR):
-        made.accepted(grant, HOME, 30.0)
-        made.closed(grant, End.REVOKED)
-        made.refused_stranger(Reason.UNKNOWN_KEY, HOME)
-        made.refused_client("alice", Reason.TIME, HOME)
+        made.let_in(LetIn(grant, HOME, NOW))
+        done(made.ended(Ended(((grant, End.REVOKED),))))
+        made.refused(Refused(Reason.UNKNOWN_KEY, HOME))
+        made.refused(Refused(Reason.TIME, HOME, "alice"))
     assert made.counts.total == {"unknown_key": 1, "time": 1}

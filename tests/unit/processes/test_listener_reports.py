@@ -247,4 +247,4 @@ def test_what_was_fetched_is_bounded_between_two_looks() -> None:
     keeper = Reports()
     for number in range(MOST_DELIVERED + 5):
         keeper.on_report_untrusted(Delivered(number.to_bytes(16, "big")).pack(), 0.0)
-    assert len(keeper.delivered) == MOST_DELIVERED
+    assert len(keeper.take_delivered()) == MOST_DELIVERED

@@ -174,11 +174,11 @@ def test_a_relative_name_is_answered_in_full(desk: Desk, monkeypatch: pytest.Mon
 def test_the_server_follows_the_list_by_itself_both_ways(desk: Desk) -> None:
     desk.open("alice")
     revoke_keys(desk.state, [desk.alice.raw], "alice", 0)
-    desk.process._tick()
+    desk.process.tick()
     assert desk.clients == {"bob"}
     assert desk.firewall.doors() == []
     lift_key(desk.state, desk.alice.raw)
-    desk.process._tick()
+    desk.process.tick()
     assert desk.clients == {"alice", "bob"}
 
 
@@ -188,31 +188,31 @@ def test_a_key_that_the_list_names_is_lifted_by_the_list_alone(desk: Desk) -> No
     assert desk.ask("reload", lifted=[str(desk.alice)])["lifted"] is False
     assert desk.clients == {"bob"}
     lift_key(desk.state, desk.alice.raw)
-    desk.process._tick()
+    desk.process.tick()
     assert desk.clients == {"alice", "bob"}
 
 
 def test_what_the_disk_did_not_take_is_known_by_its_name_until_it_does(desk: Desk) -> None:
     desk.ask("revoke", name="alice")
     remove_client(desk.config, "alice")
-    desk.process._tick()
+    desk.process.tick()
     assert desk.ask("client", name="alice")["keys"] == [str(desk.alice)], "though the file names it no more"
     revoke_keys(desk.state, [desk.alice.raw], "alice", 0)
-    desk.process._tick()
+    desk.process.tick()
     assert desk.ask("client", name="alice")["keys"] == []
 
 
 def test_a_list_that_vanishes_or_breaks_lets_nobody_in(desk: Desk) -> None:
     revoke_keys(desk.state, [desk.alice.raw], "alice", 0)
-    desk.process._tick()
+    desk.process.tick()
     for name in ("revoked", "revoked.copy"):
         (desk.state / name).write_bytes(b"nonsense")
-        desk.process._tick()
+        desk.process.tick()
         assert desk.clients == {"bob"}
     for name in ("revoked", "revoked.copy"):
         (desk.state / name).unlink()
-        desk.process._tick()
+        desk.process.tick()
         assert desk.clients == {"bob"}
     desk.config.write_text(desk.config.read_text() + "# read anew\n")
-    desk.process._tick()
+    desk.process.tick()
     assert desk.clients == {"bob"}

@@ -11,6 +11,7 @@ import pytest
 
 from openme.clocks import Now
 from openme.config.model import ServerConfig
+from openme.keeper.events import Events, LetIn
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
 from openme.keeper.stages import NEXT, Authenticated, Claimed, Decided, Opened, Refused, Searched, State
@@ -129,8 +130,8 @@ class Noted:
     def refused(self, refused: Refused) -> None:
         self.events.append(("told", refused.reason))
 
-    def came_in(self, grant: Grant, now: Now) -> None:  # noqa: ARG002  # as KeeperProcess has it
-        self.events.append(("came in", grant.client_name))
+    def came_in(self, event: LetIn) -> None:
+        self.events.append(("came in", event.grant.client_name))
 
 
 class Stand:
@@ -143,9 +144,10 @@ class Stand:
         self.journal = Journal()
         self.now = NOW
         verdicts = typing.cast("Verdicts", self.noted)
-        self.admission = Watched(
-            self.keeper, self.store, self.journal, self.noted.open_doors, verdicts, self.noted.came_in, lambda: self.now
-        )
+        events = Events(lambda steps: pytest.fail(f"what has {steps} to do?"))
+        events.subscribe(LetIn, self.noted.came_in)
+        self.journal.follow(events)
+        self.admission = Watched(self.keeper, self.store, self.noted.open_doors, verdicts, events, lambda: self.now)
 
     def admit(self, *datagrams: bytes, source: typing.Any = HOME) -> None:
         self.admission.admit_untrusted([bytes(bytearray(frame(datagram, source))) for datagram in datagrams], self.now)

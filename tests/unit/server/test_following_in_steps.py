@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from openme.control.requests import request_untrusted
 from openme.firewall.base import IPAddress
 from openme.keeper.grants import Grant
 from openme.keeper.policy import client_lists
 from openme.reasons import End
-from openme.server import keeper_process, slices
+from openme.server import slices
+from openme.server.doors import Doors
 from support.keeper_process import KeeperWorld, keeper_world
 from support.knocks import ALICE, packet
 
@@ -21,7 +23,7 @@ ONLY_BOB = "{bob: {ed25519_pubkey: KEY_B}}"
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeeperWorld]:
     """Two addresses are followed in a step, and one step is a turn."""
-    monkeypatch.setattr(keeper_process, "ADDRESSES_AT_ONCE", 2)
+    monkeypatch.setattr(Doors, "at_once", 2)
     monkeypatch.setattr(slices, "SHARE", 0)
     with keeper_world(tmp_path) as made:
         yield made
@@ -45,7 +47,7 @@ def let_in(world: KeeperWorld, name: str, *numbers: int, seconds: float = 30) ->
         )
         for number in numbers
     ]
-    assert world.process._open(grants, now)
+    assert world.process.doors.open(grants, now)
     return [str(grant.address) for grant in grants]
 
 
@@ -57,7 +59,7 @@ def changes(world: KeeperWorld, clients: str) -> None:
     """Somebody edits the file, and the keeper sees it."""
     world.write_config(clients)
     world.clock.advance(1)
-    world.process._tick()
+    world.process.tick()
 
 
 def test_who_is_taken_out_with_many_doors_is_out_at_once_and_his_doors_close_step_by_step(world: KeeperWorld) -> None:
@@ -76,9 +78,9 @@ def test_who_is_taken_out_with_many_doors_is_out_at_once_and_his_doors_close_ste
 def test_nothing_is_cut_before_the_last_door_is_closed(world: KeeperWorld) -> None:
     let_in(world, "alice", *range(9))
     changes(world, ONLY_BOB)
-    while world.process._slices:
+    while world.process.slices:
         assert world.open_for() == set() or not world.firewall.cuts
-        world.process._slices.advance()
+        world.process.slices.advance()
     assert world.firewall.cuts
 
 
@@ -86,9 +88,9 @@ def test_moved_doors_follow_and_a_repair_between_two_steps_puts_back_what_the_ru
     everybody = let_in(world, "alice", *range(9))
     changes(world, "{alice: {ed25519_pubkey: KEY_A, allowed_ports: [443/tcp]}}")
     world.firewall.flush()
-    world.process._on_ruleset_change()
+    world.process.doors.on_ruleset_change()
     world.clock.advance(1)
-    world.process._tick()
+    world.process.tick()
     assert not world.firewall.lost
     world.work_off()
     assert world.open_for() == set(everybody)
@@ -110,7 +112,7 @@ def test_close_of_many_doors_takes_steps_and_who_knocks_meanwhile_stays_in(world
     let_in(world, "alice", *range(9))
     bobs = let_in(world, "bob", 20)
     grants = [(grant, End.CLOSED) for grant in world.parts.keeper.grants_of("alice")]
-    world.process._end(grants, world.clock.now)
+    world.process.doors.end(grants, world.clock.now)
     assert len(world.open_for()) == 8
     world.clock.advance(1)
     again = let_in(world, "alice", 8)
@@ -121,10 +123,10 @@ def test_close_of_many_doors_takes_steps_and_who_knocks_meanwhile_stays_in(world
 def test_a_cut_waits_for_the_last_of_many_doors_that_the_operator_closes(world: KeeperWorld) -> None:
     world.work_off()
     let_in(world, "alice", *range(60))
-    world.process._answer(b'{"command": "close", "name": "alice", "cut": true}')
-    while world.process._slices:
+    world.process.answer(request_untrusted(b'{"command": "close", "name": "alice", "cut": true}'))
+    while world.process.slices:
         assert not world.firewall.cuts or not world.grants()
-        world.process._slices.advance()
+        world.process.slices.advance()
     assert len(world.firewall.cuts) == 60
 
 

@@ -155,7 +155,7 @@ def left(world: KeeperWorld) -> None:
 
 
 def hidden(world: KeeperWorld) -> list[str]:
-    return [str(item) for item in world.process._rules.hidden]
+    return [str(item) for item in world.process.doors.rules.hidden]
 
 
 def test_a_port_that_comes_to_be_named_is_left_and_only_then_shown(world: KeeperWorld) -> None:
@@ -166,12 +166,12 @@ def test_a_port_that_comes_to_be_named_is_left_and_only_then_shown(world: Keeper
     world.turn()
     assert len(world.orders(LeaveHealthPort)) == 1
     assert hidden(world) == ["4000/tcp"]
-    assert world.process._rules.always_hidden
+    assert world.process.doors.rules.always_hidden
     left(world)
     with lines("openme.keeper") as records:
         world.turn()
     assert hidden(world) == []
-    assert world.process._rules.always_hidden == ()
+    assert world.process.doors.rules.always_hidden == ()
     assert "health_port 4000/tcp (named by client alice)" in records[-1].getMessage()
 
 

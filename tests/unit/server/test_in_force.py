@@ -115,7 +115,7 @@ class Desk:
 
     def turn(self, seconds: float = 0.0) -> None:
         self.now = Now(self.now.unix_ns + round(seconds * NS), self.now.monotonic + seconds)
-        self.process._tick()
+        self.process.tick()
 
     def ask(self, command: str, **values: object) -> dict[str, Any]:
         return answered(self.process, {"command": command, **values})
@@ -133,7 +133,7 @@ class Desk:
             self.now.unix + 30,
             self.now.monotonic + 30,
         )
-        assert self.process._open([grant], self.now)
+        assert self.process.doors.open([grant], self.now)
         return lists[0]
 
     def open_lists(self) -> set[PortList]:
@@ -189,7 +189,7 @@ def test_what_it_refuses_is_not_and_the_last_good_config_decides_whole(
     desk.write("alice", "bob", group="[2222/tcp]")
     desk.turn(1)
     assert desk.firewall.rules == before
-    assert desk.process._rules == before, "a repair puts back what was taken"
+    assert desk.process.doors.rules == before, "a repair puts back what was taken"
     assert "2222/tcp" not in str(desk.keeper.config.groups)
     assert desk.ask("reload")["fault"] == "no such thing"
     assert read_hidden_ports(desk.state) == desk.hidden.ports == (port("tcp", 22), PortRange("tcp", 8001, 8002))

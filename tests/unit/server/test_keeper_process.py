@@ -31,7 +31,8 @@ from openme.seam.messages import (
     UseV1Key,
 )
 from openme.server import admission, verdicts
-from openme.server.keeper_process import Ending, Trial
+from openme.server.loop import Ending
+from openme.server.trial import Trial
 from openme.store.base import Seen
 from openme.store.reader import read_seen
 from support.keeper_process import KeeperWorld, keeper_world
@@ -279,9 +280,9 @@ def test_what_clients_lost_ends_again_after_a_repair_and_one_look_at_a_time(worl
     world.firewall.cuts.clear()
     for _ in range(3):
         world.firewall.flush()
-        world.process._on_ruleset_change()
+        world.process.doors.on_ruleset_change()
         world.clock.advance(0.5)
-        world.process._tick()
+        world.process.tick()
         assert not world.firewall.lost
     world.work_off()
     looks = world.firewall.calls[::-1].index("apply")
@@ -371,7 +372,7 @@ def test_without_a_state_file_nothing_is_kept_for_it(world: KeeperWorld) -> None
         world.knock(packet_v2(label=number), source=HOME + number)
         world.clock.advance(1)
         world.turn()
-    assert not world.parts.keeper.grants.touched
+    assert not world.process.state_file._changed
 
 
 # -- the config
@@ -398,9 +399,9 @@ def test_a_knock_is_judged_by_the_file_that_stands_there_when_it_is_taken(world:
 def test_a_stranger_who_waits_is_judged_by_the_file_of_when_he_is_served(world: KeeperWorld) -> None:
     """A version 1 knock of somebody unknown here waits; meanwhile its client is revoked."""
     world.send(frame(packet()))
-    world.process._on_frames()
+    world.process.on_frames()
     world.write_config("{bob: {ed25519_pubkey: KEY_B}}")
-    world.process._tick()
+    world.process.tick()
     world.turn()
     assert "open" not in world.firewall.calls
 
@@ -425,7 +426,7 @@ def test_what_needs_a_restart_stays_as_it_is_and_is_said(world: KeeperWorld) -> 
 
 
 def test_version_1_switched_off_takes_its_key_from_the_listener(world: KeeperWorld) -> None:
-    world.process._give_v1_keys()
+    world.process._v1_keys.give(world.parts.keeper.config)
     (given,) = world.orders(UseV1Key)
     world.write_config(server="protocols: [v2]")
     world.turn()
@@ -545,19 +546,19 @@ def test_a_crowd_of_strangers_is_bounded_and_the_last_is_served(
     monkeypatch.setattr(admission, "_SHARE", 0.0)  # nobody is served meanwhile
     for number in range(300):
         world.send(frame(packet(STRANGER, label=number)))
-        world.process._on_frames()
-    assert len(world.process._admission._waiting) == 256
+        world.process.on_frames()
+    assert len(world.process.admission._waiting) == 256
     assert world.parts.journal.counts.total[Reason.BUSY] == 44
     monkeypatch.undo()
     world.knock(packet())
-    while world.process._admission:
+    while world.process.admission:
         world.turn()
     assert world.grants() == {"alice"}
 
 
 def test_a_stranger_who_waits_too_long_is_not_served(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     world.send(frame(packet()))
-    world.process._on_frames()
+    world.process.on_frames()
     monkeypatch.setattr(admission, "_PATIENCE", -1.0)
     world.turn()
     assert world.open_for() == set()
@@ -576,7 +577,7 @@ def test_a_trial_in_which_a_client_knocks_is_passed_once(tmp_path: Path) -> None
         assert (world.process.is_on_trial, passed) == (False, [1])
         world.clock.advance(61)
         world.turn()
-        assert world.process._stop is None
+        assert world.process.loop.ending is None
 
 
 def test_a_knock_that_the_firewall_refused_passes_no_trial(tmp_path: Path) -> None:

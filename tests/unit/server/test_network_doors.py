@@ -9,8 +9,9 @@ import pytest
 
 from openme.firewall.base import CutTarget, IPAddress
 from openme.seam.messages import ForgetReceipt
-from openme.server import keeper_process, slices
-from openme.server.keeper_process import adopted_grants
+from openme.server import slices
+from openme.server.doors import Doors
+from openme.server.takeover import adopted_grants
 from support.keeper_process import KeeperWorld, keeper_world
 from support.knocks import ALICE, BOB, HOME, config, frame, packet_v2
 
@@ -32,7 +33,7 @@ def world(tmp_path: Path) -> Iterator[KeeperWorld]:
 @pytest.fixture
 def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeeperWorld]:
     """Everybody's doors are for 65,536 addresses; one address is followed in a step, and one step is a turn."""
-    monkeypatch.setattr(keeper_process, "ADDRESSES_AT_ONCE", 1)
+    monkeypatch.setattr(Doors, "at_once", 1)
     monkeypatch.setattr(slices, "SHARE", 0)
     with keeper_world(tmp_path, both(16)) as made:
         yield made
@@ -116,11 +117,11 @@ def test_a_knock_between_two_steps_leaves_no_wide_door_behind(wide: KeeperWorld)
     knock(wide, first)
     wide.write_config(both(24))
     wide.clock.advance(1)
-    wide.process._tick()
+    wide.process.tick()
     assert f"{WIDE} 22/tcp" in doors(wide), "the second of two is to follow"
     wide.clock.advance(1)
     wide.send(frame(packet_v2(ALICE, wide.clock.now.unix_ns, label="between"), first))
-    wide.process._on_frames()
+    wide.process.on_frames()
     assert f"{WIDE} 22/tcp" not in doors(wide)
     wide.work_off()
     assert doors(wide) == both_doors("203.0.0.0/24") | both_doors("198.51.100.0/24")

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from openme.clocks import Now
 from openme.config.model import ServerConfig
-from openme.control.requests import Reply, StoredReply
+from openme.control.requests import Reply, StoredReply, request_untrusted
 from openme.firewall.base import CutTarget, IPAddress, IsOpen, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
+from openme.keeper.events import LetIn
 from openme.keeper.grants import Grant
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
@@ -90,25 +92,29 @@ class Process:
     store: SqliteStore
     firewall: Slow
     watch: Watch
-    process: KeeperProcess
+    parts: Parts
     state_file: Path
     stack: ExitStack
+    now: Now = NOW
+
+    def __post_init__(self) -> None:
+        self.process = KeeperProcess(self.parts, lambda: self.now)
 
     def ask(self, **request: object) -> socket.socket:
         """A request as the keeper reads it; where its answer will come."""
         ours, theirs = socket.socketpair()
         theirs.sendall(json.dumps(request).encode())
         theirs.settimeout(5)
-        self.process._selector.register(ours, selectors.EVENT_READ)
-        self.process._on_request(ours)
+        self.process.loop.selector.register(ours, selectors.EVENT_READ)
+        self.process.control.on_request(ours)
         return self.stack.enter_context(closing(theirs))
 
     def turn(self) -> None:
-        self.process._slices.advance()
-        self.process._tick()
+        self.process.slices.advance()
+        self.process.tick()
 
     def all_turns(self) -> None:
-        while self.process._slices:
+        while self.process.slices:
             self.turn()
 
     def let_in(self, address: IPAddress = HOME) -> None:
@@ -116,8 +122,8 @@ class Process:
         client = self.keeper.config.clients["alice"]
         lists = client_lists(client, self.keeper.config.health_port)
         grant = Grant(KEY, "alice", address, client.ports, lists, NOW.unix, NOW.unix + 30, NOW.monotonic + 30)
-        self.process._open([grant], NOW)
-        self.process._seen[KEY] = ("alice", NOW.unix)
+        self.process.doors.open([grant], NOW)
+        self.process.events.publish(LetIn(grant, address, NOW))
 
     def remember(self, address: IPAddress) -> None:
         """Alice had a door open once."""
@@ -125,7 +131,7 @@ class Process:
         holder = Holder(KEY, address, "alice", ports, NOW.unix - 60, NOW.unix - 30)
         knock = Knock(NOW.unix_ns, nonce(address), None)
         self.store.claim([Claim(KEY, knock, HOME, "alice", NOW.unix, holder)], lambda _: None)
-        self.process._seen[KEY] = ("alice", NOW.unix)
+        self.process.history._last[KEY] = ("alice", NOW.unix)
 
 
 @pytest.fixture
@@ -145,9 +151,9 @@ def made(tmp_path: Path) -> Iterator[Process]:
         firewall.start(rules_for(parsed))
         state_file = tmp_path / "sessions.json"
         parts = Parts(keeper, store, firewall, cast("ConfigWatch", watch), Journal(), ours, control, state_file)
-        process = KeeperProcess(parts, lambda: NOW)
-        stack.callback(process._selector.close)
-        yield Process(keeper, store, firewall, watch, process, state_file, stack)
+        made = Process(keeper, store, firewall, watch, parts, state_file, stack)
+        stack.callback(made.process.loop.selector.close)
+        yield made
 
 
 def answer(peer: socket.socket) -> dict[str, Any]:
@@ -199,15 +205,15 @@ def test_one_who_hangs_up_does_not_stop_it(made: Process) -> None:
     made.firewall.steps = 0
     made.all_turns()
     assert len(made.firewall.cuts) == 1
-    assert not made.process._selector.get_map()
+    assert not made.process.loop.selector.get_map()
 
 
 def test_a_stop_meanwhile_is_told(made: Process) -> None:
     made.let_in()
     made.firewall.steps = 10**9
     peers = [made.ask(command="close", name="alice", cut=True), made.ask(command="sessions")]
-    made.process._slices.close()  # as the end of `run` does
-    made.process._replies.close()
+    made.process.slices.close()  # as the end of `run` does
+    made.process.control.close()
     for peer in peers:
         assert answer(peer) == {"error": "the server was stopped before this was done"}
 
@@ -217,7 +223,7 @@ def test_a_client_out_of_the_file_loses_its_exchanges_without_a_command(made: Pr
     made.let_in()
     made.watch.changed = config("{bob: {ed25519_pubkey: KEY_B}}")
     expected = targets(made, HOME, ELSEWHERE, established=False)
-    made.process._tick()
+    made.process.tick()
     made.all_turns()
     assert made.firewall.cuts == [expected]
 
@@ -230,7 +236,7 @@ def test_doors_that_move_with_the_config_are_open_in_the_end_however_many_they_a
     for address in addresses:
         made.let_in(address)
     made.watch.changed = config("{alice: {ed25519_pubkey: KEY_A, allowed_ports: [443/tcp]}}")
-    made.process._tick()
+    made.process.tick()
     assert len(open_for("443/tcp")) < len(addresses), "not all in one go"
     made.all_turns()
     assert open_for("443/tcp") == addresses
@@ -248,14 +254,13 @@ def test_revoke_looks_once_with_the_edit_that_it_follows(made: Process) -> None:
 
 def test_a_client_that_expires_loses_its_exchanges(made: Process) -> None:
     made.remember(ELSEWHERE)
-    moment = later(5)
     made.watch.changed = config("{alice: {ed25519_pubkey: KEY_A, expires: 2026-11-23T12:00:03Z}}")
-    made.process._tick()
+    made.process.tick()
     made.let_in()
     made.all_turns()
     assert made.firewall.cuts == []
-    made.process._clocks = lambda: moment
-    made.process._tick()
+    made.now = later(5)
+    made.process.tick()
     made.all_turns()
     assert made.firewall.doors() == []
     assert made.firewall.cuts == [targets(made, HOME, ELSEWHERE, established=False)]
@@ -265,7 +270,7 @@ def test_what_was_lost_while_no_server_ran_ends_at_the_start(made: Process) -> N
     made.remember(ELSEWHERE)
     expected = targets(made, ELSEWHERE, established=False)
     made.keeper.reconfigure(config("{bob: {ed25519_pubkey: KEY_B}}"), NOW)
-    made.process._end_what_was_lost_before()
+    made.process.exchanges.end_what_was_lost_before()
     made.all_turns()
     assert made.firewall.cuts == [expected]
 
@@ -273,24 +278,24 @@ def test_what_was_lost_while_no_server_ran_ends_at_the_start(made: Process) -> N
 def test_the_state_file_is_written_in_steps_and_not_twice_at_once(made: Process) -> None:
     for number in range(500):
         made.let_in(ELSEWHERE + number)
-    made.process._state_changed = True
-    made.process._tick()
-    assert made.process._slices
+    made.process.state_file._is_due = True
+    made.process.tick()
+    assert made.process.slices
     assert not made.state_file.exists()
-    made.process._state_changed = True
-    made.process._tick()
-    assert len(made.process._slices._jobs) == 1
+    made.process.state_file._is_due = True
+    made.process.tick()
+    assert len(made.process.slices._jobs) == 1
     made.all_turns()
     assert len(json.loads(made.state_file.read_text())["active_sessions"]) == 500
 
 
 def test_a_disk_that_refuses_the_state_file_is_said_once(made: Process, caplog: pytest.LogCaptureFixture) -> None:
-    made.process._state_file = made.state_file / "not" / "there"
+    made.process.state_file._path = made.state_file / "not" / "there"
     for moment in (1.0, 2.0, 3.0):
-        made.process._clocks = lambda seconds=moment: replace(later(seconds))  # type: ignore[misc]
-        made.process._state_changed = True
+        made.now = later(moment)
+        made.process.state_file._is_due = True
         with caplog.at_level(logging.WARNING):
-            made.process._tick()
+            made.process.tick()
             made.all_turns()
     assert caplog.text.count("cannot be written") == 1
 
@@ -301,7 +306,7 @@ def test_what_is_stored_of_many_is_told_in_steps(made: Process) -> None:
     holders = [Holder(key, HOME, "somebody", (), NOW.unix, NOW.unix + 30) for key in keys]
     claims = [Claim(held.client_key, knock, HOME, "somebody", NOW.unix, held) for held in holders]
     made.store.claim(claims, lambda _: None)
-    steps = made.process._answer(b'{"command": "stored"}')
+    steps = made.process.answer(request_untrusted(b'{"command": "stored"}'))
     assert not isinstance(steps, Reply)
     taken = 0
     answer = None

@@ -8,19 +8,23 @@ from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 
+from openme.keeper.events import LetIn, Moved, NewConfig
 from openme.keeper.grants import Grant
 from openme.moments import rfc3339
 from openme.ports import parse_port_spec
-from openme.server.state_file import StateLines, json_text, sessions_value, write_state_file
-from support.knocks import ELSEWHERE, HOME, NOW
+from openme.reasons import End
+from openme.server import state_file
+from openme.server.history import History
+from openme.server.state_file import StateFile, write_state_file
+from openme.server.state_text import StateLines, json_text, sessions_value
+from openme.wire.knock import IPAddress
+from support.keeper_parts import Ground
+from support.knocks import ELSEWHERE, HOME, NOW, config, lines
 from support.steps import done
-
-if TYPE_CHECKING:
-    from openme.wire.knock import IPAddress
 
 
 def grant(name: str, *specs: str) -> Grant:
@@ -202,3 +206,119 @@ def test_a_change_costs_no_other_line(monkeypatch: pytest.MonkeyPatch) -> None:
     lines.change((b"k", HOME), grant("alice", "23/tcp"))
     done(lines.text(NOW.unix, {"warnings": []}))
     assert sum(isinstance(value, dict) for value in made) == 1
+
+
+# -- the file as a subscriber
+
+
+def state_file_on(ground: Ground, path: Path | None, history: History) -> StateFile:
+    return StateFile(
+        path, ground.grants, history, ground.keeper.client, lambda: {"warnings": []}, ground.slices, ground.clock
+    )
+
+
+class Stand:
+    def __init__(self, path: Path | None) -> None:
+        self.ground = Ground()
+        self.history = History({})
+        self.path = path
+        self.history.follow(self.ground.events)
+        ground = self.ground
+        self.file = StateFile(
+            path,
+            ground.grants,
+            self.history,
+            ground.keeper.client,
+            lambda: {"warnings": []},
+            ground.slices,
+            ground.clock,
+        )
+        self.file.follow(ground.events)
+
+    def let_in(self, name: str, address: IPAddress = HOME) -> Grant:
+        grant = self.ground.let_in(name, address)
+        self.ground.events.publish(LetIn(grant, address, self.ground.clock.now))
+        return grant
+
+    def tick(self, seconds: float = 1.0) -> dict[str, Any] | None:
+        self.ground.clock.advance(seconds)
+        self.file.tick(self.ground.clock.now.monotonic)
+        self.ground.work_off()
+        if self.path is None or not self.path.exists():
+            return None
+        value: dict[str, Any] = json.loads(self.path.read_text())
+        return value
+
+
+@pytest.fixture
+def stand(tmp_path: Path) -> Stand:
+    return Stand(tmp_path / "sessions.json")
+
+
+def who(value: dict[str, Any] | None) -> list[str]:
+    assert value is not None
+    return [session["client_name"] for session in value["active_sessions"]]
+
+
+def test_nothing_happened_is_nothing_written(stand: Stand) -> None:
+    assert stand.tick(3600) is None
+
+
+def test_it_follows_who_comes_goes_and_is_called_otherwise(stand: Stand) -> None:
+    alice = stand.let_in("alice")
+    value = stand.tick()
+    assert who(value) == ["alice"]
+    assert value is not None
+    assert set(value["last_seen"]) == {"alice"}
+    stand.let_in("bob", ELSEWHERE)
+    assert who(stand.tick()) == ["alice", "bob"]
+    plan = stand.ground.keeper.plan(config("{alicia: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}"), NOW)
+    stand.ground.keeper.follow(plan)
+    stand.ground.events.publish(Moved(plan.moved))
+    stand.ground.events.publish(NewConfig(plan.config, NOW))
+    value = stand.tick()
+    assert who(value) == ["alicia", "bob"]
+    assert value is not None
+    assert set(value["last_seen"]) == {"alicia", "bob"}
+    stand.ground.doors.end([(alice, End.CLOSED)], stand.ground.clock.now)
+    assert who(stand.tick()) == ["bob"]
+
+
+def test_it_is_written_once_a_second_however_much_happens(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(state_file, "write_state_file", lambda _path, text: written.append(text))
+    for number in range(100):
+        stand.let_in("alice", HOME + number)
+        stand.tick(0.1)
+    assert 9 <= len(written) <= 11
+
+
+def test_what_was_open_when_it_began_is_in_it(tmp_path: Path) -> None:
+    ground = Ground()
+    ground.let_in()
+    path = tmp_path / "sessions.json"
+    file = state_file_on(ground, path, History({}))
+    done(file.write())
+    assert who(json.loads(path.read_text())) == ["alice"]
+
+
+def test_a_disk_that_refuses_loses_no_change(stand: Stand) -> None:
+    folder = stand.path.parent if stand.path else Path()
+    stand.let_in("alice")
+    stand.file._path = folder / "not" / "there"
+    with lines("openme.keeper") as records:
+        for _ in range(3):
+            stand.let_in("bob", ELSEWHERE)
+            assert stand.tick() is None
+    (record,) = records
+    assert record.getMessage() == f"{stand.file._path}: cannot be written: No such file or directory"
+    stand.file._path = stand.path
+    assert who(stand.tick()) == ["alice", "bob"]
+
+
+def test_without_a_path_nothing_is_kept(tmp_path: Path) -> None:
+    stand = Stand(None)
+    stand.let_in("alice")
+    assert stand.tick() is None
+    assert stand.file._changed == set()
+    assert list(tmp_path.iterdir()) == []

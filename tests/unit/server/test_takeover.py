@@ -10,7 +10,7 @@ from openme.firewall.base import Door, PortList
 from openme.keeper.policy import health_list
 from openme.networks import IPNetwork
 from openme.ports import parse_port_spec
-from openme.server.keeper_process import adopted_grants
+from openme.server.takeover import adopted_grants
 from openme.store.base import Holder
 from support.knocks import ALICE, BOB, ELSEWHERE, HOME, NOW, STRANGER, config
 

@@ -1,0 +1,69 @@
+"""The doors that an earlier run left open in the kernel."""
+
+import logging
+
+from openme.clocks import Now
+from openme.config.model import ServerConfig
+from openme.firewall.base import Door, Firewall
+from openme.keeper.grants import Grant
+from openme.keeper.keeper import Keeper
+from openme.keeper.policy import client_lists, door_network, may_come_from
+from openme.store.base import Holder, Store
+
+_log = logging.getLogger("openme.server")
+
+
+def take_over(firewall: Firewall, keeper: Keeper, store: Store, now: Now) -> None:
+    """Have the keeper know those that somebody may have, and close the others. FirewallError, StoreError."""
+    doors = firewall.doors()
+    if not doors:
+        return
+    grants, strays = adopted_grants(doors, store.holders(), keeper.config, now)
+    keeper.adopt(grants)
+    for grant in grants:
+        _log.info("%s: still open for %s from before this start", grant.client_name, grant.place)
+    if strays:
+        firewall.close((door.port_list, door.address) for door in strays)
+        _log.info("closed %d doors from before this start to which nobody has a right any more", len(strays))
+
+
+def adopted_grants(
+    doors: list[Door], holders: list[Holder], config: ServerConfig, now: Now
+) -> tuple[list[Grant], list[Door]]:
+    """Whose the doors are that an earlier run left open: grants for them, and the doors that are nobody's.
+
+    A door belongs to whoever was given it and still may have it; one whose client was revoked while no server ran, or
+    that nobody is known to hold, is for the caller to close.
+    """
+    clients = {client.public_key.raw: client for client in config.clients.values()}
+    grants: list[Grant] = []
+    held: set[int] = set()
+    for holder in holders:
+        client = clients.get(holder.client_key)
+        if client is None or (client.expires is not None and client.expires <= now.utc):
+            continue
+        if door_network(client, holder.named) != holder.network or not may_come_from(client, holder.named):
+            continue
+        lists = client_lists(client, config.health_port)
+        own = [d for d in doors if d.address == holder.address and d.port_list in lists]
+        # The kernel knows the remaining time; the stored one tells a shared door's holders apart.
+        if not own or holder.expires_at < now.unix - 1:
+            continue
+        held.update(id(d) for d in own)
+        # Somebody may have put an element there by hand, without an end.
+        remaining = min(max(d.seconds for d in own), config.knock_timeout)
+        grants.append(
+            Grant(
+                client_key=holder.client_key,
+                client_name=client.name,
+                address=holder.address,
+                ports=client.ports,
+                port_lists=tuple(d.port_list for d in own),
+                opened_at=holder.opened_at,
+                expires_at=now.unix + remaining,
+                deadline=now.monotonic + remaining,
+                network=holder.network,
+                knocked_for=holder.knocked_for,
+            )
+        )
+    return grants, [d for d in doors if id(d) not in held]
