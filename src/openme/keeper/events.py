@@ -70,7 +70,11 @@ class Events:
         self._subscribers: defaultdict[type[Any], list[Callable[[Any], Steps[None] | None]]] = defaultdict(list)
 
     def subscribe(self, kind: type[EventT], subscriber: Callable[[EventT], Steps[None] | None]) -> None:
-        """Call `subscriber` with every event of a kind, behind those who came before. It must not raise."""
+        """Call `subscriber` with every event of a kind, behind those who came before.
+
+        It must not raise, unless ChannelClosedError from telling the listener: that ends the server, so that those
+        behind it are not told. So a publisher has done what it tells.
+        """
         self._subscribers[kind].append(subscriber)
 
     def publish(self, event: Event) -> None:

@@ -138,15 +138,17 @@ class ConfigSwitch:
 
     def _switch(self, plan: Reconfiguration, change: Change, now: Now, rest: list[IPAddress]) -> None:
         """Judge by this plan from now on, whose rules are in force, and do to the doors what is left to do."""
-        before = self._keeper.config.clients
+        before = self._keeper.config
         self._keeper.follow(plan)
-        self._tell(plan)
-        self._events.publish(NewConfig(plan.config, now))
+        # Whoever is told may find that the listener is gone, which ends the turn: by then the doors are as they should.
         self._doors.change(change, now, _NOT_FOLLOWED)
+        self._tell(plan)
+        if plan.config is not before:  # else it was refused, and nobody has gone
+            self._events.publish(NewConfig(plan.config, now))
         ended = [grant for grant, _ in plan.ended]
         if rest:
             self._doors.follow_in_steps(self._follow_later(rest, ended))
-        self._exchanges.end_by_change(before, ended, now)
+        self._exchanges.end_by_change(before.clients, ended, now)
         set_aside()
 
     def _follow_later(self, addresses: list[IPAddress], ended: list[Grant]) -> Steps[None]:
@@ -157,9 +159,9 @@ class ConfigSwitch:
             part = addresses[start : start + self._doors.at_once]
             plan = self._keeper.plan(self._keeper.config, now, self._doors.rules, part)
             self._keeper.settle(plan)
+            self._doors.change(plan.change, now, _NOT_FOLLOWED)
             self._tell(plan)
             ended += (grant for grant, _ in plan.ended)
-            self._doors.change(plan.change, now, _NOT_FOLLOWED)
 
     def _tell(self, plan: Reconfiguration) -> None:
         if plan.ended:

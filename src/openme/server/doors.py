@@ -88,8 +88,9 @@ class Doors:
     def _end_some(self, ended: Sequence[tuple[Grant, End]], now: Now) -> None:
         change = self._grants.remove([grant for grant, _ in ended], now.monotonic)
         change = replace(change, open=tuple(d for d in change.open if d.port_list in self.rules.port_lists))
-        self._events.publish(Ended(tuple(ended)))
+        # Whoever is told may find that the listener is gone, which ends the turn: by then the doors are closed.
         self.change(change, now, "doors could not be closed early")
+        self._events.publish(Ended(tuple(ended)))
 
     def why_left_open(self, now: float) -> str | None:
         """Why a door that should be closed may be open, or None; `now` in monotonic seconds."""

@@ -88,6 +88,16 @@ def test_a_refused_config_takes_who_has_gone_away_and_nothing_else(stand: Stand)
     assert stand.hidden.ports == (), "what was never in force is not kept hidden"
 
 
+def test_a_refused_config_by_which_nobody_goes_is_not_told_of(stand: Stand) -> None:
+    """Or each try would have the whole state file written anew."""
+    stand.ground.let_in()
+    stand.ground.firewall.refusing = {"apply"}
+    stand.edit(config(ports="{default: [443/tcp]}"))
+    assert stand.ground.told(NewConfig) == []
+    stand.edit(config(ONLY_BOB, ports="{default: [443/tcp]}"))
+    assert [set(event.config.clients) for event in stand.ground.told(NewConfig)] == [{"bob"}]
+
+
 def test_a_refused_config_is_tried_again_ever_more_rarely_until_it_is_taken(stand: Stand) -> None:
     stand.ground.firewall.refusing = {"apply"}
     wanted = config(ports="{default: [443/tcp]}")

@@ -17,6 +17,7 @@ from openme import interrupts
 from openme.firewall.base import Door
 from openme.keeper.ratchet_file import read_ratchet
 from openme.reasons import Reason
+from openme.seam.channel import ChannelClosedError
 from openme.seam.messages import (
     FRAME_SIZE,
     FamiliarAddress,
@@ -35,7 +36,7 @@ from openme.server.loop import Ending
 from openme.server.trial import Trial
 from openme.store.base import Seen
 from openme.store.reader import read_seen
-from support.keeper_process import KeeperWorld, keeper_world
+from support.keeper_process import KeeperWorld, answered, keeper_world
 from support.knocks import (
     ALICE,
     BOB,
@@ -660,6 +661,27 @@ def test_the_listener_hears_serve_after_its_keys(world: KeeperWorld) -> None:
     world.process.run(lambda: os.kill(os.getpid(), signal.SIGTERM))
     told = [type(order) for order in world.told()]
     assert told.index(UseV1Key) < told.index(Serve)
+
+
+@pytest.mark.parametrize("rules", ["", "hidden_as: reject"])
+def test_who_loses_his_right_as_the_listener_goes_loses_the_door_too(world: KeeperWorld, rules: str) -> None:
+    """That his receipt is to be forgotten is the first that finds it gone, and the server's last turn."""
+    world.knock(packet_v2())
+    world.knock(packet_v2(BOB), source=ELSEWHERE)
+    world.listener.close()
+    world.write_config("{bob: {ed25519_pubkey: KEY_B}}", server=rules)
+    with pytest.raises(ChannelClosedError):
+        world.process.tick()
+    assert world.grants() == {"bob"}
+    assert world.open_for() == {str(ELSEWHERE)}
+
+
+def test_a_door_closes_at_the_operators_word_though_the_listener_is_gone(world: KeeperWorld) -> None:
+    world.knock(packet_v2())
+    world.listener.close()
+    with pytest.raises(ChannelClosedError):
+        answered(world.process, {"command": "close", "name": "alice"})
+    assert world.open_for() == set()
 
 
 def test_a_disk_that_does_not_give_what_it_was_given_ends_nobody(tmp_path: Path) -> None:
