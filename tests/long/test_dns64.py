@@ -8,7 +8,7 @@
     |                                |             |  fd00:64::1, 2001:db8:64::…      |
     +--------------------------------+             +----------------------------------+
 
-`tools/unbound` has put the resolver under .cache; `make test-long` runs both.
+`tools/unpacked unbound` has put the resolver under .cache; `make test-long` runs both.
 """
 
 import json
@@ -25,7 +25,7 @@ from openme.client.nat64 import PATIENCE
 from support.command import OPENME, place
 from support.netns import Namespace, namespace, until
 
-UNBOUND = Path(__file__).parents[2] / ".cache" / "unbound" / "bin"
+UNBOUND = Path(__file__).parents[2] / ".cache" / "unpacked" / "unbound" / "run"
 RESOLVER = "fd00:64::1"
 OURS = "2606:4700:64::2"
 TRANSLATED, NATIVE = "2001:db8:64::c000:201", "2001:db8:65::1"  # where the server is
@@ -107,7 +107,7 @@ class Net:
     def _start(self, name: str, text: str) -> None:
         config = self.folder / f"{name}.conf"
         config.write_text(COMMON.format(folder=self.folder) + text)
-        process = self.network.popen(str(UNBOUND), "-d", "-c", str(config))
+        process = self.network.popen(str(UNBOUND), "unbound", "-d", "-c", str(config))
         port = "5300" if name == "knows" else "53"
         until(lambda: _listens(self.network, port) or process.poll() is not None)
         assert process.poll() is None, process.communicate()[1]
@@ -119,7 +119,7 @@ def _listens(host: Namespace, port: str) -> bool:
 
 @pytest.fixture
 def net(tmp_path: Path) -> Iterator[Net]:
-    assert UNBOUND.exists(), "tools/unbound has to run first; make test-long does that"
+    assert UNBOUND.exists(), "tools/unpacked unbound has to run first; make test-long does that"
     with ExitStack() as stack:
         yield Net(stack, tmp_path)
 
