@@ -6,14 +6,15 @@ The namespaces of tests/support/server.py, and beside them a direct cable, on wh
     client    10.9.0.0/16 are addresses of its own as well; the server has a route there
 """
 
-import os
 import socket
 import struct
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Self
 
 from bench.crowd import Crowd
 from bench.subject import Subject
@@ -91,6 +92,14 @@ class World(ServerWorld):
         return self.server.run("nft", "list", "table", "inet", "openme").count(" expires ")
 
 
+@contextmanager
+def world(clients: int, **settings: object) -> Iterator[World]:
+    """The hosts, and a server with so many clients that is yet to be started, with its state on a real disk."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=DISK)))
+        yield World(stack, folder, Crowd(clients), **settings)
+
+
 class Sender:
     """A socket on the client that knocks from any address of its own."""
 
@@ -98,7 +107,7 @@ class Sender:
         self._socket = subject.world.socket_on(subject.world.client, socket.SOCK_DGRAM)
         self._to = (SERVER[4], subject.port)
 
-    def __enter__(self) -> "Sender":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

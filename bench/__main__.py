@@ -1,0 +1,46 @@
+"""`python -m bench [--small] [--into FOLDER] [ROW ...]`: measure, print, and write tables and plots."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from bench import environment, fwknop, pages  # noqa: E402  # needs the path above
+from bench.rows import ROWS  # noqa: E402  # the same
+
+RESULTS = ROOT / "bench" / "results"
+
+
+def main() -> int:
+    """Run the rows that are named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--small", action="store_true", help="with few of everything: to see that it runs")
+    parser.add_argument("--into", type=Path, default=RESULTS, metavar="FOLDER", help="where tables and plots go")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"one of: {', '.join(ROWS)}")
+    asked = parser.parse_args()
+    if unknown := [name for name in asked.rows if name not in ROWS]:
+        parser.error(f"no row {unknown[0]!r}; there are: {', '.join(ROWS)}")
+    if os.geteuid() != 0:
+        parser.error("needs root: network namespaces, and the kernel's firewall in them")
+    if not fwknop.is_there():
+        print("bench: fwknop is not there, so nothing is compared with it: tools/unpacked fwknop-server fwknop-client")
+    asked.into.mkdir(parents=True, exist_ok=True)
+    machine = environment.description()
+    print(machine)
+    for name in asked.rows or ROWS:
+        row, begin = ROWS[name], time.monotonic()
+        report = (row.try_out if asked.small else row.measure)()
+        print(f"\n{row.title}  ({time.monotonic() - begin:.0f} s)\n\n{report.markdown()}", flush=True)
+        pages.write(asked.into, name, report, machine)
+    print(pages.summary(asked.into))
+    if asked.into == RESULTS:
+        pages.update(ROOT / "docs" / "performance.md", RESULTS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""The rows of the benchmark's table, each by its name: what it measures at full size and, to try it out, with few."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+from bench.figures import Report
+from bench.rows import clients, large_file, latency, throughput
+
+Sizes = TypeVar("Sizes")
+
+
+class Row(NamedTuple):
+    """`measure` takes what stands in the documents, `try_out` a second or two, with figures that say nothing."""
+
+    title: str
+    measure: Callable[[], Report]
+    try_out: Callable[[], Report]
+
+
+def _row(title: str, measure: Callable[[Sizes], Report], full: Sizes, small: Sizes) -> Row:
+    return Row(title, partial(measure, full), partial(measure, small))
+
+
+ROWS = {
+    "throughput": _row(throughput.TITLE, throughput.measure, throughput.Sizes(), throughput.SMALL),
+    "latency": _row(latency.TITLE, latency.measure, latency.Sizes(), latency.SMALL),
+    "clients": _row(clients.TITLE, clients.measure, clients.Sizes(), clients.SMALL),
+    "large_file": _row(large_file.TITLE, large_file.measure, large_file.Sizes(), large_file.SMALL),
+}
