@@ -1,9 +1,9 @@
-"""What reached the host: counters of nftables before everything else in the server's namespace, one a cable."""
+"""What reached the host: counters of nftables before everything else in the server's namespace."""
 
 import json
 from dataclasses import dataclass
 
-from bench.world import World
+from bench.world import BLOCK, BLOCK_SIZE, OUTSIDE, World
 
 _RULES = """
 table inet arrivals {{
@@ -11,8 +11,8 @@ table inet arrivals {{
     counter strangers {{ }}
     chain before {{
         type filter hook prerouting priority -1000; policy accept;
-        iifname "eth0" udp dport {port} counter name clients
-        iifname "{direct}" udp dport {port} counter name strangers
+        udp dport {port} ip saddr {{ {own} }} counter name clients return
+        udp dport {port} counter name strangers
     }}
 }}
 """
@@ -20,7 +20,7 @@ table inet arrivals {{
 
 @dataclass(frozen=True)
 class Arrived:
-    """Datagrams to the knock port."""
+    """Datagrams to the knock port: from the client's own addresses, and from forged ones."""
 
     clients: int
     strangers: int
@@ -31,7 +31,8 @@ class Arrived:
 
 def count_arrivals(world: World, port: int) -> None:
     """Begin to count, or begin anew."""
-    world.server.nft("add table inet arrivals\ndelete table inet arrivals" + _RULES.format(port=port, direct=world.DIRECT))
+    rules = _RULES.format(port=port, own=f"{OUTSIDE}, {BLOCK}/{BLOCK_SIZE}")
+    world.server.nft(f"add table inet arrivals\ndelete table inet arrivals{rules}")
 
 
 def arrived(world: World) -> Arrived:

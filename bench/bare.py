@@ -24,9 +24,9 @@ from nacl.bindings import (
 from nacl.signing import SigningKey
 
 from bench.figures import median
-from bench.world import DISK
+from bench.world import DISK, PEER
 from openme.wire import v2
-from support.netns import Namespace, v4
+from support.netns import Namespace
 
 ECHO_PORT = 54155
 _RECORD = bytes(4096 + 24)  # a page of SQLite's log and its head
@@ -133,7 +133,7 @@ def echo_after_syncs(host: Namespace) -> Iterator[tuple[str, int]]:
                 os._exit(0)
         ear.close()
         try:
-            yield v4(1), ECHO_PORT
+            yield PEER, ECHO_PORT
         finally:
             with host.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
                 last.sendto(b"", ("127.0.0.1", ECHO_PORT))

@@ -75,7 +75,7 @@ def frames(world: World, payloads: Bytes, sources: Addresses, port: int) -> Byte
     """One frame a source, with the payloads in turns: Ethernet, IPv4 and UDP (without checksum, RFC 768)."""
     count, size = len(sources), payloads.shape[1]
     made = np.zeros((count, _HEAD + size), np.uint8)
-    to, own = (np.frombuffer(world.address_of(host), np.uint8) for host in (world.server, world.stranger))
+    to, own = (np.frombuffer(world.address_of(host), np.uint8) for host in (world.server, world.client))
     made[:, 0:6], made[:, 6:12], made[:, 12] = to, own, 0x08
     ip = made[:, _ETHERNET : _ETHERNET + _IP]
     ip[:, 0], ip[:, 8], ip[:, 9] = 0x45, 64, socket.IPPROTO_UDP
@@ -102,10 +102,10 @@ def _big(values: npt.NDArray[np.generic], size: int) -> Bytes:
 
 
 class Flood:
-    """Sends frames over and over from the stranger's end of the direct cable, as fast as it goes or `rate` a second."""
+    """Sends frames over and over from the client's end of the direct cable, as fast as it goes or `rate` a second."""
 
     def __init__(self, world: World, made: Bytes, rate: int = 0) -> None:
-        with world.stranger.entered():
+        with world.client.entered():
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._socket.setsockopt(_SOL_PACKET, _QDISC_BYPASS, 1)
         self._socket.bind((world.DIRECT, 0))

@@ -16,9 +16,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from bench.subject import Subject
-from bench.world import World
+from bench.world import PEER, World
 from support.netns import until
-from support.server import SERVER
 
 UNPACKED = Path(__file__).parents[1] / ".cache" / "unpacked" / "fwknop-server"
 PORT = 62201
@@ -49,7 +48,7 @@ class Fwknop:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._clients = clients
         self._stack = ExitStack()
-        self._write("fwknopd.conf", f"PCAP_INTF eth0;\nFWKNOP_RUN_DIR {self._folder};\n")
+        self._write("fwknopd.conf", f"PCAP_INTF {world.DIRECT};\nFWKNOP_RUN_DIR {self._folder};\n")
         self._write("access.conf", "".join(map(_stanza, range(clients))))
 
     def _write(self, name: str, text: str) -> None:
@@ -102,9 +101,8 @@ class Packets:
     """fwknop's own library (libfko), which makes a packet without a process for each."""
 
     def __init__(self) -> None:
-        libraries = next((UNPACKED / "root/usr/lib").glob("*-linux-*"))
         for name in ("libgpgme.so.11", "libfko.so.3"):
-            self._library = ctypes.CDLL(_library(libraries, name), mode=ctypes.RTLD_GLOBAL)
+            self._library = ctypes.CDLL(_library(name), mode=ctypes.RTLD_GLOBAL)
 
     def knocks(self, wanted: Sequence[tuple[int, IPv4Address]]) -> list[bytes]:
         """A packet for each (client, address), made now."""
@@ -126,9 +124,9 @@ class Packets:
             library.fko_destroy(context)
 
 
-def _library(folder: Path, name: str) -> str:
+def _library(name: str) -> str:
     """Where it is: unpacked, or else in the system."""
-    return str(next(iter(folder.glob(name)), name))
+    return str(next(iter(_libraries().glob(name)), name))
 
 
 def _check(code: int) -> None:
@@ -136,14 +134,18 @@ def _check(code: int) -> None:
         raise RuntimeError(f"libfko says {code}")
 
 
-def command(folder: Path) -> list[str]:
-    """The client, as `openme knock` is run: start, one packet, end."""
+def command(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The client, as `openme knock` is run: start, one packet, end. Its arguments, and variables that it needs."""
     key, mac_key = (base64.b64encode(one).decode() for one in keys(0))
     settings = folder / "fwknoprc"
     settings.touch(mode=0o600)
     settings.write_text(
-        f"[server]\nSPA_SERVER {SERVER[4]}\nALLOW_IP source\nACCESS tcp/{SSH}\nKEY_BASE64 {key}\n"
+        f"[server]\nSPA_SERVER {PEER}\nALLOW_IP source\nACCESS tcp/{SSH}\nKEY_BASE64 {key}\n"
         f"HMAC_KEY_BASE64 {mac_key}\nUSE_HMAC Y\n"
     )
-    return [str(UNPACKED / "run"), "fwknop", "--rc-file", str(settings), "--named-config", "server"]
+    words = [str(UNPACKED / "root/usr/bin/fwknop"), "--rc-file", str(settings), "--named-config", "server"]
+    return words, {"LD_LIBRARY_PATH": str(_libraries())}
 
+
+def _libraries() -> Path:
+    return next((UNPACKED / "root/usr/lib").glob("*-linux-*"))

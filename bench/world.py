@@ -1,9 +1,9 @@
 """The hosts on which everything is measured, and openme's server on one of them.
 
-The namespaces of tests/support/server.py, and beside them a direct cable, on which floods come:
+The namespaces of tests/support/server.py, and beside them a direct cable, on which knocks and floods come:
 
-    stranger  eth1 198.51.100.2 ---------------- 198.51.100.1 eth1  server
-    client    10.9.0.0/16 are addresses of its own as well; the server has a route there
+    client                                                        server
+    eth1 198.51.100.2, 10.9.0.0/16 --------------- 198.51.100.1 eth1
 """
 
 import socket
@@ -23,12 +23,15 @@ from openme.keeper.ratchet_file import read_ratchet
 from openme.keys.x25519 import public_key_of
 from openme.wire.base import Keys, Version
 from support.netns import Namespace, connect, until, v4
-from support.server import CLIENT, KNOCK_PORT, SERVER, ServerWorld
+from support.server import KNOCK_PORT, ServerWorld
 
 PEER = v4(1, 1)
 """The server's end of the direct cable."""
+OUTSIDE = v4(2, 1)
+"""The client's end."""
 BLOCK = IPv4Address("10.9.0.0")
 """The first of 65,536 further addresses of the client."""
+BLOCK_SIZE = 16
 DISK = Path("/var/tmp")  # where a sync costs something, which in /tmp it may not
 OPEN_FOR = "1h"
 _OPENED = rb": opened [^\n]*? for ([0-9.]+)"
@@ -45,10 +48,10 @@ class World(ServerWorld):
         """`settings`: keys of `server:` in the config."""
         super().__init__(stack, folder, **{"knock_timeout": OPEN_FOR, **settings})
         self.crowd = crowd
-        connect(self.server, self.stranger, self.DIRECT, 1)
-        self.server.run("ip", "route", "replace", "default", "via", v4(2, 1))
-        self.server.run("ip", "route", "add", f"{BLOCK}/16", "via", CLIENT[4])
-        self.client.run("ip", "route", "add", "local", f"{BLOCK}/16", "dev", "lo")
+        connect(self.server, self.client, self.DIRECT, 1)
+        # Where forged sources would be, and the client's further addresses.
+        self.server.run("ip", "route", "replace", "default", "via", OUTSIDE)
+        self.client.run("ip", "route", "add", "local", f"{BLOCK}/{BLOCK_SIZE}", "dev", "lo")
         self.write_config(self.config.read_text().replace("clients: {}\n", f"clients:\n{crowd.text()}"))
 
     def serve_openme(self) -> Subject:
@@ -105,7 +108,7 @@ class Sender:
 
     def __init__(self, subject: Subject) -> None:
         self._socket = subject.world.socket_on(subject.world.client, socket.SOCK_DGRAM)
-        self._to = (SERVER[4], subject.port)
+        self._to = (PEER, subject.port)
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from bench.figures import Report
-from bench.rows import clients, large_file, latency, throughput
+from bench.rows import clients, command, flood, idle, large_file, latency, memory, throughput
 
 Sizes = TypeVar("Sizes")
 
@@ -27,4 +27,8 @@ ROWS = {
     "latency": _row(latency.TITLE, latency.measure, latency.Sizes(), latency.SMALL),
     "clients": _row(clients.TITLE, clients.measure, clients.Sizes(), clients.SMALL),
     "large_file": _row(large_file.TITLE, large_file.measure, large_file.Sizes(), large_file.SMALL),
+    "flood": _row(flood.TITLE, flood.measure, flood.Sizes(), flood.SMALL),
+    "memory": _row(memory.TITLE, memory.measure, memory.Sizes(), memory.SMALL),
+    "command": _row(command.TITLE, command.measure, command.Sizes(), command.SMALL),
+    "idle": _row(idle.TITLE, idle.measure, idle.Sizes(), idle.SMALL),
 }

@@ -18,9 +18,8 @@ from bench.arrivals import arrived, count_arrivals
 from bench.crowd import knocks
 from bench.figures import Curves, Goal, Report, Table, cumulative, median, milliseconds, number, percentile
 from bench.subject import Subject
-from bench.world import BLOCK, Sender, World, world
+from bench.world import BLOCK, PEER, Sender, World, world
 from openme.wire import v2
-from support.server import SERVER
 
 TITLE = "From a knock sent to a port that accepts"
 SSH = 22
@@ -167,7 +166,7 @@ def _attempt(source: IPv4Address) -> socket.socket:
     made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     made.setblocking(False)  # noqa: FBT003  # the standard library's signature
     made.bind((str(source), 0))
-    made.connect_ex((SERVER[4], SSH))
+    made.connect_ex((PEER, SSH))
     return made
 
 

@@ -5,6 +5,7 @@ durable is tried afterwards: every process is killed, the server started again, 
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -12,7 +13,7 @@ from bench import bare, fwknop
 from bench.crowd import KNOCKS_OF_ONE, Crowd, knocks
 from bench.figures import Bars, Goal, Report, Table, microseconds, number, percent
 from bench.load import Taken, as_many_as_it_takes
-from bench.world import BLOCK, World, world
+from bench.world import BLOCK, Sender, World, world
 from openme.wire import v2
 from support.netns import until
 
@@ -116,12 +117,12 @@ def _are_durable(hosts: World, packets: Sequence[bytes]) -> None:
     hosts.kill()
     subject = hosts.serve_openme()
     fresh = _sealed(hosts, [(0, BLOCK)])
-    log = subject.follow()
-    hosts.send(*packets, *fresh)
-    until(log.look, 20)
-    if log.count != 1:
-        raise SystemExit(f"of {len(packets)} copies {log.count - 1} opened after all processes had been killed")
-    log.close()
+    with closing(subject.follow()) as log, Sender(subject) as sender:
+        for packet in (*packets, *fresh):
+            sender.send(packet)
+        until(log.look, 20)
+        if log.count != 1:
+            raise SystemExit(f"of {len(packets)} copies {log.count - 1} opened after all processes had been killed")
 
 
 def _fwknop(hosts: World, sizes: Sizes) -> list[Taken]:
