@@ -6,12 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+from bench import environment, fwknop, pages
+from bench.rows import ROWS
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from bench import environment, fwknop, pages  # noqa: E402  # needs the path above
-from bench.rows import ROWS  # noqa: E402  # the same
-
 RESULTS = ROOT / "bench" / "results"
 
 

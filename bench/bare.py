@@ -5,11 +5,11 @@ import os
 import secrets
 import socket
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import monocypher
 from nacl.bindings import (
@@ -24,9 +24,13 @@ from nacl.bindings import (
 from nacl.signing import SigningKey
 
 from bench.figures import median
+from bench.timing import timed
 from bench.world import DISK, PEER
 from openme.wire import v2
 from support.netns import Namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ECHO_PORT = 54155
 _RECORD = bytes(4096 + 24)  # a page of SQLite's log and its head
@@ -55,7 +59,7 @@ def arithmetic(rounds: int) -> dict[str, float]:
         "AEAD": lambda: crypto_aead_chacha20poly1305_ietf_decrypt(packet[40:], representative, nonce, key),
         "Ed25519": lambda: crypto_sign_open(signed, client),
     }
-    return {name: median(_timed(step, rounds)) for name, step in steps.items()}
+    return {name: median(timed(step, rounds)) for name, step in steps.items()}
 
 
 def _hkdf(secret: bytes, size: int) -> bytes:
@@ -66,15 +70,6 @@ def _hkdf(secret: bytes, size: int) -> bytes:
         block = hmac.digest(key, block + b"information" + bytes([len(made) // 32 + 1]), "sha256")
         made += block
     return made[:size]
-
-
-def _timed(step: Callable[[], object], rounds: int) -> list[float]:
-    taken = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        step()
-        taken.append(time.perf_counter() - begin)
-    return taken
 
 
 @dataclass(frozen=True)
@@ -108,7 +103,7 @@ def syncs(rounds: int) -> Syncs:
     """On the disk that the server's state is on."""
     with tempfile.TemporaryDirectory(dir=DISK) as folder:
         disk = Disk(Path(folder))
-        return Syncs(median(_timed(disk.write_log, rounds)), median(_timed(disk.write_mark, rounds)))
+        return Syncs(median(timed(disk.write_log, rounds)), median(timed(disk.write_mark, rounds)))
 
 
 @contextmanager

@@ -8,13 +8,16 @@ digests that is not synced. Its clients are stanzas with a key and an HMAC key e
 import base64
 import ctypes
 import hashlib
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from bench.processes import tree
 from bench.subject import Subject
 from bench.world import PEER, World
 from support.netns import until
@@ -70,8 +73,7 @@ class Fwknop:
                 stdout=output,
                 stderr=output,
             )
-        self._stack.callback(process.wait)
-        self._stack.callback(process.terminate)
+        self._stack.callback(_end, process)
         until(lambda: _SERVES in log.read_text(), _START_SECONDS)
         return Subject("fwknop", self._world, PORT, process.pid, log, _OPENED)
 
@@ -81,12 +83,17 @@ class Fwknop:
 
     def have_open(self, addresses: Sequence[IPv4Address]) -> None:
         """Rules as it makes them, without a program for each."""
-        until_then = int(time.time()) + _TIMEOUT
-        rules = "".join(
-            f"-A FWKNOP_INPUT -s {address}/32 -p tcp -m tcp --dport {SSH} -m comment --comment _exp_{until_then} -j ACCEPT\n"
-            for address in addresses
-        )
+        rule = f"-p tcp -m tcp --dport {SSH} -m comment --comment _exp_{int(time.time()) + _TIMEOUT} -j ACCEPT"
+        rules = "".join(f"-A FWKNOP_INPUT -s {address}/32 {rule}\n" for address in addresses)
         self._world.server.run("iptables-restore", "-w", "--noflush", stdin=f"*filter\n{rules}COMMIT\n")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Without its own end, before which it works on all that waits."""
+    for pid in tree(process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def _stanza(number: int) -> str:

@@ -13,7 +13,6 @@ from bench.world import Sender
 
 UNDER_WAY = 512
 """So many knocks wait at most: less than the listener's queues hold, more than a batch."""
-_LOST_AFTER = 1.0  # seconds in which nothing opens: what is under way then never will
 _LOOK = 0.0005
 
 
@@ -32,14 +31,23 @@ class Taken:
         """Accepted knocks a second."""
         return self.opened / self.seconds
 
+    @property
+    def cost(self) -> float:
+        """Seconds of the processor a knock."""
+        return self.used.seconds / self.opened
 
-def as_many_as_it_takes(subject: Subject, packets: Sequence[bytes], seconds: float) -> Taken:
-    """Keep `UNDER_WAY` knocks under way for so long, or until all have been sent."""
+
+def as_many_as_it_takes(subject: Subject, packets: Sequence[bytes], seconds: float, patience: float = 1.0) -> Taken:
+    """Keep `UNDER_WAY` knocks under way for so long, or until all have been sent.
+
+    `patience`: seconds in which nothing opens and after which what is under way is taken for lost. SystemExit if no
+    knock opens at all.
+    """
     count_arrivals(subject.world, subject.port)
     with Sender(subject) as sender, closing(subject.follow()) as log:
         before, begin = subject.used(), time.monotonic()
         sent, lost, moved, last = 0, 0, begin, begin
-        while (now := time.monotonic()) < moved + _LOST_AFTER:
+        while (now := time.monotonic()) < moved + patience:
             if log.look():
                 moved = last = now
             free = min(len(packets) - sent, UNDER_WAY - (sent - log.count - lost))
@@ -50,10 +58,13 @@ def as_many_as_it_takes(subject: Subject, packets: Sequence[bytes], seconds: flo
             sent += free
             if sent == log.count + lost and not free:
                 break
-            if sent < len(packets) and now > moved + _LOST_AFTER / 2 and now < begin + seconds:
+            if sent < len(packets) and now > moved + patience / 2 and now < begin + seconds:
                 lost, moved = sent - log.count, now
             time.sleep(_LOOK)
-        return Taken(last - begin, sent, arrived(subject.world).clients, log.count, subject.used() - before)
+        came = arrived(subject.world).clients
+        if not log.count:
+            raise SystemExit(f"{subject.name}: of {came} knocks none has opened\n{subject.log.read_text()[-500:]}")
+        return Taken(last - begin, sent, came, log.count, subject.used() - before)
 
 
 @dataclass

@@ -5,11 +5,11 @@ from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import matplotlib as mpl  # noqa: E402  # reads the variable
-from matplotlib import pyplot  # noqa: E402  # the same
-from matplotlib.axes import Axes  # noqa: E402  # the same
+import matplotlib as mpl  # reads the variable
+from matplotlib import pyplot as plt  # the same
+from matplotlib.axes import Axes  # the same
 
-from bench.figures import Bars, Curves, number  # noqa: E402  # the same
+from bench.figures import Bars, Curves, number  # the same
 
 OURS, OTHERS = "#1d4ed8", ("#6b7280", "#c2410c", "#a16207", "#4d7c0f")
 _SIZE = (8.0, 4.0)
@@ -19,12 +19,12 @@ mpl.rcParams |= {"svg.hashsalt": "openme", "svg.fonttype": "none", "axes.spines.
 
 def draw(plot: Bars | Curves, folder: Path) -> None:
     """Write NAME.svg and NAME.png, the same bytes for the same figures."""
-    figure, axes = pyplot.subplots(figsize=_SIZE, layout="constrained")
+    figure, axes = plt.subplots(figsize=_SIZE, layout="constrained")
     _bars(axes, plot) if isinstance(plot, Bars) else _curves(axes, plot)
     axes.set_title(plot.title, loc="left", fontweight="bold")
     figure.savefig(folder / f"{plot.name}.svg", metadata={"Date": None, "Creator": None})
     figure.savefig(folder / f"{plot.name}.png", dpi=120, metadata={"Software": None})
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def _bars(axes: Axes, plot: Bars) -> None:

@@ -25,9 +25,11 @@ _FLAT = 1.5
 
 @dataclass(frozen=True)
 class Sizes:
+    """How much of everything."""
+
     clients: Sequence[int] = (10, 1_000, 100_000)
     knocks: int = 200
-    searched: Sequence[int] = (20, 20, 2)
+    searched: Sequence[int] = (20, 20, 1)
     """Version 1 knocks from addresses that nobody has knocked from, for each number of clients."""
     fwknop_clients: Sequence[int] = (10, 1_000, 10_000)
     fwknop_knocks: int = 15
@@ -57,7 +59,9 @@ def measure(sizes: Sizes) -> Report:
                 found.setdefault("fwknop 2.6", {})[count] = _fwknop(hosts, count, sizes)
     counts = sorted({*sizes.clients, *(sizes.fwknop_clients if fwknop.is_there() else ())})
     rows = [(name, *(_cell(costs.get(count)) for count in counts)) for name, costs in found.items()]
-    curves = {name: [(count, cost.processor * 1e6) for count, cost in costs.items()] for name, costs in found.items()}
+    curves: dict[str, Sequence[tuple[float, float]]] = {
+        name: [(count, cost.processor * 1e6) for count, cost in costs.items()] for name, costs in found.items()
+    }
     return Report(
         [_goal(name, found[name]) for name in (_V2, _V1_SEEN, _V1_NEW)],
         [
@@ -88,7 +92,8 @@ def _cell(cost: Cost | None) -> str:
 def _goal(name: str, costs: dict[int, Cost]) -> Goal:
     few, many = min(costs), max(costs)
     times = costs[many].processor / costs[few].processor
-    measured = f"{microseconds(costs[few].processor)} with {few:,} clients, {microseconds(costs[many].processor)} with {many:,}"
+    cheap, dear = (microseconds(costs[count].processor) for count in (few, many))
+    measured = f"{cheap} with {few:,} clients, {dear} with {many:,}"
     flat = None if name == _V1_NEW else times <= _FLAT
     return Goal(f"cost of a knock: {name}", "stated" if flat is None else "flat", measured, flat)
 

@@ -1,4 +1,4 @@
-"""How long does `openme knock` take from start to exit, beside a script that imports its libraries and sends a packet?"""
+"""How long does `openme knock` take, beside a script that imports its libraries and sends one packet?"""
 
 import os
 import subprocess
@@ -26,6 +26,8 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(bytes(165), ("{PEER}", {
 
 @dataclass(frozen=True)
 class Sizes:
+    """How much of everything."""
+
     rounds: int = 25
 
 
@@ -51,7 +53,9 @@ def measure(sizes: Sizes) -> Report:
             # Once more than measured: the first round fills the caches.
             until(lambda: log.look() is not None and log.count >= 2 * (sizes.rounds + 1))
     ours, bare = median(taken[_OURS]), median(taken["bare script"])
-    rows = [(name, milliseconds(median(seconds)), f"{number(median(seconds) / bare)}") for name, seconds in taken.items()]
+    rows = [
+        (name, milliseconds(median(seconds)), f"{number(median(seconds) / bare)}") for name, seconds in taken.items()
+    ]
     return Report(
         [Goal("`openme knock`, start to exit", "below 1.5 bare scripts", f"{number(ours / bare)}", ours / bare < 1.5)],
         [Table(("command", "median", "bare scripts"), rows, "All of its knocks opened a door.")],
@@ -74,7 +78,9 @@ def _in_turns(
             for name, (words, variables) in commands.items():
                 environment = {"PATH": os.environ["PATH"], "HOME": str(hosts.folder), **variables}
                 begin = time.perf_counter()
-                done = subprocess.run(words, env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+                done = subprocess.run(
+                    words, env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL
+                )
                 seconds = time.perf_counter() - begin
                 if done.returncode != 0:
                     raise SystemExit(f"{name} ended with {done.returncode}: {done.stderr.decode()}")

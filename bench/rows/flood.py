@@ -33,6 +33,8 @@ _MILLION_FIRST = 0x0B000000
 
 @dataclass(frozen=True)
 class Sizes:
+    """How much of everything."""
+
     clients: int = 500
     rate: float = 200.0
     known: int = 1_000
@@ -121,7 +123,7 @@ class Survived:
 
     @property
     def share(self) -> float:
-        """Of all knocks of version 2; of version 1 those from known addresses, since others cannot be told from noise."""
+        """Of all version 2 knocks; of version 1 those from known addresses, as nothing tells others from noise."""
         both = [self.known] if self.new is None or self.wire == v1.WIRE.name else [self.known, self.new]
         return sum(one.opened for one in both) / sum(one.arrived.clients for one in both)
 
@@ -182,7 +184,12 @@ def _goals(kind: Kind, one: Survived) -> list[Goal]:
     goals = [Goal(what, percent(kind.share), measured, one.share >= kind.share)]
     if kind.cores is not None:
         goals.append(
-            Goal(f"processor under {kind.name}", f"{kind.cores} of a core", f"{number(one.cores)} of a core", one.cores < kind.cores)
+            Goal(
+                f"processor under {kind.name}",
+                f"{kind.cores} of a core",
+                f"{number(one.cores)} of a core",
+                one.cores < kind.cores,
+            )
         )
     return goals
 

@@ -14,6 +14,8 @@ _REST = 2.0  # seconds after its start
 
 @dataclass(frozen=True)
 class Sizes:
+    """How much of everything."""
+
     clients: int = 500
     seconds: float = 30.0
 
@@ -39,7 +41,12 @@ def measure(sizes: Sizes) -> Report:
     return Report(
         [
             Goal("idle cost", "below 0.1% of a core", percent(ours), ours < 0.001),
-            Goal("idle, wake-ups", "those that the clock needs", f"{number(used['openme'].wakings / seconds)} a second", None),
+            Goal(
+                "idle, wake-ups",
+                "those that the clock needs",
+                f"{number(used['openme'].wakings / seconds)} a second",
+                None,
+            ),
         ],
         [Table(("server", "of a core", "wake-ups a second"), rows, f"Over {seconds:.0f} s, all processes.")],
     )

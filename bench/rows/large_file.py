@@ -26,6 +26,8 @@ _AT_ONCE = 1.0
 
 @dataclass(frozen=True)
 class Sizes:
+    """How much of everything."""
+
     clients: int = 100_000
     rate: float = 50.0
 
@@ -81,11 +83,29 @@ def measure(sizes: Sizes) -> Report:
                 f"{milliseconds(longest)} at most, {reading.lost} lost",
                 longest < 0.05 and not reading.lost,
             ),
-            Goal("`revoke` meanwhile", "at once", f"{number(revoked)} s after the command was started", revoked < _AT_ONCE),
-            Goal(f"start with {sizes.clients:,} clients", "within 5 s", f"{number(first)} s, the next {number(again)} s", max(first, again) <= 5),
+            Goal(
+                "`revoke` meanwhile",
+                "at once",
+                f"{number(revoked)} s after the command was started",
+                revoked < _AT_ONCE,
+            ),
+            Goal(
+                f"start with {sizes.clients:,} clients",
+                "within 5 s",
+                f"{number(first)} s, the next {number(again)} s",
+                max(first, again) <= 5,
+            ),
         ],
         [Table((f"{sizes.clients:,} clients", "measured"), rows)],
-        [Bars("large_file", f"Start with {sizes.clients:,} clients", "seconds", bars, frozenset(("libyaml alone", "fwknop 2.6")))],
+        [
+            Bars(
+                "large_file",
+                f"Start with {sizes.clients:,} clients",
+                "seconds",
+                bars,
+                frozenset(("libyaml alone", "fwknop 2.6")),
+            )
+        ],
     )
 
 
@@ -105,7 +125,9 @@ def _waits(hosts: World, subject: Subject, sizes: Sizes, seconds: int) -> list[f
 def _read_again(hosts: World, subject: Subject, sizes: Sizes) -> Reading:
     """Knocks go on until the file, to which a client was added, has been read."""
     begin = time.monotonic()
-    hosts.write_config(hosts.config.read_text() + f"  one-more:\n    ed25519_pubkey: {Crowd.key(sizes.clients).public}\n")
+    hosts.write_config(
+        hosts.config.read_text() + f"  one-more:\n    ed25519_pubkey: {Crowd.key(sizes.clients).public}\n"
+    )
     waits: list[float] = []
     sent, seconds = 0, 0.0
     with closing(Follower(subject.log, rb"config in force: (\d+) clients")) as log:

@@ -32,6 +32,8 @@ _BACKLOG = 4096
 
 @dataclass(frozen=True)
 class Sizes:
+    """How much of everything."""
+
     clients: int = 500
     knocks: int = 1_000
     rate: float = 100.0
@@ -158,7 +160,9 @@ def openings(subject: Subject, sent: Sequence[tuple[bytes, IPv4Address]], rate: 
                 attempt.close()
     came = arrived(subject.world).clients
     if len(found) < came:
-        raise SystemExit(f"{subject.name}: of {came} knocks that arrived {len(found)} opened\n{subject.log.read_text()[-500:]}")
+        raise SystemExit(
+            f"{subject.name}: of {came} knocks that arrived {len(found)} opened\n{subject.log.read_text()[-500:]}"
+        )
     return found
 
 
@@ -172,16 +176,19 @@ def _attempt(source: IPv4Address) -> socket.socket:
 
 def _bare(hosts: World, sizes: Sizes) -> list[float]:
     found: list[float] = []
-    with bare.echo_after_syncs(hosts.server) as to, hosts.client.entered():
-        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
-            sender.settimeout(_PATIENCE)
-            begin = time.monotonic()
-            for n in range(sizes.knocks):
-                time.sleep(max(0.0, begin + n / sizes.rate - time.monotonic()))
-                since = time.monotonic()
-                sender.sendto(b"knock", to)
-                sender.recv(64)
-                found.append(time.monotonic() - since)
+    with (
+        bare.echo_after_syncs(hosts.server) as to,
+        hosts.client.entered(),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        sender.settimeout(_PATIENCE)
+        begin = time.monotonic()
+        for n in range(sizes.knocks):
+            time.sleep(max(0.0, begin + n / sizes.rate - time.monotonic()))
+            since = time.monotonic()
+            sender.sendto(b"knock", to)
+            sender.recv(64)
+            found.append(time.monotonic() - since)
     return found
 
 

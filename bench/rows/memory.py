@@ -26,6 +26,8 @@ _BARE = "import sqlite3, monocypher, nacl.bindings, yaml; print(flush=True); inp
 
 @dataclass(frozen=True)
 class Sizes:
+    """How much of everything."""
+
     clients: int = 500
     noise: int = 10_000_000
     grants: int = 100_000
@@ -61,7 +63,11 @@ def measure(sizes: Sizes) -> Report:
             Goal(f"the same after {came:,} packets of noise", "below 40 MiB", mebibytes(after), after < 40 << 20),
             Goal(f"the same with {granted:,} grants", "below 150 MiB", mebibytes(full), full < 150 << 20),
         ],
-        [Table(("all processes together", "memory"), rows, "Pss: what processes share counts once (proc_pid_smaps(5)).")],
+        [
+            Table(
+                ("all processes together", "memory"), rows, "Pss: what processes share counts once (proc_pid_smaps(5))."
+            )
+        ],
         [Bars("memory", "Memory of all processes", "MiB", {name: size / 2**20 for name, size in bars.items()})],
     )
 

@@ -1,22 +1,18 @@
 """What a datagram costs the server under each wire version, and one client among many: side by side, as ratios.
 
-    .venv/bin/python bench/wire_v2.py [ROUNDS]
+    .venv/bin/python -m bench.studies.wire_v2 [ROUNDS]
 
 Needs no root: listener and keeper are plain objects. Every figure is the median of ROUNDS (2,000), one core.
 """
 
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 import logging
 import secrets
+import statistics
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 
+from bench.timing import timed
 from openme.config.model import ClientEntry  # noqa: TC001  # a script
 from openme.keeper.registry import Registry
 from openme.keys.ed25519 import ClientPrivateKey
@@ -29,12 +25,7 @@ ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 
 def median(action: Callable[[], object]) -> float:
     """Microseconds."""
-    seconds = []
-    for _ in range(ROUNDS):
-        started = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds) * 1e6
+    return statistics.median(timed(action, ROUNDS)) * 1e6
 
 
 def refused(datagram: bytes) -> Callable[[], None]:

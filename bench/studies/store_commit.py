@@ -1,6 +1,6 @@
 """What does the mark cost? Commits of the replay memory with and without it, side by side on the same disk.
 
-    .venv/bin/python bench/store_commit.py [DIRECTORY] [COMMITS]
+    .venv/bin/python -m bench.studies.store_commit [DIRECTORY] [COMMITS]
 
 The real store in DIRECTORY (here by default, which must be a real disk: where a sync costs nothing there is nothing to
 see). The two take turns commit by commit, so that whatever else the disk does hits both. Milliseconds: median, and the

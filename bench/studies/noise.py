@@ -1,6 +1,6 @@
 """How far are packets from random bytes? Figures for both versions beside random strings, and a picture of them.
 
-    .venv/bin/python bench/noise.py [PACKETS] [PICTURE]
+    .venv/bin/python -m bench.studies.noise [PACKETS] [PICTURE]
 
 Makes PACKETS (100,000) knocks of each version, by one client, for one target, at one moment, and as many random
 strings, and takes every look of tests/support/noise.py at them. Writes PICTURE (docs/images/noise.svg). Takes some ten
@@ -14,15 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
 import monocypher
 
 from openme.keys.x25519 import public_key_of
 from support import noise
 from support.recorded import recorder
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SIZE = 165
 ORDINARY_KEYS = 1000
 

@@ -1,6 +1,6 @@
 """How long does what an operator can start keep knocks waiting? The keeper's own loop on the kernel's firewall.
 
-    sudo .venv/bin/python bench/operator_pauses.py [COUNT ...]
+    sudo .venv/bin/python -m bench.studies.operator_pauses [COUNT ...]
 
 For each COUNT (1,000 and 20,000): so many clients of whom each has one door open, one client more who has as many open
 alone, and as many entries of other people in the connection table. A pause is the time between two turns of the loop;
@@ -22,8 +22,7 @@ from contextlib import ExitStack, closing, suppress
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
+from bench.crowd import Crowd
 from openme.clocks import read_clocks
 from openme.control import serving
 from openme.firewall.nft import NftFirewall
@@ -32,7 +31,6 @@ from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
 from openme.keeper.policy import client_lists
 from openme.keeper.rules import rules_for
-from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.netlink.conntrack import connection_table, established_entry
 from openme.seam.channel import channel
@@ -93,12 +91,8 @@ def server_file(state_dir: Path, count: int, ports: str = "22/tcp") -> str:
         "clients:",
     ]
     text = "".join(f"{line}\n" for line in head)
-    entries = [f"  user{i}:\n    ed25519_pubkey: {_key(i).public}\n" for i in range(1, count + 1)]
-    return text + "".join(entries) + f"  wide:\n    ed25519_pubkey: {_key(0).public}\n"
-
-
-def _key(number: int) -> ClientPrivateKey:
-    return ClientPrivateKey(number.to_bytes(31, "big") + b"\x01")
+    entries = [f"  user{i}:\n    ed25519_pubkey: {Crowd.key(i).public}\n" for i in range(1, count + 1)]
+    return text + "".join(entries) + f"  wide:\n    ed25519_pubkey: {Crowd.key(0).public}\n"
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,20 +3,16 @@
 Root is needed; everything happens in a network namespace of its own. Compare the ratios: absolute figures belong to
 one machine. `--host-elements N` puts a set of N addresses of somebody else's beside ours, as blocklists do.
 
-    usage: python bench/firewall_elements.py [--host-elements N]
+    usage: .venv/bin/python -m bench.studies.firewall_elements [--host-elements N]
 """
 
 import argparse
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from ipaddress import ip_address
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import nftables
 

@@ -1,0 +1,1 @@
+"""Measurements for a single decision, run by hand: `.venv/bin/python -m bench.studies.NAME`."""
