@@ -1,6 +1,6 @@
-# `make test` and `make demo` do all the set-up they need by themselves. Everything else is for developers.
+# `make test`, `make demo` and `make bench` do all the set-up they need by themselves. Everything else is for developers.
 
-.PHONY: test quick test-long demo lint coverage venv lock fuzz clean
+.PHONY: test quick test-long demo bench lint coverage venv lock fuzz clean
 
 test: ## everything that must hold: lint, types, unit to end-to-end tests
 	tools/with-setup dev tools/run-tests $(ARGS)
@@ -13,6 +13,9 @@ test-long: ## what takes minutes: the firewall, the split and the whole way of a
 
 demo: ## the whole story on this machine, in network namespaces of its own
 	tools/with-setup run .venv/bin/openme demo
+
+bench: ## what openme withstands and costs, beside fwknop: six minutes of a machine that does nothing else; ROWS="flood idle"
+	tools/with-setup dev tools/run-bench $(ROWS)
 
 lint: ## ruff and mypy alone
 	tools/with-setup dev tools/lint

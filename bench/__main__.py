@@ -22,6 +22,8 @@ def main() -> int:
     asked = parser.parse_args()
     if unknown := [name for name in asked.rows if name not in ROWS]:
         parser.error(f"no row {unknown[0]!r}; there are: {', '.join(ROWS)}")
+    if asked.small and asked.into == RESULTS:
+        parser.error("--small needs --into: its figures say nothing, and would take the place of those that do")
     if os.geteuid() != 0:
         parser.error("needs root: network namespaces, and the kernel's firewall in them")
     if not fwknop.is_there():
@@ -34,9 +36,9 @@ def main() -> int:
         report = (row.try_out if asked.small else row.measure)()
         print(f"\n{row.title}  ({time.monotonic() - begin:.0f} s)\n\n{report.markdown()}", flush=True)
         pages.write(asked.into, name, report, machine)
+        if asked.into == RESULTS:
+            pages.update(ROOT / "docs" / "performance.md", RESULTS)
     print(pages.summary(asked.into))
-    if asked.into == RESULTS:
-        pages.update(ROOT / "docs" / "performance.md", RESULTS)
     return 0
 
 

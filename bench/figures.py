@@ -62,7 +62,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text. `note`: a sentence or two below."""
+    """Cells are text, as many in each row as there are headings. `note`: a sentence or two below."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -71,15 +71,13 @@ class Table:
     def markdown(self) -> str:
         """Aligned, so that it can be read as it is."""
         lines = [list(self.headings), *map(list, self.rows)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = [_line(line, widths) for line in lines]
         text.insert(1, "|".join(["", *("-" * (width + 2) for width in widths), ""]))
         return "\n".join(text) + ("\n" if not self.note else f"\n\n{self.note}\n")
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    if len(cells) != len(widths):
-        raise ValueError(f"a row of {len(cells)} cells in a table of {len(widths)}")
     return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
 

@@ -35,6 +35,7 @@ MOST_SECONDS = 120
 _ETHERNET, _IP, _UDP = 14, 20, 8
 _HEAD = _ETHERNET + _IP + _UDP
 _SOL_PACKET, _QDISC_BYPASS = 263, 20
+_IPV4 = b"\x08\x00"
 _AT_ONCE = 1024
 _SENT, _STOP = 0, 1
 _MESSAGE = np.dtype(
@@ -72,11 +73,18 @@ def forged(count: int, different: int = FORGED_SOURCES, first: int = FORGED) -> 
 
 
 def frames(world: World, payloads: Bytes, sources: Addresses, port: int) -> Bytes:
-    """One frame a source, with the payloads in turns: Ethernet, IPv4 and UDP (without checksum, RFC 768)."""
+    """One frame a source to the server's port, with the payloads in turns."""
+    return built(world.address_of(world.server), world.address_of(world.client), payloads, sources, port)
+
+
+def built(to: bytes, own: bytes, payloads: Bytes, sources: Addresses, port: int) -> Bytes:
+    """Ethernet from `own` to `to`, IPv4 to the server, UDP without checksum (RFC 768). ValueError without payloads."""
+    if not len(payloads):
+        raise ValueError("frames of nothing")
     count, size = len(sources), payloads.shape[1]
     made = np.zeros((count, _HEAD + size), np.uint8)
-    to, own = (np.frombuffer(world.address_of(host), np.uint8) for host in (world.server, world.client))
-    made[:, 0:6], made[:, 6:12], made[:, 12] = to, own, 0x08
+    made[:, 0:6], made[:, 6:12] = np.frombuffer(to, np.uint8), np.frombuffer(own, np.uint8)
+    made[:, 12:14] = np.frombuffer(_IPV4, np.uint8)
     ip = made[:, _ETHERNET : _ETHERNET + _IP]
     ip[:, 0], ip[:, 8], ip[:, 9] = 0x45, 64, socket.IPPROTO_UDP
     ip[:, 2:4] = _big(np.full(count, _IP + _UDP + size), 2)

@@ -1,7 +1,7 @@
 """fwknop 2.6 of Debian, doing what openme does on the same hosts: fwknopd with its packets, keys and rules.
 
 `tools/unpacked fwknop-server fwknop-client` has put it under .cache. It runs as Debian sets it up: libpcap, looked at
-every 0.1 s, a program of iptables for each rule (on Debian 12 iptables-nft, so the kernel's nf_tables), and a file of
+every 0.1 s, programs of iptables for each packet (on Debian 12 iptables-nft, so the kernel's nf_tables), and a file of
 digests that is not synced. Its clients are stanzas with a key and an HMAC key each, tried one after the other.
 """
 
@@ -29,7 +29,7 @@ _OPENED = rb"Added access rule to FWKNOP_INPUT for ([0-9.]+)"
 _SERVES = "Starting fwknopd main event loop"
 _TIMEOUT = 3600
 _SHA256 = 3
-_START_SECONDS = 60.0
+_START_SECONDS = 300.0
 
 
 def is_there() -> bool:

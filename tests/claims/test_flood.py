@@ -1,6 +1,6 @@
 """`flood`: noise, right-shaped noise, copies of real knocks and knocks sealed by strangers keep no known client out.
 
-All from thousands of forged addresses, as fast as one processor sends them. bench/flood.py has the figures.
+All from thousands of forged addresses, as fast as one processor sends them. docs/performance.md has the figures.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 Packets of version 2 look like random bytes in everything that is looked at (tests/support/noise.py says what chance
 allows), and each look finds the flaw that it is there for. One packet of version 1 is enough to tell it.
 
-`bench/noise.py` does the same with 100,000 packets and draws it; OPENME_NOISE_PACKETS does it here.
+`bench/studies/noise.py` does the same with 100,000 packets and draws it; OPENME_NOISE_PACKETS does it here.
 """
 
 import os

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from bench.pages import GOALS, summary, with_figures
+from bench.rows import ROWS
 from openme.cli import knock as cli_knock
 from openme.client import address_page, door, known, nat64, plan, receipt, renewal
 from openme.config import model, nodes, server_keys
@@ -307,12 +309,12 @@ MEASURED = {
     "low-order component": "points",
     "classifier": "classifier",
 }
-"""How a row of the table of noise begins, and the line of `bench/noise.py` that it is."""
+"""How a row of the table of noise begins, and the line of `bench/studies/noise.py` that it is."""
 
 
-def printed_and_written(result: str, begins: str, row: str) -> tuple[list[str], list[str]]:
-    """The figures of a line of a stored benchmark, and the cells of the row of docs/security.md that shows them."""
-    printed = (ROOT / f"bench/results/{result}.txt").read_text(encoding="utf-8")
+def printed_and_written(begins: str, row: str) -> tuple[list[str], list[str]]:
+    """The figures of a line of the stored study of noise, and the cells of the row of docs/security.md that shows them."""
+    printed = (ROOT / "bench/results/noise.txt").read_text(encoding="utf-8")
     line = re.search(rf"^{begins} +(.+)$", printed, re.MULTILINE)
     cells = re.search(rf"^\| {row}\|(.+)\|$", (ROOT / "docs/security.md").read_text("utf-8"), re.MULTILINE)
     assert line is not None
@@ -322,7 +324,7 @@ def printed_and_written(result: str, begins: str, row: str) -> tuple[list[str], 
 
 @pytest.mark.parametrize(("row", "look"), MEASURED.items())
 def test_the_table_of_noise_is_what_the_benchmark_printed(row: str, look: str) -> None:
-    for figure, cell in zip(*printed_and_written("noise", look, rf"{row}[^|]*"), strict=True):
+    for figure, cell in zip(*printed_and_written(look, rf"{row}[^|]*"), strict=True):
         written = re.match(r"[\d.,]+", cell.strip())
         if written is None:
             assert figure == "-", "words in place of a figure that was measured"
@@ -332,16 +334,24 @@ def test_the_table_of_noise_is_what_the_benchmark_printed(row: str, look: str) -
         assert f"{float(figure.rstrip('%')):.{places}f}" == text
 
 
-FLOODS = {
-    "noise of any length": "noise",
-    "165 bytes that begin like a knock": "shaped",
-    "copies of one real knock": "copies",
-    "sealed with the server's public key, signed by nobody": "sealed",
-}
-"""A row of the table of floods, and the line of `bench/flood.py` that it is."""
+RESULTS = ROOT / "bench/results"
 
 
-@pytest.mark.parametrize(("row", "kind"), FLOODS.items())
-def test_the_table_of_floods_is_what_the_benchmark_printed(row: str, kind: str) -> None:
-    printed, written = printed_and_written("flood", kind, rf"{row} ")
-    assert [cell.strip() for cell in written] == printed[:3]
+def test_the_page_on_performance_shows_what_the_benchmark_has_kept() -> None:
+    """Where they differ: `make bench` writes both, and a page that was edited by hand gets its figures back from it."""
+    page = ROOT / "docs/performance.md"
+    text = page.read_text(encoding="utf-8")
+    assert with_figures(text, RESULTS) == text
+
+
+def test_the_page_on_performance_shows_every_row_and_picture_of_the_benchmark() -> None:
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- bench: (\w+) -->", text)) == {GOALS, *ROWS}
+    pictures = {path.name for path in RESULTS.glob("*.svg")}
+    assert pictures
+    assert set(re.findall(r"\(\.\./bench/results/([\w.]+)\)", text)) == pictures
+    assert {path.stem for path in RESULTS.glob("*.png")} == {path.stem for path in RESULTS.glob("*.svg")}
+
+
+def test_the_kept_goals_are_those_of_the_rows() -> None:
+    assert summary(RESULTS) == (RESULTS / f"{GOALS}.md").read_text(encoding="utf-8")
