@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from bench.pages import GOALS, summary, with_figures
 from bench.rows import ROWS
+
 from openme.cli import knock as cli_knock
 from openme.client import address_page, door, known, nat64, plan, receipt, renewal
 from openme.config import model, nodes, server_keys
@@ -313,7 +313,7 @@ MEASURED = {
 
 
 def printed_and_written(begins: str, row: str) -> tuple[list[str], list[str]]:
-    """The figures of a line of the stored study of noise, and the cells of the row of docs/security.md that shows them."""
+    """The figures of a line of the study of noise, and the cells of the row of docs/security.md that shows them."""
     printed = (ROOT / "bench/results/noise.txt").read_text(encoding="utf-8")
     line = re.search(rf"^{begins} +(.+)$", printed, re.MULTILINE)
     cells = re.search(rf"^\| {row}\|(.+)\|$", (ROOT / "docs/security.md").read_text("utf-8"), re.MULTILINE)
