@@ -49,6 +49,7 @@ class Sizes:
     sealed_rate: int = 20_000
     fwknop_rate: float = 10.0
     fwknop: int = 30
+    fwknop_gentle: int = 2_000
 
 
 SMALL = Sizes(
@@ -246,7 +247,7 @@ def _fwknop(hosts: World, sizes: Sizes) -> list[Survived]:
     encoded = b"".join(base64.b64encode(secrets.token_bytes(size))[:size] for _ in range(sizes.different))
     alphabet = np.frombuffer(encoded, np.uint8).reshape(-1, size)
     return [
-        _fwknop_survived(hosts, f"random bytes, {sizes.sealed_rate:,} a second", noise, sizes, sizes.sealed_rate),
+        _fwknop_survived(hosts, f"random bytes, {sizes.fwknop_gentle:,} a second", noise, sizes, sizes.fwknop_gentle),
         _fwknop_survived(hosts, "random bytes of its packets' length", noise, sizes),
         _fwknop_survived(hosts, "noise in its packets' alphabet", alphabet, sizes),
         _fwknop_survived(hosts, "copies of a captured packet", None, sizes),
