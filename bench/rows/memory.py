@@ -10,7 +10,7 @@ from bench import frames, fwknop
 from bench.arrivals import arrived, count_arrivals
 from bench.crowd import KNOCKS_OF_ONE, knocks
 from bench.figures import Bars, Goal, Report, Table, mebibytes
-from bench.frames import Flood
+from bench.frames import MOST_SECONDS, Flood
 from bench.load import as_many_as_it_takes
 from bench.processes import proportional_set_size
 from bench.subject import Subject
@@ -78,11 +78,12 @@ def _at_rest(subject: Subject) -> int:
 
 
 def _noise(hosts: World, subject: Subject, wanted: int) -> int:
-    """Send until so many have arrived; how many did."""
+    """Send until so many have arrived, or for as long as a flood may last; how many did."""
     made = frames.frames(hosts, frames.noise(1 << 16), frames.forged(frames.FORGED_SOURCES), subject.port)
     count_arrivals(hosts, subject.port)
+    end = time.monotonic() + MOST_SECONDS
     with Flood(hosts, made):
-        while arrived(hosts).strangers < wanted:
+        while arrived(hosts).strangers < wanted and time.monotonic() < end:
             time.sleep(0.2)
     return arrived(hosts).strangers
 
