@@ -168,7 +168,7 @@ def test_continuous_knocks_again_and_again_until_ctrl_c(here: Place, alice: Path
         (["knock", "nope"], 1, "no profile nope"),
         (["status", "defalt"], 1, "no profile defalt"),
         (["profiles", "nope"], 1, "no profile nope"),
-        (["knock", "--ip", "here"], 1, "here is no IP address"),
+        (["knock", "--ip", "here"], 2, "--ip: here is no IP address"),
         (["knock", "--interval", "never"], 2, "--interval"),
         (["knock", "--interval", "10ms"], 2, "at least 1s"),
         (["knock", "--chekc"], 2, "unknown option --chekc"),

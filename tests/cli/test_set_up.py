@@ -149,13 +149,13 @@ def test_add_with_a_public_key_makes_no_private_one(here: Place, key: str) -> No
     [
         (["--pubkey", base64.b64encode(bytes(32)).decode()], 1, "prime order"),
         (["--pubkey", base64.b64encode(b"\1" + bytes(31)).decode()], 1, "prime order"),
-        (["--pubkey", "ssh-rsa AAAA"], 1, "ssh-rsa"),
-        (["--pubkey", "c2hvcnQ="], 1, "32 bytes"),
-        (["--ports", "22/sctp"], 1, "port"),
-        (["--ports", "nogroup"], 1, "a group under ports"),
-        (["--ports", "0"], 1, "port"),
-        (["--expires", "tomorrow"], 1, "2026-12-31T00:00:00Z"),
-        (["--expires", "2026-13-01T00:00:00Z"], 1, "--expires"),
+        (["--pubkey", "ssh-rsa AAAA"], 2, "ssh-rsa"),
+        (["--pubkey", "c2hvcnQ="], 2, "32 bytes"),
+        (["--ports", "22/sctp"], 2, "port"),
+        (["--ports", "nogroup"], 1, "there is no group nogroup"),
+        (["--ports", "0"], 2, "port"),
+        (["--expires", "tomorrow"], 2, "2026-12-31T00:00:00Z"),
+        (["--expires", "2026-13-01T00:00:00Z"], 2, "--expires"),
         (["--qr", "--pubkey", str(OWN)], 2, "--pubkey makes none"),
         (["--qr-out", "x.png", "--pubkey", str(OWN)], 2, "--pubkey makes none"),
         (["--qr-out", "x.gif"], 2, ".png or .svg"),
@@ -177,7 +177,7 @@ def test_add_refuses_a_taken_or_unfit_name(here: Place, name: str) -> None:
     here.ok("add", "alice")
     before = here.config.read_bytes()
     done = here.run("add", "--", name)
-    assert done.code == 1
+    assert done.code == (1 if name == "alice" else 2)
     assert done.error
     assert here.config.read_bytes() == before
 

@@ -59,7 +59,7 @@ def here(tmp_path: Path) -> Place:
 def test_a_command_is_found_without_loading_any(here: Place) -> None:
     """The overview, and a word that is none, need the list alone."""
     loaded = {name for name in run_elsewhere(here, "--help") if name.startswith("openme.cli.")}
-    assert loaded == {"openme.cli.commands", "openme.cli.main", "openme.cli.output"}
+    assert loaded == {"openme.cli.commands", "openme.cli.main", "openme.cli.output", "openme.cli.paths"}
 
 
 @pytest.mark.parametrize("words", [["knock", "--help"], ["status", "--help"], ["profiles", "--help"], ["--help"]])

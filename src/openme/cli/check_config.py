@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from openme.cli.commands import Action
-from openme.cli.output import answer, answer_json, complain, note, warn
+from openme.cli.output import alarm, answer, answer_json, complain, note, warn
 from openme.config.model import ConfigError, ServerConfig
 from openme.config.server import load_server_config
 from openme.config.server_keys import DEFAULT_GROUP
@@ -42,6 +42,7 @@ def _run(args: argparse.Namespace) -> int:
     built_in = ""
     not_seen: str | None = None
     config: ServerConfig | None = None
+    nobody: str | None = None
     try:
         config = load_server_config(args.config)
         is_readable = not args.file_only and _is_ours_to_read(config.state_dir)
@@ -49,7 +50,7 @@ def _run(args: argparse.Namespace) -> int:
             config = without_revoked(config, read_revoked(config.state_dir).keys)
         faults += [(str(fault), fault.hint) for fault in config.client_faults]
         nobody = hides_without_clients(config, datetime.now(UTC))
-        warnings = (() if nobody is None else (nobody,)) + config.warnings
+        warnings = config.warnings
         summary = f"clients: {len(config.clients)}, managed port ranges: {len(config.managed_ports)}"
         if config.has_built_in_default:
             built_in = ", ".join(map(str, config.groups[DEFAULT_GROUP]))
@@ -74,7 +75,8 @@ def _run(args: argparse.Namespace) -> int:
             faults.append((f"{args.config}: {error.message}", error.hint))
         not_seen = None if may_look(config) else _NOT_SEEN
     if args.json:
-        value = {"ok": not faults, "faults": [text for text, _ in faults], "warnings": list(warnings)}
+        every = [*([] if nobody is None else [nobody]), *warnings]
+        value = {"ok": not faults, "faults": [text for text, _ in faults], "warnings": every}
         more = ({"hidden_though_unnamed": hidden} if hidden else {}) | (
             {"built_in_default": built_in} if built_in else {}
         )
@@ -82,6 +84,8 @@ def _run(args: argparse.Namespace) -> int:
             more["not_looked_at"] = not_seen
         answer_json(value | more)
         return 1 if faults else 0
+    if nobody is not None:
+        alarm(nobody)
     for warning in warnings:
         warn(warning)
     if hidden:

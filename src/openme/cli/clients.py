@@ -4,14 +4,16 @@ import argparse
 import secrets
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from openme.cli.all_or_nothing import all_or_nothing
 from openme.cli.commands import Action
-from openme.cli.handover import NOTHING_ADDED, Handover, path_or_stdout
+from openme.cli.handover import NOTHING_ADDED, Handover
+from openme.cli.options import profile_name
 from openme.cli.output import answer_json, answer_lines, hint, note, table, warn
+from openme.cli.paths import path, path_or_stdout
 from openme.cli.revocation import revoke
 from openme.cli.running_server import FOUND_BY_ITSELF, RunningServer, ask, refuse_another
 from openme.config.client_keys import client_keys
@@ -25,12 +27,14 @@ from openme.control.requests import AnyReply, Client, Close, OtherVersionError, 
 from openme.errors import OpenmeError
 from openme.keeper.provided import note_file
 from openme.keeper.revoked_keys import Revocation, cure, lift_key, read_revoked, without_revoked
-from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey, KeyTextError, parse_public_key
+from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey, KeyTextError, WeakKeyError, parse_public_key
 from openme.keys.ratchet import epoch_at
 from openme.moments import rfc3339
+from openme.ports import parse_port_spec
 from openme.server.epoch_keys import clock_trouble, ensure_ratchet
 from openme.server.stored import last_knocks
 from openme.store.base import Seen
+from openme.visible import is_visible
 
 
 def _name(parser: argparse.ArgumentParser) -> None:
@@ -38,20 +42,78 @@ def _name(parser: argparse.ArgumentParser) -> None:
 
 
 def _place_for_the_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", metavar="P", help="the profile's name in the client file (default_profile)")
+    parser.add_argument(
+        "--profile", type=profile_name, metavar="P", help="the profile's name in the client file (default_profile)"
+    )
     parser.add_argument(
         "--out", type=path_or_stdout, metavar="FILE", help="write it there, 0600; never overwrites; -: stdout (-)"
     )
 
 
+def _ports(text: str) -> list[str]:
+    """What `allowed_ports` is to say: at least one word, of which the config knows whether it names a group."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise argparse.ArgumentTypeError("expected a port or group, such as 22/tcp; leave it out for 'default'")
+    return words
+
+
+def _refuse_unknown(words: Sequence[str], config: ServerConfig) -> None:
+    """OpenmeError unless each word is a port or the name of a group: with exit code 2 for what cannot be either."""
+    for word in words:
+        if word in config.groups:
+            continue
+        try:
+            parse_port_spec(word)
+        except ValueError as error:
+            if word[0].isdigit() or not is_visible(word):
+                raise OpenmeError(f"--ports: {word}: {error}", nearest(word, config.groups), exit_code=2) from None
+            raise OpenmeError(
+                f"--ports: there is no group {word} under ports in {config.path}, and no port is written so",
+                nearest(word, config.groups) or "name a group that is there, or a port such as 22/tcp",
+            ) from None
+
+
+def _expiry(text: str) -> datetime:
+    try:
+        return parse_expiry(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _public_key(text: str) -> ClientPublicKey:
+    """A key that was understood and must not be used is no wrong usage (spec config.md "Commands")."""
+    try:
+        return parse_public_key(text)
+    except WeakKeyError as error:
+        raise OpenmeError(f"--pubkey: {error}") from None
+    except KeyTextError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _image(text: str) -> Path:
+    found = path(text)
+    if found.suffix.lower() not in {".png", ".svg"}:
+        raise argparse.ArgumentTypeError(f"{text}: expected a file that ends in .png or .svg")
+    return found
+
+
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     _name(parser)
     _place_for_the_file(parser)
-    parser.add_argument("--ports", metavar="LIST", help="groups and ports, such as 22/tcp,web,8080-8090 (default)")
-    parser.add_argument("--expires", metavar="TIME", help="until when it may knock, such as 2026-12-31T00:00:00Z")
-    parser.add_argument("--pubkey", metavar="KEY", help="register this public key (base64 or ssh-ed25519 line)")
+    parser.add_argument(
+        "--ports", type=_ports, metavar="LIST", help="groups and ports, such as 22/tcp,web,8080-8090 (default)"
+    )
+    parser.add_argument(
+        "--expires", type=_expiry, metavar="TIME", help="until when it may knock, such as 2026-12-31T00:00:00Z"
+    )
+    parser.add_argument(
+        "--pubkey", type=_public_key, metavar="KEY", help="register this public key (base64 or ssh-ed25519 line)"
+    )
     parser.add_argument("--qr", action="store_true", help="show a QR code for the phone apps on stderr")
-    parser.add_argument("--qr-out", type=Path, metavar="FILE", help="write the QR code as .png or .svg, as --out does")
+    parser.add_argument(
+        "--qr-out", type=_image, metavar="FILE", help="write the QR code as .png or .svg, as --out does"
+    )
     parser.add_argument("--v1", action="store_true", help="make a profile for wire version 1 (as --qr does)")
 
 
@@ -77,14 +139,14 @@ def _reset_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add(args: argparse.Namespace) -> int:
     config = load_server_config(args.config)
-    if args.qr_out and args.qr_out.suffix.lower() not in {".png", ".svg"}:
-        raise OpenmeError(f"--qr-out: {args.qr_out}: expected a file that ends in .png or .svg", exit_code=2)
+    if args.ports is not None:
+        _refuse_unknown(args.ports, config)
     handover = Handover(args.out, args.qr_out)
     if args.name not in config.clients:  # a name that is there already, of whatever form, may be let in again
         try:
             validate_name(args.name)
         except ValueError as error:
-            raise OpenmeError(f"NAME: {error}") from None
+            raise OpenmeError(f"NAME: {error}", exit_code=2) from None
     private = None
     if args.pubkey is None:
         private = ClientPrivateKey(secrets.token_bytes(32))
@@ -92,22 +154,13 @@ def _add(args: argparse.Namespace) -> int:
     else:
         if args.qr or args.qr_out:
             raise OpenmeError("--qr carries a private key, and --pubkey makes none", exit_code=2)
-        try:
-            public = parse_public_key(args.pubkey)
-        except KeyTextError as error:
-            raise OpenmeError(f"--pubkey: {error}") from None
+        public = args.pubkey
     fields: dict[str, str | list[str]] = {"ed25519_pubkey": str(public)}
     if args.ports is not None:
-        fields["allowed_ports"] = [item.strip() for item in args.ports.split(",") if item.strip()]
-        if not fields["allowed_ports"]:
-            raise OpenmeError("--ports: expected a port or group, such as 22/tcp", "leave it out for 'default'")
+        fields["allowed_ports"] = args.ports
     if args.expires is not None:
-        try:
-            moment = parse_expiry(args.expires)
-        except ValueError as error:
-            raise OpenmeError(f"--expires: {error}") from None
-        fields["expires"] = rfc3339(moment.timestamp())
-        if moment <= datetime.now(UTC):
+        fields["expires"] = rfc3339(args.expires.timestamp())
+        if args.expires <= datetime.now(UTC):
             warn("--expires lies in the past: this client opens nothing")
     profile_name = args.profile or config.default_profile
     is_v1 = args.v1 or args.qr or args.qr_out is not None

@@ -13,11 +13,6 @@ from openme.errors import OpenmeError
 NOTHING_ADDED = "nothing was added"
 
 
-def path_or_stdout(word: str) -> Path | None:
-    """The value of `--out`: `-` is stdout, as without the option."""
-    return None if word == "-" else Path(word)
-
-
 class Handover:
     """Where a client's file, and its QR code, go. `write_files` has them there, whole; `take_back` removes them."""
 

@@ -8,13 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from openme.cli.commands import Action
-from openme.cli.options import port_number
+from openme.cli.options import matching, port_number
 from openme.cli.output import answer, hint, note, warn
+from openme.cli.paths import path_for_a_config
 from openme.cli.running_server import RunningServer
 from openme.config.locked import locked_directory, replace_file
-from openme.config.model import DEFAULT_UDP_PORT, ServerConfig
+from openme.config.model import DEFAULT_UDP_PORT, HOST_PATTERN, ServerConfig
 from openme.config.server import load_server_config, parse_server_config
-from openme.config.server_keys import DEFAULT_STATE_DIR
+from openme.config.server_keys import DEFAULT_STATE_DIR, HOST_EXPECTED, INTERFACE_EXPECTED, INTERFACE_PATTERN
 from openme.config.template import render_server_config
 from openme.errors import OpenmeError
 from openme.firewall import registry as firewalls
@@ -30,14 +31,28 @@ from openme.store.sqlite import make_memory, unmake_memory
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", metavar="HOST", help="public name or address, for client profiles (needed)")
+    parser.add_argument(
+        "--server",
+        type=matching(HOST_PATTERN, HOST_EXPECTED),
+        metavar="HOST",
+        help="public name or address, for client profiles (needed)",
+    )
     parser.add_argument("--port", type=port_number, default=DEFAULT_UDP_PORT, help="knock port (%(default)s)")
     parser.add_argument(
         "--firewall", choices=firewalls.names(), default=firewalls.DEFAULT, help="firewall (%(default)s)"
     )
-    parser.add_argument("--interface", metavar="IF", help="apply rules only to packets arriving here (all)")
     parser.add_argument(
-        "--state-dir", type=Path, default=Path(DEFAULT_STATE_DIR), metavar="DIR", help="replay memory (%(default)s)"
+        "--interface",
+        type=matching(INTERFACE_PATTERN, INTERFACE_EXPECTED),
+        metavar="IF",
+        help="apply rules only to packets arriving here (all)",
+    )
+    parser.add_argument(
+        "--state-dir",
+        type=path_for_a_config,
+        default=Path(DEFAULT_STATE_DIR),
+        metavar="DIR",
+        help="replay memory (%(default)s)",
     )
     parser.add_argument(
         "--force", action="store_true", help="replace an existing config; the old one is kept beside it"

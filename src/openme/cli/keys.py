@@ -73,8 +73,7 @@ def _epochs(args: argparse.Namespace) -> int:
     if fault is not None:
         warn(f"{config.state_dir} cannot be written ({fault}): no key is erased until it can")
     if trouble is not None:
-        warn(f"no version 2 knock is accepted: {trouble[0]}")
-        hint(trouble[1])
+        warn(f"no version 2 knock is accepted: {trouble[0]}", trouble[1])
     return 0
 
 

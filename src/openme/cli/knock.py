@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from openme.cli.commands import Action
 from openme.cli.options import duration
-from openme.cli.output import answer, answer_json, hint, note, warn
+from openme.cli.output import answer, answer_json, complain, hint, note, warn
 from openme.client import (
+    AddressError,
     Attempt,
     ClientError,
     DiskError,
@@ -18,6 +19,7 @@ from openme.client import (
     load_profiles,
 )
 from openme.durations import format_duration
+from openme.errors import OpenmeError
 from openme.interrupts import ending
 from openme.moments import day, rfc3339
 
@@ -75,7 +77,10 @@ class _Client:
     def knock(self, args: argparse.Namespace) -> int:
         """Send it; wait for the door only if asked to."""
         post_knock = self.profile.post_knock
-        attempt = self.session.knock(args.ip)
+        try:
+            attempt = self.session.knock(args.ip)
+        except AddressError as error:  # the file's own `ip` was looked at when it was loaded
+            raise OpenmeError(f"--ip: {error.message}", error.hint, exit_code=2) from None
         self._say_sent(attempt)
         code = 0
         if args.check:
@@ -241,7 +246,7 @@ def _started(post_knock: str) -> "subprocess.Popen[bytes]":
 
 def _after(status: int) -> int:
     if status:
-        warn(f"post_knock ended with status {status}")
+        complain(OpenmeError(f"post_knock ended with status {status}"))
     return 1 if status else 0
 
 

@@ -19,11 +19,11 @@ from openme import __version__
 from openme.cli import output
 from openme.cli.commands import COMMANDS, Command
 from openme.cli.output import answer_lines, complain, warn
+from openme.cli.paths import path
 from openme.errors import OpenmeError
 from openme.interrupts import Interrupted, end_by
 
 DEFAULT_CONFIG = Path("/etc/openme/config.yaml")
-LOG_LEVELS = ("debug", "info", "warning", "error")
 USAGE_ERROR = 2
 
 _BY_NAME = {command.name: command for command in COMMANDS}
@@ -35,12 +35,15 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         known = [option for action in self._actions for option in action.option_strings]
         hint = f"see: {self.prog} --help"
+        message = message.removeprefix("argument ")
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0]
             message = f"unknown {'option' if word.startswith('-') else 'argument'} {word}"
             if near := difflib.get_close_matches(word.partition("=")[0], known, 1):
                 hint = f"did you mean {near[0]}?"
-        raise OpenmeError(message[:1].lower() + message[1:], hint, exit_code=USAGE_ERROR)
+        if not message[1:2].isupper():  # DURATION stays as --help has it
+            message = message[:1].lower() + message[1:]
+        raise OpenmeError(message, hint, exit_code=USAGE_ERROR)
 
     def _print_message(self, message: str, file: object = None) -> None:  # noqa: ARG002  # --help and --version: stdout
         """Print it, where argparse would lose an error."""
@@ -70,13 +73,17 @@ def _global_options() -> argparse.ArgumentParser:
     """The options that stand before or after the command."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument(
-        "--config", type=Path, default=None, metavar="PATH", help=f"the server's config ({DEFAULT_CONFIG})"
+        "--config", type=path, default=None, metavar="PATH", help=f"the server's config ({DEFAULT_CONFIG})"
     )
     parser.add_argument(
-        "--client-config", type=Path, default=None, metavar="PATH", help="the client's profiles (~/.openme/config.yaml)"
+        "--client-config", type=path, default=None, metavar="PATH", help="the client's profiles (~/.openme/config.yaml)"
     )
     parser.add_argument(
-        "--log-level", type=_log_level, choices=LOG_LEVELS, default="info", help="how much to say on stderr (info)"
+        "--log-level",
+        type=_log_level,
+        choices=output.LEVELS,
+        default="info",
+        help="say nothing on stderr that matters less than this (info)",
     )
     parser.add_argument("-v", "--version", action="version", version=f"openme {__version__}", help="show the version")
     return parser
@@ -145,6 +152,7 @@ def main(words: Sequence[str]) -> int:
     )
     action.arguments(parser)
     args = parser.parse_args([*before, *after])
+    output.level = args.log_level
     if command.group == "client" and args.config is not None:
         warn(f"{name} does not read {args.config}: --config names a server's file, --client-config the client's")
     if command.group == "server" and args.client_config is not None:

@@ -1,4 +1,8 @@
-"""How commands speak: answers to stdout, everything else to stderr; what others wrote goes through `visible`."""
+"""How commands speak: answers to stdout, everything else to stderr; what others wrote goes through `visible`.
+
+What is said on stderr has a level, as a server's log lines have: progress and hints are `info`, warnings `warning`,
+errors with their cure `error`. An exit code that is not 0 is explained by an error or by the answer.
+"""
 
 import json
 import sys
@@ -8,8 +12,12 @@ from typing import Any
 from openme.errors import OpenmeError
 from openme.visible import visible
 
+LEVELS = ("debug", "info", "warning", "error")
+
 stdout_is_closed = False
 """Whether whoever started us has closed stdout: what is printed goes nowhere, as it is wanted."""
+level = "info"
+"""What matters less is not said (`--log-level`)."""
 stderr_is_lost = False
 """Whether something that was to be said on stderr could not be, and has not merely found nobody who listens."""
 
@@ -36,29 +44,38 @@ def json_text(value: Any, indent: int | None = None) -> str:  # noqa: ANN401  # 
 
 def note(text: str) -> None:
     """Progress, to stderr."""
-    _say("", text)
+    _say("info", "", text)
 
 
-def warn(text: str) -> None:
-    """A warning, to stderr."""
-    _say("warning: ", text)
+def warn(text: str, cure: str | None = None) -> None:
+    """A warning, and its cure where there is one, to stderr."""
+    _say("warning", "warning: ", text)
+    if cure:
+        _say("warning", "hint: ", cure)
+
+
+def alarm(text: str) -> None:
+    """A warning that no `--log-level` silences, to stderr."""
+    _say("error", "warning: ", text)
 
 
 def hint(text: str) -> None:
     """What to do next, to stderr."""
-    _say("hint: ", text)
+    _say("info", "hint: ", text)
 
 
 def complain(error: OpenmeError) -> None:
     """An error, and its cure where there is one, to stderr."""
-    _say("error: ", error.message)
+    _say("error", "error: ", error.message)
     if error.hint:
-        hint(error.hint)
+        _say("error", "hint: ", error.hint)
 
 
-def _say(kind: str, text: str) -> None:
+def _say(at: str, kind: str, text: str) -> None:
     """A stderr that takes nothing stops no command in the middle of its work."""
     global stderr_is_lost  # noqa: PLW0603  # as stderr is
+    if LEVELS.index(at) < LEVELS.index(level):
+        return
     try:
         print(f"openme: {kind}{visible(text)}", file=sys.stderr, flush=True)
     except BrokenPipeError:

@@ -3,8 +3,10 @@
 import argparse
 
 from openme.cli.commands import Action
-from openme.cli.options import duration
-from openme.cli.output import note, warn
+from openme.cli.options import duration, matching
+from openme.cli.output import complain, note
+from openme.config.server_keys import INTERFACE_EXPECTED, INTERFACE_PATTERN
+from openme.errors import OpenmeError
 from openme.server import logs
 from openme.server.start import clean_up, serve
 from openme.server.state_file import DEFAULT_STATE_FILE
@@ -28,7 +30,12 @@ def _try_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _shared_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--interface", metavar="IF", help="apply rules only to packets arriving here (from the config)")
+    parser.add_argument(
+        "--interface",
+        type=matching(INTERFACE_PATTERN, INTERFACE_EXPECTED),
+        metavar="IF",
+        help="apply rules only to packets arriving here (from the config)",
+    )
     parser.add_argument(
         "--state-file",
         metavar="PATH",
@@ -45,7 +52,7 @@ def _serve(args: argparse.Namespace) -> int:
         for line in removed:
             note(line)
         for line in left:
-            warn(line)
+            complain(OpenmeError(line))
         if left:
             return 1
         note("the firewall is clean: nothing of openme's is left in it")

@@ -10,6 +10,7 @@ from typing import Any
 
 from openme.cli.commands import Action
 from openme.cli.output import answer, answer_json, answer_lines, json_text, table, warn
+from openme.cli.paths import path
 from openme.cli.running_server import ask
 from openme.control import asking
 from openme.control.forms import to_json
@@ -24,7 +25,7 @@ _CLEAR = "\x1b[H\x1b[J"
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-w", "--watch", action="store_true", help="refresh every second until Ctrl-C")
-    parser.add_argument("--state-file", type=Path, metavar="PATH", help="read this file instead of asking the server")
+    parser.add_argument("--state-file", type=path, metavar="PATH", help="read this file instead of asking the server")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 

@@ -30,13 +30,17 @@ ONE_ADDRESS = Prefixes()
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a section refers to outside itself. Lines about what works but may surprise are added to `notes`."""
+    """What a section refers to outside itself. Lines about what works but may surprise are added to `notes`.
+
+    `overrides`: values by key that stand above what the section says.
+    """
 
     path: Path
     groups: Mapping[str, tuple[PortRange, ...]] = field(default_factory=dict)
     protocols: frozenset[str] = frozenset(WIRE_VERSIONS)
     notes: list[str] = field(default_factory=list)
     prefixes: Prefixes = ONE_ADDRESS
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def note(self, section: Section, name: str, message: str) -> None:
         """Say something about the value of `name`, in the words of a fault."""
@@ -81,10 +85,11 @@ def names(keys: Iterable[Key]) -> tuple[str, ...]:
 
 
 def read_keys(keys: Keys, section: Section, around: Surroundings) -> dict[str, Any]:
-    """The values of a section by name: each key read, in the order of the table."""
+    """The values of a section by name: each key read, in the order of the table, whether or not it is overridden."""
     values = section.values
     for key in keys:
-        values[key.name] = key.read(section, key, around)
+        written = key.read(section, key, around)
+        values[key.name] = around.overrides.get(key.name, written)
     return values
 
 

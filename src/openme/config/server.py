@@ -56,16 +56,17 @@ def validate_name(name: str) -> str:
     return name
 
 
-def load_server_config(path: Path, *, tighten: bool = False) -> ServerConfig:
+def load_server_config(path: Path, *, tighten: bool = False, overrides: Map[str, Any] | None = None) -> ServerConfig:
     """The server's file at `path`, its mode and owner checked on the opened file; ConfigError for whatever is wrong.
 
     `tighten` makes a file that only its group can read besides its owner 0600, as `serve` does when it is root: once it
     has turned out to be a config, and if nobody else can have led us to another file than the one that was named.
+    `overrides`: values of keys below `server:` that stand above the file's.
     """
     descriptor = open_regular(path, INIT_HINT)
     try:
         warnings = check_server_file(os.fstat(descriptor), path, os.geteuid())
-        config = parse_server_config(read_text(descriptor, path), path, warnings)
+        config = parse_server_config(read_text(descriptor, path), path, warnings, overrides)
         if not (warnings and tighten):
             return config
         if (place := changeable_by_others(path, os.geteuid())) is not None:
@@ -80,10 +81,13 @@ def load_server_config(path: Path, *, tighten: bool = False) -> ServerConfig:
 
 
 @collector_paused()
-def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -> ServerConfig:
+def parse_server_config(
+    text: str, path: Path, warnings: tuple[str, ...] = (), overrides: Map[str, Any] | None = None
+) -> ServerConfig:
     """The values in `text`; `path` only names the file in errors. ConfigError carries every fault outside `clients`.
 
-    `warnings` come before those found here. A fault in one client's entry is in the result's `client_faults`.
+    `warnings` come before those found here; `overrides` as for `load_server_config`. A fault in one client's entry is
+    in the result's `client_faults`.
     """
     faults: list[ConfigFault] = []
     root = root_section(compose(text, path), path, faults, TOP_KEYS)
@@ -94,7 +98,7 @@ def parse_server_config(text: str, path: Path, warnings: tuple[str, ...] = ()) -
         raise ConfigError(*faults)
     server = Section(path, server_node, "server", faults, known=names(SERVER_KEYS), line=root.line_of("server"))
     notes = list(warnings)
-    values = read_keys(SERVER_KEYS, server, Surroundings(path, notes=notes))
+    values = read_keys(SERVER_KEYS, server, Surroundings(path, notes=notes, overrides=overrides or {}))
     groups = parse_groups(root, faults)
     hide = _hide(root)
     disabled: list[DisabledClient] = []

@@ -36,6 +36,8 @@ LONGEST_WINDOW = 366 * 86400.0
 PREFIX_LENGTHS = {4: (16, 32), 6: (48, 128)}
 """The shortest and the longest prefix of a network that a door may be for, by IP version."""
 INTERFACE_PATTERN = r"(?!\.{1,2}$)[^\s/\x00-\x1f\x7f]{1,15}"  # Linux: dev_valid_name, IFNAMSIZ less its NUL
+INTERFACE_EXPECTED = "a network interface's name, at most 15 characters"
+HOST_EXPECTED = "a host name or address"
 PORT_EXAMPLE = "[22/tcp, 80, 8080-8090/tcp]"
 INIT_HINT = "run: openme init --server HOST"
 
@@ -235,7 +237,7 @@ SERVER_BLOCKS = (
     (
         Key(
             name="host",
-            read=text("a host name or address", HOST_PATTERN),
+            read=text(HOST_EXPECTED, HOST_PATTERN),
             comment="Public name or address of this machine, copied into client profiles.",
             example="knock.example.org",
             help="the server's public name or address, copied into client profiles",
@@ -327,7 +329,7 @@ SERVER_BLOCKS = (
         ),
         Key(
             name="interface",
-            read=text("a network interface's name, at most 15 characters", INTERFACE_PATTERN),
+            read=text(INTERFACE_EXPECTED, INTERFACE_PATTERN),
             absent="all",
             comment="Apply the rules only to packets that arrive on this interface; without it: on all.",
             example="eth0",

@@ -46,15 +46,15 @@ class ConfigWatch:
     def __init__(self, path: Path, overrides: Mapping[str, Any] | None = None, *, tighten: bool = False) -> None:
         """Load the config, and the revoked keys of its `state_dir`, for the first time; OpenmeError if that fails.
 
-        `overrides`, fields of `ServerConfig` from the command line, stand above the file's own, now and after every
-        change. `tighten`: see `load_server_config`.
+        `overrides`, values of keys from the command line, stand above the file's own, now and after every change.
+        `tighten`: see `load_server_config`.
         """
         self._path = path
         self.path = Path(os.path.abspath(path))  # noqa: PTH100  # not resolved: a link may come to point elsewhere
         """The name under which the file is read."""
         self.forget_in_child: Callable[[], None] = lambda: None
         """What a child that reads the file does first: it may live on when keys have been erased in this process."""
-        self._overrides = dict(overrides or {})
+        self._overrides = overrides or {}
         self._signature = self._look()
         self._reader: _Reader | None = None
         self._refusal: str | None = None
@@ -205,13 +205,12 @@ class ConfigWatch:
 
     def _load(self, *, tighten: bool = False) -> ServerConfig:
         try:
-            config = load_server_config(self._path, tighten=tighten)
+            return load_server_config(self._path, tighten=tighten, overrides=self._overrides)
         except ConfigError as error:
             if "permission denied" in error.message and os.geteuid() == 0:
                 # Root may read it; it is our own sandbox that knows no other directory than the one we started with.
                 raise OpenmeError(f"{self._path}: now lies in another directory: restart the server") from None
             raise
-        return replace(config, **self._overrides)
 
     def _look(self) -> _Signature:
         """What tells one state of the file from another; None when there is no file."""
@@ -293,4 +292,4 @@ def say_warnings(config: ServerConfig) -> None:
     for fault in config.client_faults:
         _log.error("client disabled: %s", fault)
     if (nobody := hides_without_clients(config, datetime.now(UTC))) is not None:
-        _log.warning("%s", nobody)
+        _log.error("%s", nobody)  # which no level silences: whoever starts such a server shuts himself out

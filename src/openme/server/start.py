@@ -491,7 +491,7 @@ def _say_ready(config: ServerConfig, systemd: socket.socket | None, trial: Trial
         _log.info("the ports are hidden; unless a client knocks within %s, this is undone", duration)
     _log.info("serving: knock port %d/udp, %d clients", config.udp_port, len(config.clients))
     if (warning := hides_without_clients(config, datetime.now(UTC))) is not None:
-        _log.warning("%s", warning)
+        _log.error("%s", warning)
     if systemd is not None:
         with suppress(OSError):
             systemd.send(b"READY=1")

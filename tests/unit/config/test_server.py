@@ -459,6 +459,19 @@ def test_always_open_from_that_hides_nothing_or_does_nothing_draws_a_warning() -
     assert "server.always_open_from: has no effect while drop_ports is false" in shown.warnings[0]
 
 
+def test_a_value_from_the_command_line_is_the_one_that_warnings_are_about() -> None:
+    text = f"{HEAD}  drop_ports: false\n  always_open_from: [192.0.2.0/24]\n"
+    hidden = parse_server_config(text, PATH, overrides={"drop_ports": True})
+    assert (hidden.drop_ports, hidden.warnings) == (True, ())
+    shown = parse_server_config(text.replace("false", "true"), PATH, overrides={"drop_ports": False})
+    assert (shown.drop_ports, len(shown.warnings)) == (False, 1)
+
+
+def test_a_fault_in_a_value_is_one_though_the_command_line_names_another() -> None:
+    with pytest.raises(ConfigError, match=r"server\.drop_ports: expected"):
+        parse_server_config(f"{HEAD}  drop_ports: maybe\n", PATH, overrides={"drop_ports": True})
+
+
 def test_the_list_of_keys_is_the_contract() -> None:
     assert set(names(SERVER_KEYS)) == {
         *("host", "udp_port", "health_port", "firewall", "knock_timeout", "replay_window", "open_knock_port"),
