@@ -81,6 +81,7 @@ STATED = (
     ("docs/clients.md", "Two version 1 packets leave «20 ms» apart", v1.WIRE.pause),
     ("docs/clients.md", "`ipv4only.arpa`, for «half a second» at most", nat64.PATIENCE),
     ("docs/clients.md", "remembers the\nanswer for «a day».", nat64.LIFETIME),
+    ("docs/clients.md", "without NAT64, for «ten minutes»:", nat64.RETRY),
     ("docs/clients.md", "once «a day» (more often", renewal.TRY_EVERY),
     ("docs/clients.md", "for «one second» at most, beside `post_knock`", renewal.FETCH_SECONDS),
     ("docs/clients.md", "With less than «eight weeks» left", renewal.WARN_SECONDS),
@@ -165,6 +166,8 @@ STATED = (
     ("docs/security.md", "what its «165» bytes show", v1.PACKET_SIZE),
     ("docs/decisions/0004-state.md", "`state.mark`, «88» bytes", mark.MARK_SIZE),
     ("docs/decisions/0004-state.md", "*At most «256» nonces for a client", replay.MAX_NONCES),
+    ("docs/decisions/0005-two-processes.md", "a queue of «256», from which", admission._MAX_SEARCHED),
+    ("docs/decisions/0005-two-processes.md", "and get «10 ms» at a time", admission._SHARE),
     ("docs/decisions/0006-wire-version-2.md", "waits «half a second» for one", listener_process.RECEIPT_PATIENCE),
     ("docs/decisions/0014-where-a-knock-goes.md", "all its addresses*, «sixteen» at most", plan.MOST_ADDRESSES),
 )
