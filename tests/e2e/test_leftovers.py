@@ -161,6 +161,43 @@ def test_a_chain_with_other_rules_in_it_stays_with_its_jump_and_is_told(world: S
     assert 'comment "openme"' not in after
 
 
+@pytest.mark.parametrize("program", ["nft", "iptables-nft", "iptables-legacy"])
+def test_somebody_elses_jump_goes_with_the_chain_that_it_jumps_to_and_is_counted(
+    world: ServerWorld, program: str
+) -> None:
+    """The kernel removes no chain that is jumped to; what stands beside the jump stays."""
+    if not has(program):
+        pytest.skip(f"{program} is not installed")
+    host = world.server
+    if program == "nft":
+        where = "inet filter"
+        host.nft(NFT_HOST)
+        before = shown(host)
+        host.nft(NFT_LEFT)
+        host.nft("add rule inet filter mine ip saddr 198.51.100.0/24 jump openme")
+    else:
+        where = "ip filter" if program == "iptables-nft" else f"{program} filter"
+        apply(host, program, IPTABLES_HOST)
+        before = shown(host)
+        apply(host, program, (*IPTABLES_LEFT, "-A mine -s 198.51.100.0/24 -j openme"))
+    told = f"its chain openme and 2 of its rules in {where}, to which 1 rule jumps without its mark"
+    assert told in world.openme(host, "--config", world.config, "check-config", code=0).stderr
+    cleaned = world.openme(host, "--config", world.config, "serve", "--clean-up", code=0).stderr
+    assert f"removed: the existing server has left {told}\n" in cleaned
+    assert shown(host) == before
+
+
+def test_a_jump_that_no_command_can_name_keeps_the_chain_and_all_jumps_to_it(world: ServerWorld) -> None:
+    host = world.server
+    apply(host, "iptables-nft", ("-N 'odd;name'", *IPTABLES_LEFT, "-A 'odd;name' -j openme", "-A FORWARD -j openme"))
+    cleaned = world.openme(host, "--config", world.config, "serve", "--clean-up", code=1).stderr
+    assert "it is left as it is" in cleaned
+    after = host.run("iptables-nft-save")
+    assert after.count("-j openme") == 3
+    assert "-A openme -p tcp" in after
+    assert "54154" not in after, "what is marked and needs no chain goes"
+
+
 @pytest.mark.parametrize(
     "script",
     [

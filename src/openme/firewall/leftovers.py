@@ -2,7 +2,9 @@
 
 It puts a chain `openme` and rules with comments of its own into the table `filter` of nft or of iptables, and a kill or
 a saved ruleset leaves them there: a door that stands open for ever, or a port that stays shut. Nothing here removes
-what does not bear one of its comments: a chain `openme` with any other rule in it stays, with whatever jumps to it.
+what does not bear one of its comments: a chain `openme` with any other rule in it stays, with whatever jumps to it. The
+one exception is a rule of somebody else's that jumps to a chain which goes: the kernel removes no chain that is still
+jumped to, and the alternative would be to leave a door open for ever. Without the chain such a rule has no effect.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -49,8 +51,9 @@ class Leftovers(NamedTuple):
     """What one table holds of the existing server's.
 
     `where` names the table for people (`inet filter`). `rules` are its rules outside of a chain that goes as a whole,
-    which `whole_chain` says of the chain `openme`. `in_doubt`: a chain `openme` stands there with rules that do not
-    bear its comments, or that are out of our reach, so it is left. `command` removes rules and chain, in a shell.
+    and others' that jump to it; `whole_chain` says whether the chain `openme` goes. `in_doubt`: a chain `openme` stands
+    there with rules that do not bear its comments, or that are out of our reach, so it is left. `command` removes rules
+    and chain, in a shell.
     """
 
     where: str
@@ -68,11 +71,13 @@ class Leftovers(NamedTuple):
         parts = []
         if self.whole_chain:
             parts.append(f"its chain {CHAIN}")
-        if self.rules:
-            parts.append(f"{len(self.rules)} of its rules")
+        if marked := sum(rule.comment in COMMENTS for rule in self.rules):
+            parts.append(f"{marked} of its rules")
         if not parts:
             return f"{self.where} has a chain {CHAIN} that may be the existing server's"
-        return f"the existing server has left {' and '.join(parts)} in {self.where}"
+        others = len(self.rules) - marked
+        jumps = f", to which {others} {'rule jumps' if others == 1 else 'rules jump'} without its mark" if others else ""
+        return f"the existing server has left {' and '.join(parts)} in {self.where}{jumps}"
 
 
 def judged(
@@ -108,7 +113,8 @@ def leftovers(netlink: NfNetlink) -> list[Leftovers]:
         exists = (family, CHAIN) in chains
         ours, whole, doubt = judged(rules, chain_exists=exists, is_hooked=chains.get((family, CHAIN), False))
         named = tuple(rule for rule in ours if can_be_named(HostChain(family, TABLE, rule.chain)))
-        if len(named) != len(ours):  # a jump that cannot be removed keeps the chain
+        if len(named) != len(ours):  # a jump that cannot be removed keeps the chain, which keeps the others
+            named = tuple(rule for rule in named if rule.target != CHAIN)
             whole, doubt = False, True
         if named or whole or doubt:
             command = f"nft '{'; '.join(statements(family, named, whole_chain=whole))}'"
