@@ -126,7 +126,7 @@ def test_add_killed_at_any_step_leaves_the_key_revoked_or_the_client_whole(
     names = dict.fromkeys(("ports", "expires", "profile", "qr_out", "out"))
     with pytest.raises(Killed):
         clients.ADD.run(
-            argparse.Namespace(config=here.config, name=words[1], pubkey=words[3], v1=True, qr=False, **names)
+            argparse.Namespace(config=here.config, name=words[1], pubkey=alice, v1=True, qr=False, **names)
         )
     monkeypatch.undo()
     is_filed = "alice" in load_server_config(here.config).clients

@@ -46,11 +46,13 @@ def _run(args: argparse.Namespace) -> int:
     try:
         config = load_server_config(args.config)
         is_readable = not args.file_only and _is_ours_to_read(config.state_dir)
+        damage: str | None = None
         if is_readable:
-            config = without_revoked(config, read_revoked(config.state_dir).keys)
+            revoked = read_revoked(config.state_dir)
+            config, damage = without_revoked(config, revoked.keys), revoked.damage
         faults += [(str(fault), fault.hint) for fault in config.client_faults]
         nobody = hides_without_clients(config, datetime.now(UTC))
-        warnings = config.warnings
+        warnings = config.warnings + (() if damage is None else (f"{damage}: the other copy is used",))
         summary = f"clients: {len(config.clients)}, managed port ranges: {len(config.managed_ports)}"
         if config.has_built_in_default:
             built_in = ", ".join(map(str, config.groups[DEFAULT_GROUP]))

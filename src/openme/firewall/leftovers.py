@@ -76,7 +76,9 @@ class Leftovers(NamedTuple):
         if not parts:
             return f"{self.where} has a chain {CHAIN} that may be the existing server's"
         others = len(self.rules) - marked
-        jumps = f", to which {others} {'rule jumps' if others == 1 else 'rules jump'} without its mark" if others else ""
+        jumps = (
+            f", to which {others} {'rule jumps' if others == 1 else 'rules jump'} without its mark" if others else ""
+        )
         return f"the existing server has left {' and '.join(parts)} in {self.where}{jumps}"
 
 

@@ -44,6 +44,8 @@ _CONTENT_SIZE = _CHECK_AT + _CHECK_SIZE  # 72, which was the whole file before i
 FILE_SIZE = 4096
 _NEW_NAME = f".{FILE_NAME}.new"
 _OLD_NAME = f".{FILE_NAME}.old"
+TRACES = (_NEW_NAME, _OLD_NAME)
+"""What a write that did not come to its end may leave beside it."""
 
 
 class DamagedRatchetError(OpenmeError):
@@ -139,7 +141,7 @@ def finish_erasing(state_dir: Path) -> None:
 
     Called at every start and before and after every write.
     """
-    for name in (_NEW_NAME, _OLD_NAME):
+    for name in TRACES:
         path = state_dir / name
         if path.is_symlink() or path.exists():
             if not _is_the_ratchet(path, state_dir):

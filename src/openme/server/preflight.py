@@ -27,6 +27,7 @@ from openme.server.saved_rules import saved_rule_warnings
 from openme.server.sockets import PortTakenError, refuse_unprivileged
 from openme.server.state_dir import refuse_unusable
 from openme.server.state_file import run_dir_fault
+from openme.server.state_files import not_files
 
 NEEDS_NET_ADMIN = "changing the firewall needs root (CAP_NET_ADMIN)"
 
@@ -67,6 +68,9 @@ def before_start(config: ServerConfig, config_path: Path, held: Held | None = No
 
     def state_dir() -> None:
         refuse_unusable(config.state_dir)
+        refusals, warnings = not_files(config.state_dir)
+        found.refusals.extend(refusals)
+        found.warnings.extend(warnings)
         if os.geteuid() == 0 and (fault := run_dir_fault()) is not None:
             found.warnings.append(fault)
 
