@@ -32,6 +32,7 @@ from openme.server import (
     config_switch,
     config_watch,
     earlier_sessions,
+    health_port,
     hidden_ports,
 )
 from openme.store import mark, replay, sqlite
@@ -169,6 +170,7 @@ STATED = (
     ("docs/decisions/0005-two-processes.md", "a queue of «256», from which", admission._MAX_SEARCHED),
     ("docs/decisions/0005-two-processes.md", "and get «10 ms» at a time", admission._SHARE),
     ("docs/decisions/0006-wire-version-2.md", "waits «half a second» for one", listener_process.RECEIPT_PATIENCE),
+    ("docs/spec/config.md", "or `hide:` names that port, it is not «22»,", health_port.SSH),
     ("docs/decisions/0014-where-a-knock-goes.md", "all its addresses*, «sixteen» at most", plan.MOST_ADDRESSES),
 )
 

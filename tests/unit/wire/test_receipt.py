@@ -4,6 +4,7 @@ import base64
 import json
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from openme.wire.receipt import (
     seal_receipt,
 )
 
+ROOT = Path(__file__).parents[3]
 KEYS = ReceiptKeys(b"i" * 16, b"k" * 32, b"n" * 12)
 EPOCH_KEYS = EpochKeyList(2951, tuple(bytes([number]) * 32 for number in range(53)))
 RECEIPT = Receipt("alice", ip_address("203.0.113.5"), ("22/tcp", "8080-8090/udp"), 1_795_000_030, 1_795_000_000)
@@ -79,6 +81,16 @@ def test_a_network_that_was_opened_is_said_and_read(ip: str, network: str) -> No
 )
 def test_a_network_that_is_none_or_not_the_addresss_is_no_receipt(network: object) -> None:
     refused(said(network=network))
+
+
+def test_every_member_is_in_the_spec() -> None:
+    """Also the ones that are openme's own (wire-v2.md "Receipt")."""
+    receipt = Receipt("alice", ip_address("203.0.113.5"), (), 5.0, 3.0, EPOCH_KEYS, ip_network("203.0.113.0/24"))
+    _, _, page = (ROOT / "docs/spec/wire-v2.md").read_text(encoding="utf-8").partition("\n## Receipt")
+    section = page.partition("\n## ")[0]
+    said = json.loads(receipt_text(receipt))
+    assert "network" in said
+    assert [name for name in said if f'"{name}"' not in section and f"`{name}`" not in section] == []
 
 
 def test_a_mapped_address_is_the_ipv4_address_and_unknown_words_are_passed_over() -> None:
