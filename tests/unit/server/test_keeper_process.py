@@ -312,6 +312,27 @@ def test_a_door_that_is_over_is_noted_once(world: KeeperWorld) -> None:
     assert world.firewall.calls == ["open"]  # the kernel has closed it by itself
 
 
+def test_doors_that_end_together_are_noted_in_one_turn_with_a_line_for_each(tmp_path: Path) -> None:
+    clients = "{alice: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}"
+    with keeper_world(tmp_path, clients) as world:
+        world.send(
+            frame(packet_v2(label=1), HOME), frame(packet_v2(label=2), ELSEWHERE), frame(packet_v2(BOB, label=3), HOME)
+        )
+        world.turn()
+        assert len(list(world.parts.keeper.grants)) == 3
+        world.clock.advance(30.1)
+        with lines("openme.journal") as records:
+            world.process._tick()
+            assert sorted(said(records)) == [
+                f"alice: closed for {ELSEWHERE} (its time is over)",
+                f"alice: closed for {HOME} (its time is over)",
+                f"bob: closed for {HOME} (its time is over)",
+            ]
+            world.process._tick()
+            assert len(said(records)) == 3
+        assert world.grants() == set()
+
+
 def test_a_clock_that_is_set_does_not_end_or_prolong_a_door(world: KeeperWorld) -> None:
     world.knock(packet_v2())
     for offset in (86_400, -2 * 86_400):
