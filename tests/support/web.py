@@ -11,12 +11,13 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from support.clock import Clock
 from support.ports import free_port
 
 Answer = Callable[[ssl.SSLSocket, threading.Event], None]
@@ -44,8 +45,11 @@ class Authority:
         )
         self._own = own
 
-    def certificate(self, *names: str, days: int = 2) -> Certificate:
-        """For these names and addresses, without any for both loopback ones; with `days=0` it has ended already."""
+    def certificate(self, *names: str, days: int = 2, clock: Clock | None = None) -> Certificate:
+        """For these names and addresses, without any for both loopback ones; with `days=0` it has ended already.
+
+        `clock`: by which it is made, in place of this machine's.
+        """
         made = self._key(secrets.token_hex(4))
         request = made.key.with_suffix(".csr")
         extensions = made.key.with_suffix(".ext")
@@ -55,6 +59,7 @@ class Authority:
         _openssl(
             *("x509", "-req", "-in", request, "-CA", self._own.certificate, "-CAkey", self._own.key),
             *("-CAcreateserial", "-days", days, "-extfile", extensions, "-out", made.certificate),
+            prefix=[] if clock is None else clock.prefix,
         )
         return made
 
@@ -71,8 +76,8 @@ def _alternative(name: str) -> str:
         return f"DNS:{name}"
 
 
-def _openssl(*words: object) -> None:
-    done = subprocess.run(["openssl", *map(str, words)], capture_output=True, text=True, check=False)
+def _openssl(*words: object, prefix: Sequence[str] = ()) -> None:
+    done = subprocess.run([*prefix, "openssl", *map(str, words)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
