@@ -45,7 +45,7 @@ def section() -> str:
 
 def block(kind: str) -> str:
     """The first block of this kind on the page."""
-    return next(text for found, text in BLOCK.findall(section()) if found == kind)
+    return next(found[2] for found in BLOCK.finditer(section()) if found[1] == kind)
 
 
 SOURCES = block("text")

@@ -322,13 +322,13 @@ def test_doors_that_end_together_are_noted_in_one_turn_with_a_line_for_each(tmp_
         assert len(list(world.parts.keeper.grants)) == 3
         world.clock.advance(30.1)
         with lines("openme.journal") as records:
-            world.process._tick()
+            world.process.tick()
             assert sorted(said(records)) == [
                 f"alice: closed for {ELSEWHERE} (its time is over)",
                 f"alice: closed for {HOME} (its time is over)",
                 f"bob: closed for {HOME} (its time is over)",
             ]
-            world.process._tick()
+            world.process.tick()
             assert len(said(records)) == 3
         assert world.grants() == set()
 
