@@ -104,7 +104,8 @@ def measure(here: Place, udp: socket.socket) -> None:
         figures = [statistics.median(sample[kind] for sample in samples[what]) * 1e3 for kind in (0, 1)]
         ratios = [
             statistics.median(
-                ours[kind] / theirs[kind] for ours, theirs in zip(samples[what], samples["the bare script"], strict=True)
+                ours[kind] / theirs[kind]
+                for ours, theirs in zip(samples[what], samples["the bare script"], strict=True)
             )
             for kind in (0, 1)
         ]
@@ -112,7 +113,9 @@ def measure(here: Place, udp: socket.socket) -> None:
     theirs = import_times(commands["the bare script"], here.environment)
     ours = import_times(commands["openme knock"], here.environment)
     more = sorted(((own, name) for name, own in ours.items() if name not in theirs), reverse=True)
-    print(f"\n{'modules that only openme knock imports, ' + str(len(more)):<44}{sum(own for own, _ in more) / 1e3:8.1f}")
+    print(
+        f"\n{'modules that only openme knock imports, ' + str(len(more)):<44}{sum(own for own, _ in more) / 1e3:8.1f}"
+    )
     for own, name in more[:MOST_MODULES]:
         print(f"  {name:<42}{own / 1e3:8.1f}")
 

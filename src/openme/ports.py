@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from openme.max_port import MAX_PORT
+
 Protocol = Literal["tcp", "udp"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-MAX_PORT = 65535
 
 _SPEC = re.compile(r" *([0-9]{1,5})(?: *- *([0-9]{1,5}))?(?: */ *(tcp|udp))? *", re.ASCII | re.IGNORECASE)
 

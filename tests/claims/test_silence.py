@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from openme.client.knock import build
-from openme.config.model import Profile
+from openme.config.profile_model import Profile
 from support.handmade import wire
 from support.netns import Namespace, until
 from support.server import CLIENT, KNOCK_PORT, SERVER, ServerWorld

@@ -13,8 +13,9 @@ import pytest
 from openme.cli import knock as command
 from openme.client import policy
 from openme.client.known import Known
-from openme.config.model import EpochKeys
-from openme.config.profile import load_client_config, render_profile
+from openme.config.profile import load_client_config
+from openme.config.profile_model import EpochKeys
+from openme.config.profile_text import render_profile
 from support.command import Done, Place, place, until
 
 TARGET = "203.0.113.5"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from openme.config.edit import delete_client, insert_client
-from openme.config.model import ConfigError
+from openme.config.faults import ConfigError
 from openme.config.profile import parse_client_config
 from openme.config.server import parse_server_config
 from openme.keys.ed25519 import ClientPrivateKey

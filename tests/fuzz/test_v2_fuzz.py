@@ -10,7 +10,7 @@ from nacl.bindings import crypto_aead_chacha20poly1305_ietf_encrypt
 
 from openme.client.errors import KeysRefusedError
 from openme.client.known import HORIZON, Known
-from openme.config.model import ClientConfig, EpochKeys, Profile
+from openme.config.profile_model import ClientConfig, EpochKeys, Profile
 from openme.errors import OpenmeError
 from openme.keeper.ratchet_file import FILE_NAME, read_ratchet
 from openme.wire.base import ReceiptKeys

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openme.config.edit import delete_client, insert_client
-from openme.config.model import ConfigError
+from openme.config.faults import ConfigError
 from openme.config.profile import parse_client_config
 from openme.config.scalars import quote
 from openme.config.server import parse_server_config

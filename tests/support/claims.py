@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from openme.config.edit import add_client
-from openme.config.model import EpochKeys
-from openme.config.profile import render_profile
+from openme.config.profile_model import EpochKeys
+from openme.config.profile_text import render_profile
 from openme.config.server import load_server_config
 from openme.keeper.ratchet_file import FILE_NAME as RATCHET
 from openme.keeper.ratchet_file import read_ratchet

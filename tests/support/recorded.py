@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openme.client.knock import build
-from openme.config.model import Profile, ServerConfig
+from openme.config.model import ServerConfig
 from openme.config.profile import load_client_config
+from openme.config.profile_model import Profile
 from openme.config.server import load_server_config
 from openme.wire.knock import IPAddress
 from support.server import OPENME

@@ -37,8 +37,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openme.client.knock import build
-from openme.config.model import Profile
 from openme.config.profile import load_client_config
+from openme.config.profile_model import Profile
 from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.run_dir import RUN_DIR

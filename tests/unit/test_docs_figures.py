@@ -19,7 +19,7 @@ from bench.rows import ROWS
 
 from openme.cli import knock as cli_knock
 from openme.client import address_page, door, known, nat64, plan, receipt, renewal
-from openme.config import model, nodes, server_keys
+from openme.config import model, nodes, profile_model, server_keys
 from openme.firewall import nftables_rules
 from openme.keeper import journal, ratchet_file
 from openme.keys import ratchet
@@ -70,7 +70,7 @@ DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(model.
 
 STATED = (
     ("README.md", "for one address, for «half a minute», in the kernel's own firewall", DEFAULTS["knock_timeout"]),
-    ("README.md", "port «54154») for the address it comes from", model.DEFAULT_UDP_PORT),
+    ("README.md", "port «54154») for the address it comes from", profile_model.DEFAULT_UDP_PORT),
     ("README.md", "may [differ by «a minute»](docs/clock.md) at most", DEFAULTS["replay_window"]),
     ("docs/clients.md", "wait up to «5 s» until the health port", door.CHECK_SECONDS),
     ("docs/client-library.md", "waits for the door, «five seconds» at most", door.CHECK_SECONDS),
@@ -95,8 +95,8 @@ STATED = (
     ("docs/clock.md", "every epoch, «7 days» by default (`epoch_length`)", DEFAULTS["epoch_length"]),
     ("docs/clock.md", "carries the keys of «53» epochs, about a year", DEFAULTS["epoch_horizon"]),
     ("docs/clock.md", "more than «five\nseconds»", receipt.CLOCK_DIFFERENCE),
-    ("docs/configuration.md", "| `udp_port` | `«54154»` | port for knocks. Read", model.DEFAULT_UDP_PORT),
-    ("docs/configuration.md", "| `server_udp_port` | `«54154»` | port for knocks |", model.DEFAULT_UDP_PORT),
+    ("docs/configuration.md", "| `udp_port` | `«54154»` | port for knocks. Read", profile_model.DEFAULT_UDP_PORT),
+    ("docs/configuration.md", "| `server_udp_port` | `«54154»` | port for knocks |", profile_model.DEFAULT_UDP_PORT),
     ("docs/configuration.md", "| `knock_timeout` | `«30s»` |", DEFAULTS["knock_timeout"]),
     ("docs/configuration.md", "at most «366d» |", server_keys.LONGEST_DOOR),
     ("docs/configuration.md", "| `replay_window` | `«60s»` |", DEFAULTS["replay_window"]),
@@ -106,7 +106,7 @@ STATED = (
     ("docs/configuration.md", "more than «16» levels", nodes.MAX_DEPTH),
     ("docs/configuration.md", "and «16 Mi» characters", nodes.MAX_CHARACTERS),
     ("docs/glossary.md", "one UDP packet of «165» bytes", v2.PACKET_SIZE),
-    ("docs/glossary.md", "receives knocks, «54154» by default", model.DEFAULT_UDP_PORT),
+    ("docs/glossary.md", "receives knocks, «54154» by default", profile_model.DEFAULT_UDP_PORT),
     ("docs/glossary.md", "| «a week» (`epoch_length`), counted from 1970", DEFAULTS["epoch_length"]),
     ("docs/glossary.md", "(`epoch_horizon`), «53» by default", DEFAULTS["epoch_horizon"]),
     ("docs/glossary.md", "(`replay_window`), «60 s» by default", DEFAULTS["replay_window"]),
@@ -120,8 +120,8 @@ STATED = (
     ("docs/key-management.md", "for «one second» at most. If it", renewal.FETCH_SECONDS),
     ("docs/key-management.md", "or «200,000» epochs or more before it", ratchet.MAX_STEPS),
     ("docs/operating.md", "file of more than «32 KiB» (about", config_watch.LARGE),
-    ("docs/operating.md", "by chance: «54154» is one of", model.DEFAULT_UDP_PORT),
-    ("docs/operating.md", "local_reserved_ports = «54154»`", model.DEFAULT_UDP_PORT),
+    ("docs/operating.md", "by chance: «54154» is one of", profile_model.DEFAULT_UDP_PORT),
+    ("docs/operating.md", "local_reserved_ports = «54154»`", profile_model.DEFAULT_UDP_PORT),
     ("docs/operating.md", "For «one hour» the\n  service also cannot begin", nftables_rules.CUT_SECONDS),
     ("docs/operating.md", "for «30 days» after its doors have closed", sqlite._KEEP_HOLDERS),
     ("docs/operating.md", "the last «1,024» of them", sqlite.MOST_HOLDERS),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from openme.cli.commands import Action
 from openme.cli.output import alarm, answer, answer_json, complain, note, warn
-from openme.config.model import ConfigError, ServerConfig
+from openme.config.faults import ConfigError
+from openme.config.model import ServerConfig
 from openme.config.server import load_server_config
 from openme.config.server_keys import DEFAULT_GROUP
 from openme.config.who_can_knock import hides_without_clients

@@ -18,8 +18,9 @@ from openme.cli.revocation import revoke
 from openme.cli.running_server import FOUND_BY_ITSELF, RunningServer, ask, refuse_another
 from openme.config.client_keys import client_keys
 from openme.config.edit import NameTakenError, add_client, remove_client
-from openme.config.model import ClientEntry, EpochKeys, ServerConfig
-from openme.config.profile import render_profile
+from openme.config.model import ClientEntry, ServerConfig
+from openme.config.profile_model import EpochKeys
+from openme.config.profile_text import render_profile
 from openme.config.section import nearest
 from openme.config.server import load_server_config, validate_name
 from openme.config.server_keys import parse_expiry

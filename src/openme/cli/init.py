@@ -13,7 +13,8 @@ from openme.cli.output import answer, hint, note, warn
 from openme.cli.paths import path_for_a_config
 from openme.cli.running_server import RunningServer
 from openme.config.locked import locked_directory, replace_file
-from openme.config.model import DEFAULT_UDP_PORT, HOST_PATTERN, ServerConfig
+from openme.config.model import ServerConfig
+from openme.config.profile_model import DEFAULT_UDP_PORT, HOST_PATTERN
 from openme.config.server import load_server_config, parse_server_config
 from openme.config.server_keys import DEFAULT_STATE_DIR, HOST_EXPECTED, INTERFACE_EXPECTED, INTERFACE_PATTERN
 from openme.config.template import render_server_config

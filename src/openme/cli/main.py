@@ -4,7 +4,6 @@ Only the module of the command asked for is imported, so that a knock does not w
 """
 
 import argparse
-import difflib
 import io
 import os
 import signal
@@ -20,6 +19,7 @@ from openme.cli import output
 from openme.cli.commands import COMMANDS, Command
 from openme.cli.output import answer_lines, complain, warn
 from openme.cli.paths import path
+from openme.closest import closest
 from openme.errors import OpenmeError
 from openme.interrupts import Interrupted, end_by
 
@@ -39,8 +39,8 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0]
             message = f"unknown {'option' if word.startswith('-') else 'argument'} {word}"
-            if near := difflib.get_close_matches(word.partition("=")[0], known, 1):
-                hint = f"did you mean {near[0]}?"
+            if near := closest(word.partition("=")[0], known):
+                hint = f"did you mean {near}?"
         if not message[1:2].isupper():  # DURATION stays as --help has it
             message = message[:1].lower() + message[1:]
         raise OpenmeError(message, hint, exit_code=USAGE_ERROR)
@@ -139,8 +139,8 @@ def main(words: Sequence[str]) -> int:
         raise OpenmeError("a command is missing", "see: openme --help", exit_code=USAGE_ERROR)
     command = _BY_NAME.get(name)
     if command is None:
-        near = difflib.get_close_matches(name, _BY_NAME, 1)
-        hint = f"did you mean {near[0]}?" if near else "see: openme --help"
+        near = closest(name, _BY_NAME)
+        hint = f"did you mean {near}?" if near else "see: openme --help"
         raise OpenmeError(f"unknown command {name}", hint, exit_code=USAGE_ERROR)
     action = command.load()
     parser = _Parser(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 from openme.durations import format_duration, parse_duration
-from openme.ports import MAX_PORT
+from openme.max_port import MAX_PORT
 from openme.visible import is_visible
 
 _SHORTEST = 1.0  # seconds

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from openme.cli.commands import Action
 from openme.cli.output import answer_json, answer_lines, hint, table
 from openme.client import choose_profile, load_profiles, protocol_of
-from openme.config.model import Profile
+from openme.config.profile_model import Profile
 from openme.keys.ed25519 import encode_base64
 from openme.visible import visible
 

@@ -17,7 +17,7 @@ from openme.cli.output import complain, note, warn
 from openme.cli.running_server import RunningServer, another_file, another_serves
 from openme.config.client_keys import client_keys
 from openme.config.edit import NoClientError, remove_client, state_dir_of
-from openme.config.model import ConfigError
+from openme.config.faults import ConfigError
 from openme.config.server import load_server_config
 from openme.control import asking
 from openme.control.requests import (

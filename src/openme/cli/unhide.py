@@ -1,13 +1,13 @@
 """`openme unhide`."""
 
 import argparse
-import difflib
 import time
 from contextlib import ExitStack
 
 from openme.cli.commands import Action
 from openme.cli.output import note
 from openme.cli.running_server import RunningServer, another_serves, refuse_another
+from openme.closest import closest
 from openme.config.edit import unhide_ports
 from openme.config.model import ServerConfig
 from openme.config.server import load_server_config
@@ -85,8 +85,8 @@ def _ask(config: ServerConfig, ports: tuple[PortRange, ...]) -> None:
 def _nearest(text: str, known: list[str]) -> str | None:
     """The hint with the hidden port that is written most like `text`, whole or by one of its numbers."""
     spellings = {spelling: item for item in known for spelling in {item, *item.partition("/")[0].split("-")}}
-    close = difflib.get_close_matches(text[:64].lower(), spellings, 1)
-    return f"did you mean {spellings[close[0]]}?" if close else None
+    close = closest(text.lower(), spellings)
+    return None if close is None else f"did you mean {spellings[close]}?"
 
 
 def _listed(ports: tuple[PortRange, ...]) -> str:

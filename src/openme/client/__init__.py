@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from openme.client.receipt import Proof
     from openme.client.renewal import WARN_SECONDS
     from openme.client.session import Session
-    from openme.config.model import ClientConfig, ConfigError, Profile
+    from openme.config.faults import ConfigError
+    from openme.config.profile_model import ClientConfig, Profile
     from openme.wire.receipt import Receipt
 
 __all__ = [
@@ -86,8 +87,10 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of ours
                 from openme.client import addresses as home
             case "Receipt":
                 from openme.wire import receipt as home
-            case "ClientConfig" | "ConfigError" | "Profile":
-                from openme.config import model as home
+            case "ConfigError":
+                from openme.config import faults as home
+            case "ClientConfig" | "Profile":
+                from openme.config import profile_model as home
             case _ if name in __all__:
                 from openme.client import errors as home
             case _:

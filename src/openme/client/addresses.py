@@ -1,14 +1,14 @@
 """Where a knock goes, and which address it names. Runs on every system that Python runs on."""
 
+import re
 import socket
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from typing import NamedTuple
 
 from openme.client.errors import AddressError, UnknownHostError
-from openme.config.model import PAGE
-from openme.ports import MAX_PORT
+from openme.config.profile_model import PAGE
+from openme.max_port import MAX_PORT
 from openme.wire.knock import IPAddress
 
 AUTO = "auto"
@@ -20,8 +20,7 @@ class BadPageError(Exception):
     """Why a page gave no address: words for the user, in which what came from others is visible and short."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """One of the server's addresses: `family`, and `host` as text, with the zone of an IPv6 one that has one."""
 
     family: socket.AddressFamily
@@ -86,7 +85,7 @@ def is_page(wanted: str | None) -> bool:
 
 def parse_page(text: str) -> Page:
     """The parts of `https://…`; AddressError for whatever is none."""
-    page = PAGE.fullmatch(text)
+    page = re.fullmatch(PAGE, text)
     port = int(page["port"] or HTTPS_PORT) if page is not None else 0
     if page is None or not 0 < port <= MAX_PORT:
         raise AddressError(

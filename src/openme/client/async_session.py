@@ -12,7 +12,7 @@ from openme.client.identity import Identity
 from openme.client.knock import Attempt
 from openme.client.policy import KNOCKS, REACH_SECONDS, Outcome, Policy, Reached
 from openme.client.receipt import CONNECT_SECONDS, ORDERLY, READ_SECONDS, RESET
-from openme.config.model import ClientConfig, Profile
+from openme.config.profile_model import ClientConfig, Profile
 from openme.wire.receipt import MAX_SIZE
 
 T = TypeVar("T")

@@ -3,7 +3,6 @@
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -11,7 +10,7 @@ from openme.client.addresses import AUTO, SOURCE, BadPageError, Endpoint, is_pag
 from openme.client.errors import NotSentError, ProfileError
 from openme.client.known import PastKnock
 from openme.client.plan import by_family, hangs_on_prefixes, is_translated, packets, target
-from openme.config.model import Profile
+from openme.config.profile_model import Profile
 from openme.keys.ratchet import epoch_at
 from openme.moments import day
 from openme.wire.base import Keys, ReceiptKeys, Version
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from openme.keys.ed25519 import ClientPrivateKey
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """One datagram that has left: to `endpoint`, naming `target` (None: the address that it comes from).
 
     `past` is what a version 2 knock can be asked about later; None under version 1. `told_by`: the page that gave the
@@ -39,8 +37,7 @@ class Sent:
     is_own: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What became of knocking over every family: the datagrams `sent`, and of the `failed` ones (endpoint, reason).
 
     `left_out`: how many addresses the name has beyond those that are knocked at. `unnamed`: the families, as `IPv4`,

@@ -10,16 +10,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nacl.bindings import crypto_scalarmult
 from nacl.exceptions import CryptoError
 
 from openme.client.errors import KeysRefusedError
-from openme.config.model import ClientConfig, EpochKeys, Profile
+from openme.config.profile_model import ClientConfig, EpochKeys, Profile
 from openme.files import replace_file
 from openme.keys.ed25519 import KEY_SIZE
 from openme.wire.base import RECEIPT_ID_SIZE, RECEIPT_KEY_SIZE, RECEIPT_NONCE_SIZE, ReceiptKeys
@@ -31,15 +30,14 @@ HORIZON = 53
 """Epochs, from a knock's own on, for which a client takes keys from its receipt (spec wire-v2.md "Receipt")."""
 
 
-@dataclass(frozen=True, slots=True)
-class PastKnock:
+class PastKnock(NamedTuple):
     """One version 2 datagram that was sent: to which address, for which target, when, and what opens its receipt."""
 
     host: str
     target: IPAddress | None
     sent_ns: int
     epoch: int
-    receipt: ReceiptKeys = field(repr=False)
+    receipt: ReceiptKeys
 
 
 class Known:

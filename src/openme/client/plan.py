@@ -6,7 +6,6 @@ address. IPv4 and IPv6 stay two knocks, since nobody knows by which one the conn
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
@@ -20,8 +19,7 @@ TRANSLATED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 """Where IPv4 hosts are reached from an IPv6-only network (RFC 6052, RFC 8215)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(NamedTuple):
     """The addresses of one family that get one packet, and how many more the name has."""
 
     endpoints: tuple[Endpoint, ...]

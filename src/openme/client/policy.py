@@ -21,7 +21,7 @@ from openme.client.profiles import choose_profile
 from openme.client.receipt import PATIENCE, Proof, prove
 from openme.client.renewal import fetch, is_due, last_moment
 from openme.client.turns import Turns
-from openme.config.model import ClientConfig
+from openme.config.profile_model import ClientConfig
 from openme.keys.ratchet import NS
 from openme.wire.base import Keys
 

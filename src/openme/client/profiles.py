@@ -1,11 +1,11 @@
 """The client's file, and which of its profiles is meant."""
 
-import difflib
 from pathlib import Path
 
 from openme.client.errors import ProfileError
-from openme.config.model import ClientConfig, Profile
+from openme.closest import closest
 from openme.config.profile import load_client_config
+from openme.config.profile_model import ClientConfig, Profile
 
 DEFAULT_PROFILE = "default"
 
@@ -34,8 +34,8 @@ def choose_profile(config: ClientConfig, name: str | None = None) -> Profile:
         raise ProfileError(
             f"profile {name} has no server yet", "complete it with what 'openme add' printed on the server"
         )
-    if near := difflib.get_close_matches(name, profiles, 1):
-        hint = f"did you mean {near[0]}?"
+    if near := closest(name, profiles):
+        hint = f"did you mean {near}?"
     else:
         hint = f"profiles: {', '.join(profiles)}" if profiles else f"{config.path} holds no profiles"
     raise ProfileError(f"there is no profile {name}", hint)

@@ -3,8 +3,7 @@
 import socket
 import struct
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from openme.client.addresses import Endpoint
 from openme.client.known import PastKnock
@@ -23,8 +22,7 @@ RESET, ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)  # socket(7), 
 _LEAST = 0.001  # seconds: a timeout of zero would mean not to wait for anything, and be another error
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(NamedTuple):
     """What became of asking for a receipt: `receipt`, or None and `problem`, in words for the user.
 
     `endpoint`: who was asked. `knock`: which knock it is the receipt of.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from openme.client.addresses import Endpoint
 from openme.client.known import PastKnock
 from openme.client.receipt import Proof, prove
-from openme.config.model import EpochKeys
+from openme.config.profile_model import EpochKeys
 from openme.keys.ratchet import NS, epoch_at
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from openme.client.errors import ClientError
 from openme.client.identity import Identity
 from openme.client.knock import Attempt
 from openme.client.policy import KNOCKS, REACH_SECONDS, Outcome, Policy, Reached
-from openme.config.model import ClientConfig, Profile
+from openme.config.profile_model import ClientConfig, Profile
 
 T = TypeVar("T")
 

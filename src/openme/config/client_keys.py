@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
+from openme.collector import collector_paused
 from openme.config.files import open_regular, read_text
-from openme.config.nodes import Mapping, Scalar, collector_paused, compose
+from openme.config.nodes import Mapping, Scalar, compose
 from openme.keys.ed25519 import KeyTextError, parse_public_key
 
 

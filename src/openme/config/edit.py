@@ -18,12 +18,13 @@ from collections.abc import Sequence as Seq
 from itertools import starmap
 from pathlib import Path
 
+from openme.collector import collector_paused
 from openme.config import hide_edit
+from openme.config.faults import ConfigError, ConfigFault
 from openme.config.files import check_server_file, file_error, open_regular, read_text
 from openme.config.keys import Surroundings, names, read_keys
 from openme.config.locked import locked_directory, replace_file
-from openme.config.model import ConfigError, ConfigFault
-from openme.config.nodes import Mapping, Node, Scalar, Sequence, collector_paused, compose
+from openme.config.nodes import Mapping, Node, Scalar, Sequence, compose
 from openme.config.scalars import flow_list, quote
 from openme.config.section import Section, nearest, shown
 from openme.config.server import around_clients, parse_client_entry, parse_groups, validate_name

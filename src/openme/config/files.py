@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from openme.config.model import ConfigError, ConfigFault
+from openme.config.faults import ConfigError, ConfigFault
 from openme.config.nodes import MAX_CHARACTERS
 
 MAX_BYTES = 4 * MAX_CHARACTERS  # UTF-8 needs at most four bytes a character

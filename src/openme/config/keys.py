@@ -5,17 +5,22 @@ file needs. The parser reads them (`read_keys`), `init` writes them, a running s
 restart and which of a client's is a right, and the tables of docs/configuration.md are theirs.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from openme.config.model import WIRE_VERSIONS, ConfigFault
-from openme.config.rights import Comparison
+from openme.config.faults import ConfigFault
+from openme.config.profile_model import WIRE_VERSIONS
 from openme.config.section import Section
 from openme.durations import parse_duration
-from openme.ports import PortRange
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from openme.config.rights import Comparison
+    from openme.ports import PortRange
 
 
 class Prefixes(NamedTuple):
@@ -28,19 +33,24 @@ class Prefixes(NamedTuple):
 ONE_ADDRESS = Prefixes()
 
 
-@dataclass(frozen=True, slots=True)
 class Surroundings:
     """What a section refers to outside itself. Lines about what works but may surprise are added to `notes`.
 
     `overrides`: values by key that stand above what the section says.
     """
 
-    path: Path
-    groups: Mapping[str, tuple[PortRange, ...]] = field(default_factory=dict)
-    protocols: frozenset[str] = frozenset(WIRE_VERSIONS)
-    notes: list[str] = field(default_factory=list)
-    prefixes: Prefixes = ONE_ADDRESS
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    def __init__(  # noqa: PLR0917  # what it holds
+        self,
+        path: Path,
+        groups: "Mapping[str, tuple[PortRange, ...]]" = MappingProxyType({}),
+        protocols: frozenset[str] = frozenset(WIRE_VERSIONS),
+        notes: list[str] | None = None,
+        prefixes: Prefixes = ONE_ADDRESS,
+        overrides: "Mapping[str, Any]" = MappingProxyType({}),
+    ) -> None:
+        self.path, self.groups, self.protocols, self.prefixes = path, groups, protocols, prefixes
+        self.overrides = overrides
+        self.notes: list[str] = [] if notes is None else notes
 
     def note(self, section: Section, name: str, message: str) -> None:
         """Say something about the value of `name`, in the words of a fault."""
@@ -69,7 +79,7 @@ class Key(NamedTuple):
     absent: str = "none"
     needs_restart: bool = False
     narrows: bool = False
-    wider: Comparison | None = None
+    wider: "Comparison | None" = None
     comment: str | None = None
     initial: str | None = None
     example: str = ""

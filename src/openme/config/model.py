@@ -1,7 +1,6 @@
-"""What a configuration says, once it has been checked: plain values, in seconds, ports and keys."""
+"""What a server's file says, once it has been checked: plain values, in seconds, ports and keys."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from openme.config.client_index import ClientIndex
-from openme.errors import OpenmeError
-from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
+from openme.config.faults import ConfigFault
+from openme.config.profile_model import DEFAULT_UDP_PORT, WIRE_VERSIONS
+from openme.keys.ed25519 import ClientPublicKey
 from openme.keys.x25519 import ServerPrivateKey
 from openme.ports import PortRange, merged, port
 from openme.wire import versions as wire_versions
@@ -20,42 +20,7 @@ from openme.wire.base import Keys
 Network = IPv4Network | IPv6Network
 HiddenAs = Literal["drop", "reject"]
 
-DEFAULT_UDP_PORT = 54154
 DEFAULT_EPOCH_LENGTH = 7 * 86400.0  # seconds
-WIRE_VERSIONS = wire_versions.names()
-
-HOST_PATTERN = r"[^\s\x00-\x1f\x7f]{1,253}"
-PAGE = re.compile(
-    r"https://(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?(?P<path>[/?][!\"$-~]{0,2000})?"
-)
-"""A page whose text is our address (`ip`): no user, no fragment, nothing outside ASCII."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConfigFault:
-    """One thing wrong with a file.
-
-    `line` counts from 1, and 0 stands for the file as a whole; `key` is the way to the value (`clients.alice.expires`),
-    or empty; `message` says what was expected and never repeats a value: it might be a key pasted in the wrong place.
-    """
-
-    path: Path
-    line: int
-    key: str
-    message: str
-    hint: str | None = None
-
-    def __str__(self) -> str:
-        place = f"{self.path}:{self.line}" if self.line else str(self.path)
-        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
-
-
-class ConfigError(OpenmeError):
-    """A file that cannot be used. The message is the first fault's line; `faults` holds all that were found."""
-
-    def __init__(self, *faults: ConfigFault) -> None:
-        super().__init__(str(faults[0]), faults[0].hint)
-        self.faults: tuple[ConfigFault, ...] = faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,63 +168,3 @@ class ServerConfig:
         if named_ports is not None:
             self.__dict__["named_ports"] = named_ports
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class EpochKeys:
-    """A server's version 2 public keys as a client carries them: `keys[n]` belongs to epoch `first + n`.
-
-    `length` is an epoch's length in seconds.
-    """
-
-    length: float
-    first: int
-    keys: tuple[bytes, ...]
-
-    def by_epoch(self) -> dict[int, bytes]:
-        """The keys by their epochs."""
-        return dict(enumerate(self.keys, self.first))
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """A server as a client knows it (spec config.md "Client").
-
-    `same_server_as`: other profiles' hosts that are known to be this server, and so may have the same epoch keys.
-    """
-
-    name: str
-    server_host: str
-    server_pubkey: bytes
-    server_udp_port: int = DEFAULT_UDP_PORT
-    server_health_port: int = DEFAULT_UDP_PORT
-    private_key: ClientPrivateKey | None = None
-    public_key: ClientPublicKey | None = None
-    post_knock: str | None = None
-    ip: str | None = None
-    epoch_keys: EpochKeys | None = None
-    protocol: str | None = None
-    identity: str | None = None
-    same_server_as: tuple[str, ...] = ()
-    line: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPair:
-    """A profile that names no server yet, only keys: what `keygen` leaves and `import` completes."""
-
-    name: str
-    private_key: ClientPrivateKey | None
-    public_key: ClientPublicKey | None
-    identity: str | None
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClientConfig:
-    """A client's file: the profiles one can knock with, and those that still wait for their server."""
-
-    path: Path
-    profiles: Mapping[str, Profile]
-    waiting: Mapping[str, KeyPair] = field(default_factory=dict)
-    warnings: Sequence[str] = ()

@@ -5,18 +5,16 @@ can cost more than the limits below. What a scalar means is decided by whoever a
 `80`, `1m0s` and an unquoted `2026-12-31T00:00:00Z` all arrive as they were written.
 """
 
-import gc
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import cast
 
 import yaml
 
-from openme.config.model import ConfigError, ConfigFault
+from openme.collector import collector_paused
+from openme.config.faults import ConfigError, ConfigFault
 
 MAX_DEPTH = 16
 MAX_NODES = 2_000_000
@@ -30,17 +28,15 @@ _PLAIN_TAGS = frozenset((None, "!", "tag:yaml.org,2002:str"))
 _MERGE = "<<"
 
 
-@dataclass(slots=True, eq=False)
 class Scalar:
     """A value's text. `start` and `end` are offsets in characters, `line` counts from 1; `plain` means unquoted."""
 
-    line: int
-    start: int
-    end: int
-    text: str
-    plain: bool
-    anchored: bool = False
-    size: int = 1
+    __slots__ = ("anchored", "end", "line", "plain", "size", "start", "text")
+
+    def __init__(self, line: int, start: int, end: int, text: str, *, plain: bool) -> None:
+        self.line, self.start, self.end, self.text, self.plain = line, start, end, text, plain
+        self.anchored = False
+        self.size = 1
 
     @property
     def is_null(self) -> bool:
@@ -48,30 +44,26 @@ class Scalar:
         return self.plain and self.text in _NULLS
 
 
-@dataclass(slots=True, eq=False)
 class Sequence:
     """A list. `end` is exact for flow style (behind the bracket) and meaningless for block style."""
 
-    line: int
-    start: int
-    end: int
-    flow: bool
-    items: list["Node"] = field(default_factory=list)
-    anchored: bool = False
-    size: int = 1
+    __slots__ = ("anchored", "end", "flow", "items", "line", "size", "start")
+
+    def __init__(self, line: int, start: int, end: int, *, flow: bool) -> None:
+        self.line, self.start, self.end, self.flow = line, start, end, flow
+        self.items: list[Node] = []
+        self.anchored = False
+        self.size = 1
 
 
-@dataclass(eq=False)
 class Mapping:
     """A map, its pairs in the order of the file. `end` as in Sequence."""
 
-    line: int
-    start: int
-    end: int
-    flow: bool
-    pairs: list[tuple[Scalar, "Node"]] = field(default_factory=list)
-    anchored: bool = False
-    size: int = 1
+    def __init__(self, line: int, start: int, end: int, *, flow: bool) -> None:
+        self.line, self.start, self.end, self.flow = line, start, end, flow
+        self.pairs: list[tuple[Scalar, Node]] = []
+        self.anchored = False
+        self.size = 1
 
     @cached_property
     def entries(self) -> dict[str, tuple[Scalar, "Node"]]:
@@ -121,18 +113,6 @@ def compose(text: str, path: Path) -> Node | None:
         raise ConfigError(ConfigFault(path, 0, "", "expected YAML")) from None
 
 
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """No search for cycles while a large tree without any grows: it would take a third of the time."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
-
-
 class _Builder:
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -152,7 +132,7 @@ class _Builder:
                 if event.tag is not None:
                     self._check_tag(event)
                 start = _start(event)
-                done = Scalar(start.line + 1, start.index, _end(event), event.value, not event.style)
+                done = Scalar(start.line + 1, start.index, _end(event), event.value, plain=not event.style)
                 anchor = event.anchor
             elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
                 self._check_tag(event)
@@ -162,7 +142,8 @@ class _Builder:
                     raise self._fault(event, "expected a plain word as key")
                 kind = Mapping if isinstance(event, yaml.MappingStartEvent) else Sequence
                 start = _start(event)
-                stack.append((kind(start.line + 1, start.index, start.index, bool(event.flow_style)), event.anchor))
+                made = kind(start.line + 1, start.index, start.index, flow=bool(event.flow_style))
+                stack.append((made, event.anchor))
                 waiting.append(None)
                 continue
             elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):

@@ -4,9 +4,10 @@ A new key is a row here, and a field of its name in `model.py`.
 """
 
 import ipaddress
+import re
 
 from openme.config.keys import Key, Surroundings, choice, duration, names, parsed, read_keys, text, whole
-from openme.config.model import DEFAULT_UDP_PORT, HOST_PATTERN, PAGE, WIRE_VERSIONS, EpochKeys
+from openme.config.profile_model import DEFAULT_UDP_PORT, HOST_PATTERN, PAGE, WIRE_VERSIONS, EpochKeys
 from openme.config.section import Section
 from openme.keys.ed25519 import (
     KEY_SIZE,
@@ -17,7 +18,7 @@ from openme.keys.ed25519 import (
     parse_public_key,
 )
 from openme.keys.x25519 import parse_server_public_key
-from openme.ports import MAX_PORT
+from openme.max_port import MAX_PORT
 
 _MAX_EPOCH_KEYS = 1000
 
@@ -54,7 +55,7 @@ def _ip(section: Section, key: Key, _around: Surroundings) -> str | None:
 def _address(written: str) -> str:
     if written in {"auto", "source"}:
         return written
-    page = PAGE.fullmatch(written)
+    page = re.fullmatch(PAGE, written)
     if page is not None and 0 < int(page["port"] or 443) <= MAX_PORT:
         return written
     return str(ipaddress.ip_address(written))

@@ -1,13 +1,13 @@
 """Typed access to one map of a file; every fault is collected with its line, key and what was expected."""
 
-import difflib
 import re
 from collections.abc import Callable, Collection, Iterable
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
-from openme.config.model import ConfigError, ConfigFault
+from openme.closest import closest
+from openme.config.faults import ConfigError, ConfigFault
 from openme.config.nodes import Mapping, Node, Scalar, Sequence
 from openme.durations import format_duration, parse_duration
 from openme.keys.ed25519 import KeyTextError
@@ -36,8 +36,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     for candidate, original in folded.items():
         if len(candidate) > 1 and written.startswith(candidate):
             return f"did you mean {original}?"
-    close = difflib.get_close_matches(name[:64].lower(), folded, n=1)
-    return f"did you mean {folded[close[0]]}?" if close else None
+    close = closest(written, folded)
+    return None if close is None else f"did you mean {folded[close]}?"
 
 
 class Section:

@@ -9,17 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from openme.collector import collector_paused
+from openme.config.faults import ConfigError, ConfigFault
 from openme.config.files import check_server_file, open_regular, read_text
 from openme.config.keys import Prefixes, Surroundings, names, read_keys
-from openme.config.model import (
-    MOST_DISABLED,
-    ClientEntry,
-    ConfigError,
-    ConfigFault,
-    DisabledClient,
-    ServerConfig,
-)
-from openme.config.nodes import Mapping, Scalar, Sequence, collector_paused, compose
+from openme.config.model import MOST_DISABLED, ClientEntry, DisabledClient, ServerConfig
+from openme.config.nodes import Mapping, Scalar, Sequence, compose
 from openme.config.section import Section, root_section, shown
 from openme.config.server_keys import (
     CLIENT_KEYS,

@@ -13,21 +13,17 @@ from typing import NamedTuple
 
 from openme.config import rights
 from openme.config.keys import Key, Surroundings, choice, duration, flag, names, parsed, text, whole
-from openme.config.model import (
-    DEFAULT_EPOCH_LENGTH,
-    DEFAULT_UDP_PORT,
-    HOST_PATTERN,
-    WIRE_VERSIONS,
-    Network,
-)
+from openme.config.model import DEFAULT_EPOCH_LENGTH, Network
 from openme.config.nodes import Scalar
+from openme.config.profile_model import DEFAULT_UDP_PORT, HOST_PATTERN, WIRE_VERSIONS
 from openme.config.scalars import flow_list
 from openme.config.section import Section, nearest
 from openme.durations import format_duration
 from openme.firewall import registry as firewalls
 from openme.keys.ed25519 import parse_public_key
 from openme.keys.x25519 import ServerPrivateKey, parse_server_private_key, parse_server_public_key
-from openme.ports import MAX_PORT, PortRange, merged, parse_port_spec
+from openme.max_port import MAX_PORT
+from openme.ports import PortRange, merged, parse_port_spec
 
 DEFAULT_GROUP = "default"
 DEFAULT_STATE_DIR = "/var/lib/openme"

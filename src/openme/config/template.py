@@ -4,7 +4,7 @@ import textwrap
 from pathlib import Path
 
 from openme.config.keys import Key
-from openme.config.model import DEFAULT_UDP_PORT
+from openme.config.profile_model import DEFAULT_UDP_PORT
 from openme.config.scalars import quote
 from openme.config.server_keys import DEFAULT_STATE_DIR, SERVER_BLOCKS
 from openme.firewall import registry as firewalls

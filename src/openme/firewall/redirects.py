@@ -30,9 +30,10 @@ from openme.firewall.nft_listing import (
     NFTA_RULE_TABLE,
 )
 from openme.firewall.nftables_rules import TABLE, Family
+from openme.max_port import MAX_PORT
 from openme.netlink.codec import attributes, string
 from openme.netlink.nftables import NFPROTO_UNSPEC, NfNetlink, Row
-from openme.ports import MAX_PORT, PortRange, merged
+from openme.ports import PortRange, merged
 
 NF_INET_PRE_ROUTING = 0
 NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2

@@ -11,8 +11,9 @@ from datetime import datetime
 from openme.config.model import ClientEntry
 from openme.firewall.base import CutTarget, Steps
 from openme.keeper.policy import door_network, may_come_from
+from openme.max_port import MAX_PORT
 from openme.networks import IPNetwork, in_order, inside, network_around, without
-from openme.ports import MAX_PORT, PortRange, common
+from openme.ports import PortRange, common
 from openme.store.base import Holder
 from openme.wire.knock import IPAddress
 

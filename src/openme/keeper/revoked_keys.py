@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from openme.config.faults import ConfigFault
 from openme.config.locked import locked_directory, replace_file
-from openme.config.model import MOST_DISABLED, ConfigFault, DisabledClient, ServerConfig
+from openme.config.model import MOST_DISABLED, DisabledClient, ServerConfig
 from openme.config.section import shown
 from openme.errors import OpenmeError
 from openme.moments import rfc3339

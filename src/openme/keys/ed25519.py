@@ -3,12 +3,12 @@
 import base64
 import binascii
 import hashlib
-from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
-from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign_seed_keypair
-from nacl.signing import SigningKey
+from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign, crypto_sign_seed_keypair
 
 KEY_SIZE = 32
+SIGNATURE_SIZE = 64
 KEY_ID_SIZE = 4
 _KEY_ID_CONTEXT = b"openme-v2 key id"
 _SSH_TYPE = "ssh-ed25519"
@@ -46,7 +46,6 @@ def key_id_of(public_key: bytes) -> bytes:
     return hashlib.sha256(_KEY_ID_CONTEXT + public_key).digest()[:KEY_ID_SIZE]
 
 
-@dataclass(frozen=True, slots=True)
 class ClientPublicKey:
     """32 bytes, a canonical point of the prime-order subgroup and not its neutral point (spec wire-v2.md).
 
@@ -54,13 +53,23 @@ class ClientPublicKey:
     signatures for the others, and 32 zero bytes are among them.
     """
 
-    raw: bytes
+    __slots__ = ("raw",)
 
-    def __post_init__(self) -> None:
-        if len(self.raw) != KEY_SIZE:
-            raise KeyTextError(f"expected a key of {KEY_SIZE} bytes, got {len(self.raw)}")
-        if not crypto_core_ed25519_is_valid_point(self.raw):
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != KEY_SIZE:
+            raise KeyTextError(f"expected a key of {KEY_SIZE} bytes, got {len(raw)}")
+        if not crypto_core_ed25519_is_valid_point(raw):
             raise WeakKeyError("not a usable Ed25519 public key: it is no canonical point of prime order")
+        self.raw: Final = raw
+
+    def __eq__(self, other: object) -> bool:
+        return self.raw == other.raw if isinstance(other, ClientPublicKey) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
+
+    def __repr__(self) -> str:
+        return f"ClientPublicKey({self.raw!r})"
 
     def __str__(self) -> str:
         return encode_base64(self.raw)
@@ -76,11 +85,13 @@ class ClientPublicKey:
         return key_id_of(self.raw)
 
 
-@dataclass(frozen=True, slots=True)
-class ClientPrivateKey:
-    """A client's signing key. Its text form never appears in a repr or an error."""
+class ClientPrivateKey(NamedTuple):
+    """A client's signing key, a seed of 32 bytes. It never appears in a repr or an error."""
 
-    seed: bytes = field(repr=False)
+    seed: bytes
+
+    def __repr__(self) -> str:
+        return "ClientPrivateKey()"
 
     @property
     def public(self) -> ClientPublicKey:
@@ -89,7 +100,7 @@ class ClientPrivateKey:
 
     def sign(self, message: bytes) -> bytes:
         """The 64-byte Ed25519 signature over `message` (RFC 8032 section 5.1.6, deterministic)."""
-        return SigningKey(self.seed).sign(message).signature
+        return crypto_sign(message, crypto_sign_seed_keypair(self.seed)[1])[:SIGNATURE_SIZE]
 
     def to_base64(self) -> str:
         """The 64-byte form `seed ‖ public key`, which every existing client loads."""

@@ -1,6 +1,6 @@
 """A server's version 1 key: X25519 (RFC 7748), in base64."""
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nacl.bindings import crypto_scalarmult_base
 
@@ -12,11 +12,13 @@ def public_key_of(private_key: bytes) -> bytes:
     return crypto_scalarmult_base(private_key)
 
 
-@dataclass(frozen=True, slots=True)
-class ServerPrivateKey:
-    """32 bytes, clamped by X25519 itself when used."""
+class ServerPrivateKey(NamedTuple):
+    """32 bytes, clamped by X25519 itself when used. They never appear in a repr."""
 
-    raw: bytes = field(repr=False)
+    raw: bytes
+
+    def __repr__(self) -> str:
+        return "ServerPrivateKey()"
 
     @property
     def public(self) -> bytes:

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from openme.config.model import ConfigError, DisabledClient, ServerConfig
+from openme.config.faults import ConfigError
+from openme.config.model import DisabledClient, ServerConfig
 from openme.config.server import load_server_config
 from openme.config.who_can_knock import hides_without_clients
 from openme.config.widened import widened

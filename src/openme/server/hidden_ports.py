@@ -24,8 +24,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from openme.config.faults import ConfigError
 from openme.config.locked import replace_file
-from openme.config.model import ConfigError, ServerConfig
+from openme.config.model import ServerConfig
 from openme.errors import OpenmeError
 from openme.files import sync_directory
 from openme.ports import PortRange, common, merged, parse_port_spec, port, without

@@ -1,8 +1,8 @@
 """What a wire version is, for whoever makes, takes in or judges knocks and need not know which versions there are."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
 
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
 from openme.keys.erasing import wipe
@@ -22,40 +22,45 @@ class Keys(Enum):
     """Those of the live epochs. They are erased, so whatever follows from them is wiped wherever it is done with."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerKey:
+class ServerKey(NamedTuple):
     """A key as a version uses it. `number`: the epoch, or which of several. `filter`: what tells noise, if anything."""
 
     number: int
-    private: bytes = field(repr=False)
+    private: bytes
     public: bytes = b""
     filter: bytes = b""
 
+    def __repr__(self) -> str:
+        return f"ServerKey(number={self.number}, public={self.public!r}, filter={self.filter!r})"
 
-@dataclass(frozen=True, slots=True)
-class ReceiptKeys:
+
+class ReceiptKeys(NamedTuple):
     """What finds and opens a knock's receipt: id 16 bytes, key 32, nonce 12. They open nothing else."""
 
     id: bytes
-    key: bytes = field(repr=False)
-    nonce: bytes = field(repr=False)
+    key: bytes
+    nonce: bytes
+
+    def __repr__(self) -> str:
+        return f"ReceiptKeys(id={self.id!r})"
 
     def wipe(self) -> None:
         """Forget what opens the receipt; the id, which is asked for in the open, stays."""
         wipe(self.key, self.nonce)
 
 
-@dataclass(frozen=True, slots=True)
-class Unsealed:
+class Unsealed(NamedTuple):
     """What opens a packet again, AEAD key (32 bytes) and nonce (12), and its receipt, where the version has one."""
 
-    aead_key: bytes = field(repr=False)
+    aead_key: bytes
     aead_nonce: bytes
     receipt: ReceiptKeys | None = None
 
+    def __repr__(self) -> str:
+        return f"Unsealed(aead_nonce={self.aead_nonce!r}, receipt={self.receipt!r})"
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+
+class Signed(NamedTuple):
     """What a packet says, whose signature is still to be checked by `signed_by`.
 
     `key_id`: whom it names, None where a version names nobody and all are candidates. `wipe` forgets what was signed;
@@ -72,8 +77,7 @@ def _nothing() -> None:
     """There is nothing to be done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(NamedTuple):
     """A wire version: what the three who know packets do with one of it. Functions that say `_untrusted` raise
     BadPacket alone.
     """

@@ -1,7 +1,7 @@
 """What both wire formats carry."""
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 from openme.reasons import Reason
 
@@ -22,8 +22,7 @@ class BadPacket(Exception):  # noqa: N818  # the name that the field uses for wh
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Knock:
+class Knock(NamedTuple):
     """What a client asks for.
 
     `timestamp_ns`: Unix time in nanoseconds, signed 64-bit. `random_nonce`: 16 bytes. `target`: the address to open,

@@ -8,9 +8,8 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any
+from typing import Any, NamedTuple
 
 from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt
 from nacl.exceptions import CryptoError
@@ -27,16 +26,14 @@ EPOCH_KEY_SIZE = 32
 _MAX_TEXT = 4096  # characters of the client's name, of a port, and of ports in all
 
 
-@dataclass(frozen=True, slots=True)
-class EpochKeyList:
+class EpochKeyList(NamedTuple):
     """Public keys of consecutive epochs: `keys[n]`, 32 bytes, belongs to epoch `first + n`."""
 
     first: int
     keys: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What a server opened: for whom, for which address, which ports, until when; times in Unix seconds.
 
     `network`: what it is open to besides; None: to the address alone.

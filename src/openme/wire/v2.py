@@ -22,7 +22,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import monocypher
 from nacl.bindings import (
@@ -91,21 +91,22 @@ _FILTER_CONTEXT = b"openme-v2 filter\x00"
 _NOBODY = ClientPrivateKey(bytes(32)).public  # whose signature `overwrite_traces` looks for in vain
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(NamedTuple):
     """What follows from a shared secret: AEAD key (32 bytes) and nonce (12) of the knock, and its receipt's keys."""
 
-    aead_key: bytes = field(repr=False)
-    aead_nonce: bytes = field(repr=False)
+    aead_key: bytes
+    aead_nonce: bytes
     receipt: ReceiptKeys
+
+    def __repr__(self) -> str:
+        return f"Schedule(receipt={self.receipt!r})"
 
     def wipe(self) -> None:
         """Forget the knock's own keys; its receipt's live on."""
         wipe(self.aead_key, self.aead_nonce)
 
 
-@dataclass(frozen=True, slots=True)
-class SignedKnock:
+class SignedKnock(NamedTuple):
     """A packet's content: the knock, who says to have signed it, and the signature, which is still to be checked.
 
     `fields` are the 45 bytes of the plaintext that are signed.

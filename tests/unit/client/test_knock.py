@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import IPv6Network, ip_address
 from typing import Any
 
@@ -12,7 +11,7 @@ from openme.client.addresses import BadPageError, Endpoint
 from openme.client.blocking import finish
 from openme.client.errors import NotSentError, ProfileError
 from openme.client.knock import Attempt, build, send
-from openme.config.model import Profile
+from openme.config.profile_model import Profile
 from openme.wire import v1
 from openme.wire.knock import IPAddress
 from support.driven import Driven
@@ -107,7 +106,7 @@ def test_of_too_many_addresses_the_rest_is_counted(server: socket.socket) -> Non
 # -- a page that tells our address
 
 PAGE = "https://page.example/ip"
-ASKING = replace(PROFILE, ip=PAGE)
+ASKING = PROFILE._replace(ip=PAGE)
 
 
 def test_what_a_page_says_over_each_family_is_named_in_its_knock(server: socket.socket) -> None:

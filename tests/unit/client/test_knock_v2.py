@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network, ip_address
 
 import pytest
@@ -12,7 +11,7 @@ from openme.client.addresses import Endpoint
 from openme.client.blocking import finish
 from openme.client.errors import ProfileError
 from openme.client.knock import Attempt, Prefixes, build, send, version_of
-from openme.config.model import EpochKeys, Profile
+from openme.config.profile_model import EpochKeys, Profile
 from openme.wire.knock import IPAddress
 from support import independent_v2
 from support.driven import Driven
@@ -61,15 +60,15 @@ def target(datagram: bytes) -> bytes:
 
 
 def test_epoch_keys_mean_version_2_and_the_profile_may_say_otherwise() -> None:
-    bare = replace(PROFILE, epoch_keys=None)
-    profiles = [PROFILE, bare, replace(PROFILE, protocol="v1"), replace(PROFILE, protocol="v2")]
+    bare = PROFILE._replace(epoch_keys=None)
+    profiles = [PROFILE, bare, PROFILE._replace(protocol="v1"), PROFILE._replace(protocol="v2")]
     assert [version_of(profile).number for profile in profiles] == [2, 1, 1, 2]
-    assert version_of(replace(bare, protocol="v2")).number == 2
+    assert version_of(bare._replace(protocol="v2")).number == 2
 
 
 def test_version_2_without_epoch_keys_is_told_and_never_version_1() -> None:
     with pytest.raises(ProfileError, match="has no epoch_keys") as caught:
-        build(replace(PROFILE, epoch_keys=None, protocol="v2"), None, START)
+        build(PROFILE._replace(epoch_keys=None, protocol="v2"), None, START)
     assert "openme renew NAME" in (caught.value.hint or "")
 
 
@@ -129,7 +128,7 @@ def test_without_a_key_for_the_clock_it_says_the_clock_and_the_dates_that_there_
 def test_a_low_order_key_in_a_file_is_told() -> None:
     low = independent_v2.LOW_ORDER[2].to_bytes(32, "little")
     with pytest.raises(ProfileError, match="low-order"):
-        build(replace(PROFILE, epoch_keys=EpochKeys(float(WEEK), EPOCH, (low,))), None, START)
+        build(PROFILE._replace(epoch_keys=EpochKeys(float(WEEK), EPOCH, (low,))), None, START)
 
 
 # -- which address
@@ -170,7 +169,7 @@ def test_on_demand_it_is_the_source_address(server: socket.socket, wanted: str) 
 
 
 def test_version_1_names_none_by_itself(server: socket.socket) -> None:
-    (sent,) = knock(replace(PROFILE, protocol="v1"), None, own="8.8.8.8").sent
+    (sent,) = knock(PROFILE._replace(protocol="v1"), None, own="8.8.8.8").sent
     assert (sent.target, sent.past) == (None, None)
     assert server.recv(1000)[0] == 1
 

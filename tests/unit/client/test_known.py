@@ -3,7 +3,6 @@
 import base64
 import json
 import stat
-from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from openme.client.errors import KeysRefusedError
 from openme.client.known import HORIZON, Known, PastKnock
-from openme.config.model import ClientConfig, EpochKeys, Profile
+from openme.config.profile_model import ClientConfig, EpochKeys, Profile
 from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import EpochKeyList
 from support import independent_v2
@@ -51,7 +50,7 @@ HOME = profile()
 
 def test_at_first_there_are_those_of_the_file(tmp_path: Path) -> None:
     assert known(tmp_path, HOME).keys(HOME) == epochs(EPOCH, 3)
-    assert known(tmp_path, HOME).keys(replace(HOME, epoch_keys=None)) == {}
+    assert known(tmp_path, HOME).keys(HOME._replace(epoch_keys=None)) == {}
     assert files(tmp_path) == []
 
 
@@ -132,7 +131,7 @@ def test_a_low_order_key_stores_nothing(tmp_path: Path) -> None:
 
 
 def test_a_profile_without_epoch_keys_takes_none(tmp_path: Path) -> None:
-    bare = replace(HOME, epoch_keys=None)
+    bare = HOME._replace(epoch_keys=None)
     known(tmp_path, bare).add(bare, EPOCH, offered())
     assert files(tmp_path) == []
 
@@ -150,7 +149,7 @@ def test_a_key_that_another_hosts_file_has_is_refused(tmp_path: Path) -> None:
 
 def test_a_key_that_another_hosts_store_has_is_refused(tmp_path: Path) -> None:
     strange = EpochKeys(WEEK, EPOCH, OTHER[:2])
-    office = replace(profile("office", "office.example"), epoch_keys=strange)
+    office = profile("office", "office.example")._replace(epoch_keys=strange)
     mine = known(tmp_path, HOME, office)
     keys = (*OTHER[:2], *(KEYS[EPOCH + n] for n in range(4, 10)))
     mine.add(office, EPOCH, EpochKeyList(EPOCH, keys))
@@ -161,7 +160,7 @@ def test_a_key_that_another_hosts_store_has_is_refused(tmp_path: Path) -> None:
 
 
 def test_profiles_of_one_host_share_keys_without_a_word(tmp_path: Path) -> None:
-    second = replace(profile("root", count=5), private_key=BOB, public_key=BOB.public)
+    second = profile("root", count=5)._replace(private_key=BOB, public_key=BOB.public)
     mine = known(tmp_path, HOME, second)
     mine.add(HOME, EPOCH, offered())
     assert mine.keys(HOME) == epochs(EPOCH, HORIZON)
@@ -170,7 +169,7 @@ def test_profiles_of_one_host_share_keys_without_a_word(tmp_path: Path) -> None:
 
 def test_two_profiles_with_one_first_key_leave_each_other_no_gap(tmp_path: Path) -> None:
     """Made in one week, one of them with more keys: what the longer one stores is enough for the shorter one."""
-    second = replace(profile("root", count=5), private_key=BOB, public_key=BOB.public)
+    second = profile("root", count=5)._replace(private_key=BOB, public_key=BOB.public)
     mine = known(tmp_path, HOME, second)
     mine.add(second, EPOCH, offered())
     assert mine.keys(second) == mine.keys(HOME) == epochs(EPOCH, HORIZON)
@@ -180,8 +179,8 @@ def test_two_profiles_with_one_first_key_leave_each_other_no_gap(tmp_path: Path)
 def test_two_hosts_that_are_said_to_be_one_server_share_keys(tmp_path: Path, says: str) -> None:
     office = profile("office", "office.example", EPOCH + 10)
     told = {
-        "home": (replace(HOME, same_server_as=("office.example",)), office),
-        "office": (HOME, replace(office, same_server_as=("host.example",))),
+        "home": (HOME._replace(same_server_as=("office.example",)), office),
+        "office": (HOME, office._replace(same_server_as=("host.example",))),
     }[says]
     mine = known(tmp_path, *told)
     mine.add(told[0], EPOCH, offered())
@@ -189,7 +188,7 @@ def test_two_hosts_that_are_said_to_be_one_server_share_keys(tmp_path: Path, say
 
 
 def test_being_told_of_one_host_allows_no_other(tmp_path: Path) -> None:
-    home = replace(HOME, same_server_as=("third.example",))
+    home = HOME._replace(same_server_as=("third.example",))
     mine = known(tmp_path, home, profile("office", "office.example", EPOCH + 10))
     with pytest.raises(KeysRefusedError, match="office"):
         mine.add(home, EPOCH, offered())
@@ -201,24 +200,24 @@ def test_being_told_of_one_host_allows_no_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", [None, "203.0.113.5", "2001:db8::7"])
 def test_the_last_knock_is_remembered_datagram_by_datagram(tmp_path: Path, target: str | None) -> None:
     mine = known(tmp_path, HOME)
-    past = replace(PAST, target=None if target is None else ip_address(target))
-    mine.remember(HOME, [past, replace(past, host="2001:db8::1")])
-    assert known(tmp_path, HOME).last(HOME) == [past, replace(past, host="2001:db8::1")]
-    mine.remember(HOME, [replace(past, sent_ns=5)])
+    past = PAST._replace(target=None if target is None else ip_address(target))
+    mine.remember(HOME, [past, past._replace(host="2001:db8::1")])
+    assert known(tmp_path, HOME).last(HOME) == [past, past._replace(host="2001:db8::1")]
+    mine.remember(HOME, [past._replace(sent_ns=5)])
     assert [knock.sent_ns for knock in mine.last(HOME)] == [5]
 
 
 def test_each_clients_key_has_its_own_last_knock(tmp_path: Path) -> None:
-    second = replace(profile("root"), private_key=BOB, public_key=BOB.public)
+    second = profile("root")._replace(private_key=BOB, public_key=BOB.public)
     mine = known(tmp_path, HOME, second)
     mine.remember(HOME, [PAST])
     assert mine.last(second) == []
-    mine.remember(second, [replace(PAST, sent_ns=5)])
+    mine.remember(second, [PAST._replace(sent_ns=5)])
     assert mine.last(HOME) == [PAST]
 
 
 def test_without_epoch_keys_nothing_is_remembered(tmp_path: Path) -> None:
-    bare = replace(HOME, epoch_keys=None)
+    bare = HOME._replace(epoch_keys=None)
     mine = known(tmp_path, bare)
     mine.remember(bare, [PAST])
     assert mine.last(bare) == []
@@ -243,7 +242,7 @@ def test_they_belong_to_one_client_file_and_go_with_it(tmp_path: Path) -> None:
     mine.add(HOME, EPOCH, offered())
     mine.remember(HOME, [PAST])
     old = files(tmp_path)
-    anew = replace(HOME, epoch_keys=EpochKeys(WEEK, EPOCH, OTHER[:3]))
+    anew = HOME._replace(epoch_keys=EpochKeys(WEEK, EPOCH, OTHER[:3]))
     renewed = known(tmp_path, anew)
     assert renewed.keys(anew) == {EPOCH + n: OTHER[n] for n in range(3)}
     assert renewed.last(anew) == []
@@ -253,7 +252,7 @@ def test_they_belong_to_one_client_file_and_go_with_it(tmp_path: Path) -> None:
 
 
 def test_the_files_of_other_profiles_stay(tmp_path: Path) -> None:
-    office = replace(profile("office", "office.example"), epoch_keys=EpochKeys(WEEK, EPOCH, OTHER[:3]))
+    office = profile("office", "office.example")._replace(epoch_keys=EpochKeys(WEEK, EPOCH, OTHER[:3]))
     mine = known(tmp_path, HOME, office)
     mine.add(office, EPOCH, EpochKeyList(EPOCH, OTHER[:6]))
     mine.add(HOME, EPOCH, offered())

@@ -4,7 +4,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from ipaddress import ip_address
 from types import SimpleNamespace
 
@@ -148,7 +147,7 @@ def test_an_endless_answer_is_read_to_64_kib_and_no_further() -> None:
 
 
 def test_another_knocks_receipt_is_no_proof() -> None:
-    with answering(seal_receipt(receipt_text(RECEIPT), replace(KEYS, key=b"l" * 32))) as (port, _):
+    with answering(seal_receipt(receipt_text(RECEIPT), KEYS._replace(key=b"l" * 32))) as (port, _):
         assert asked(port).receipt is None
 
 
@@ -165,14 +164,14 @@ def test_another_knocks_receipt_is_no_proof() -> None:
     ],
 )
 def test_the_address_is_compared_with_the_one_asked_for(target: str | None, opened: str, *, as_asked: bool) -> None:
-    past = replace(PAST, target=None if target is None else ip_address(target))
-    proof = Proof(HERE, past, replace(RECEIPT, ip=ip_address(opened)))
+    past = PAST._replace(target=None if target is None else ip_address(target))
+    proof = Proof(HERE, past, RECEIPT._replace(ip=ip_address(opened)))
     assert proof.opened_as_asked is as_asked
     assert not Proof(HERE, past, None, "nothing").opened_as_asked
 
 
 @pytest.mark.parametrize(("server", "difference"), [(0, None), (5, None), (-5, None), (6, 6.0), (-30, -30.0)])
 def test_a_clock_that_differs_is_worth_a_word(server: int, difference: float | None) -> None:
-    proof = Proof(HERE, PAST, replace(RECEIPT, server_time=1_795_000_000.0 + server))
+    proof = Proof(HERE, PAST, RECEIPT._replace(server_time=1_795_000_000.0 + server))
     assert proof.clock_difference == difference
     assert Proof(HERE, PAST, None).clock_difference is None

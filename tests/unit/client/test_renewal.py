@@ -11,7 +11,7 @@ from openme.client.addresses import Endpoint
 from openme.client.blocking import Blocking, finish
 from openme.client.known import PastKnock
 from openme.client.renewal import epochs_left, fetch, is_due, last_moment
-from openme.config.model import EpochKeys
+from openme.config.profile_model import EpochKeys
 from openme.keys.ratchet import NS
 from openme.wire.base import ReceiptKeys
 from openme.wire.knock import unpack_address

@@ -5,7 +5,6 @@ import errno
 import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from openme.client.errors import (
 from openme.client.identity import Identity
 from openme.client.policy import Policy, State
 from openme.client.session import Session
-from openme.config.model import ClientConfig, EpochKeys, Profile
+from openme.config.profile_model import ClientConfig, EpochKeys, Profile
 from openme.keys.ed25519 import ClientPublicKey
 from openme.wire import v1
 from openme.wire.base import ReceiptKeys
@@ -142,7 +141,7 @@ def test_a_door_is_open_by_the_servers_word_for_what_was_asked(tmp_path: Path) -
 
 def test_version_1_has_nothing_but_the_ports_own_word(tmp_path: Path) -> None:
     world = World()
-    mine = policy(tmp_path, world, replace(PROFILE, protocol="v1"))
+    mine = policy(tmp_path, world, PROFILE._replace(protocol="v1"))
     attempt = finish(mine.knock(None))
     assert finish(mine.check(attempt)).state is State.CLOSED
     world.opened = [HERE]
@@ -234,7 +233,7 @@ def test_a_disk_that_takes_nothing_costs_the_keys_and_never_the_knock(tmp_path: 
 
 
 def test_keys_that_another_host_has_are_no_sessions(tmp_path: Path) -> None:
-    office = replace(PROFILE, name="office", server_host="office.example")
+    office = PROFILE._replace(name="office", server_host="office.example")
     with pytest.raises(ProfileError, match=r"profile office for office\.example has the same"):
         policy(tmp_path, World(), PROFILE, office)
 
@@ -252,13 +251,13 @@ def test_each_failure_has_its_class(tmp_path: Path) -> None:
         finish(mine.knock(None))
     with pytest.raises(ProfileError, match="there is no profile x"):
         Session(ClientConfig(tmp_path / "c", {"home": PROFILE}), "x")
-    bare = replace(PROFILE, private_key=None)
+    bare = PROFILE._replace(private_key=None)
     with pytest.raises(ProfileError, match="no private_key"):
         finish(policy(tmp_path, World(), bare).knock(None))
 
 
 def test_a_name_that_nobody_knows_is_told_by_both(tmp_path: Path) -> None:
-    config = ClientConfig(tmp_path / "c", {"home": replace(PROFILE, server_host="a" * 64 + ".invalid")})
+    config = ClientConfig(tmp_path / "c", {"home": PROFILE._replace(server_host="a" * 64 + ".invalid")})
     with pytest.raises(UnknownHostError, match=r"a{64}\.invalid"):
         Session(config).knock()
     with pytest.raises(UnknownHostError, match=r"a{64}\.invalid"):
@@ -286,7 +285,7 @@ def test_an_identity_signs_knocks_of_both_versions(
     tmp_path: Path, protocol: str, known: ClientPublicKey | None
 ) -> None:
     world, agent = World(), Agent()
-    profile = replace(PROFILE, private_key=None, public_key=known, protocol=protocol, identity="ssh-agent:SHA256:x")
+    profile = PROFILE._replace(private_key=None, public_key=known, protocol=protocol, identity="ssh-agent:SHA256:x")
     finish(policy(tmp_path, world, profile, identity=agent).knock("203.0.113.5"))
     assert len(agent.threads) == 1
     if protocol == "v2":
@@ -389,7 +388,7 @@ def test_under_asyncio_an_identity_keeps_nobody_waiting(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("127.0.0.1", 0))
         udp.settimeout(10)
-        profile = replace(PROFILE, server_host="127.0.0.1", server_udp_port=udp.getsockname()[1], protocol="v1")
+        profile = PROFILE._replace(server_host="127.0.0.1", server_udp_port=udp.getsockname()[1], protocol="v1")
         session = AsyncSession(ClientConfig(tmp_path / "c", {"home": profile}), identity=agent)
         asyncio.run(session.knock())
         assert len(udp.recv(1000)) == 165

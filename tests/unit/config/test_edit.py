@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from openme.config.edit import add_client, delete_client, insert_client, remove_client
+from openme.config.faults import ConfigError
 from openme.config.locked import locked_directory
-from openme.config.model import ConfigError
 from openme.config.server import load_server_config, parse_server_config
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey

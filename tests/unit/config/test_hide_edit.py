@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from openme.config.edit import delete_client_hiding, delete_hidden
-from openme.config.model import ConfigError
+from openme.config.faults import ConfigError
 from openme.config.server import parse_server_config
 from openme.ports import PortRange, merged, parse_port_spec
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from openme.config.edit import add_client
-from openme.config.model import ConfigError, ServerConfig
+from openme.config.faults import ConfigError
+from openme.config.model import ServerConfig
 from openme.config.server import parse_server_config
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey

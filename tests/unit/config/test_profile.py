@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from openme.config.model import ConfigError, EpochKeys
-from openme.config.profile import load_client_config, parse_client_config, render_profile
+from openme.config.faults import ConfigError
+from openme.config.profile import load_client_config, parse_client_config
+from openme.config.profile_model import EpochKeys
+from openme.config.profile_text import render_profile
 from openme.keys.ed25519 import ClientPrivateKey
 
 FILES = Path(__file__).parent / "files"

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from openme.config.faults import ConfigError
 from openme.config.files import check_server_file
 from openme.config.keys import names
-from openme.config.model import ConfigError, ServerConfig
+from openme.config.model import ServerConfig
 from openme.config.server import load_server_config, parse_server_config, validate_name
 from openme.config.server_keys import SERVER_KEYS, parse_expiry
 from openme.keys.ed25519 import ClientPrivateKey

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from openme.config.edit import set_server_keys
-from openme.config.model import ConfigError
+from openme.config.faults import ConfigError
 
 PATH = Path("config.yaml")
 FILE = """\

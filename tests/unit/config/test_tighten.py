@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openme.config.model import ConfigError
+from openme.config.faults import ConfigError
 from openme.config.server import load_server_config
 from openme.config.trusted_path import changeable_by_others
 from support.keeper_process import config_text

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from openme.config.model import ClientEntry, ConfigFault, ServerConfig
+from openme.config.faults import ConfigFault
+from openme.config.model import ClientEntry, ServerConfig
 from openme.config.who_can_knock import hides_without_clients, nobody_can_knock
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def test_it_says_what_the_spec_lists_and_nothing_else() -> None:
         "expires_at": 1_795_000_030,
         "server_time": 1_795_000_000,
     }
-    full = json.loads(receipt_text(replace(RECEIPT, epoch_keys=EPOCH_KEYS)))
+    full = json.loads(receipt_text(RECEIPT._replace(epoch_keys=EPOCH_KEYS)))
     assert full.keys() == VALUE.keys() | {"epoch_keys"}
     assert full["epoch_keys"] == {"first": 2951, "keys": base64.b64encode(b"".join(EPOCH_KEYS.keys)).decode()}
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -303,7 +302,7 @@ def test_a_signed_knock_is_not_another_knock_of_the_same_client() -> None:
     signed = v2.open_untrusted(one, schedule.aead_key, schedule.aead_nonce)
     assert v2.signed_by(one, signed, PUBLIC, ALICE.public)
     assert not v2.signed_by(packet_v2(), signed, PUBLIC, ALICE.public)
-    assert not v2.signed_by(one, replace(signed, fields=bytes(45)), PUBLIC, ALICE.public)
+    assert not v2.signed_by(one, signed._replace(fields=bytes(45)), PUBLIC, ALICE.public)
 
 
 # -- what is wiped
