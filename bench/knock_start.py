@@ -2,10 +2,10 @@
 
     .venv/bin/python bench/knock_start.py [ROUNDS]
 
-Needs no root. Each of ROUNDS (200) starts every one of the commands once, by turns; what the machine does beside it meets
-them alike. The bare script imports PyNaCl, pymonocypher and PyYAML and sends one datagram of a knock's size. All datagrams
-go to a socket of this program, which counts them. The last table is a single start under `-X importtime` for the modules
-that the bare script does without: the sum of it is what is left to save.
+Needs no root. Each of ROUNDS (200) starts every one of the commands once, by turns, so that what else the machine does
+meets them alike. The bare script imports PyNaCl, pymonocypher and PyYAML and sends one datagram of a knock's size. All
+datagrams go to a socket of this program, which counts them. The last table is one start under `-X importtime`: what
+modules take that the bare script does without.
 """
 
 import os
@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -39,7 +38,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
 """
 
 
-def run_timed(words: Sequence[str], environment: dict[str, str]) -> tuple[float, float]:
+def run_timed(words: list[str], environment: dict[str, str]) -> tuple[float, float]:
     """Seconds by the clock and of the processor that a command took, from before its start to after its exit."""
     quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
     started = time.perf_counter()
@@ -51,7 +50,7 @@ def run_timed(words: Sequence[str], environment: dict[str, str]) -> tuple[float,
     return took, used.ru_utime + used.ru_stime
 
 
-def import_times(words: Sequence[str], environment: dict[str, str]) -> dict[str, int]:
+def import_times(words: list[str], environment: dict[str, str]) -> dict[str, int]:
     """Microseconds that each module took by itself, without those that it imports."""
     done = subprocess.run(
         words,
@@ -68,7 +67,7 @@ def import_times(words: Sequence[str], environment: dict[str, str]) -> dict[str,
 
 def received(udp: socket.socket) -> int:
     """How many datagrams of a knock's size have come since the last call."""
-    udp.setblocking(False)
+    udp.setblocking(False)  # noqa: FBT003  # the standard library's signature
     count = 0
     while True:
         try:
@@ -80,12 +79,12 @@ def received(udp: socket.socket) -> int:
 def measure(here: Place, udp: socket.socket) -> None:
     """Print the tables."""
     alice = here.client("alice")
-    bare = here.root / "bare.py"
-    bare.write_text(BARE.format(port=here.port, size=PACKET_SIZE))
+    script = here.root / "bare.py"
+    script.write_text(BARE.format(port=here.port, size=PACKET_SIZE))
     knock = ["--client-config", str(alice), "knock"]
     commands = {
         "an empty Python": [sys.executable, "-c", ""],
-        "the bare script": [sys.executable, str(bare)],
+        "the bare script": [sys.executable, str(script)],
         "openme knock": [OPENME, *knock],
         "python -m openme knock": [sys.executable, "-m", "openme", *knock],
     }
@@ -102,20 +101,14 @@ def measure(here: Place, udp: socket.socket) -> None:
     print(f"{'median of ' + str(ROUNDS) + ' starts by turns':<44}{'ms':>8}{'ratio':>8}{'cpu ms':>9}{'ratio':>8}")
     for what in commands:
         figures = [statistics.median(sample[kind] for sample in samples[what]) * 1e3 for kind in (0, 1)]
-        ratios = [
-            statistics.median(
-                ours[kind] / theirs[kind]
-                for ours, theirs in zip(samples[what], samples["the bare script"], strict=True)
-            )
-            for kind in (0, 1)
-        ]
+        pairs = list(zip(samples[what], samples["the bare script"], strict=True))
+        ratios = [statistics.median(own[kind] / bare[kind] for own, bare in pairs) for kind in (0, 1)]
         print(f"{what:<44}{figures[0]:8.1f}{ratios[0]:8.2f}{figures[1]:9.1f}{ratios[1]:8.2f}")
     theirs = import_times(commands["the bare script"], here.environment)
     ours = import_times(commands["openme knock"], here.environment)
     more = sorted(((own, name) for name, own in ours.items() if name not in theirs), reverse=True)
-    print(
-        f"\n{'modules that only openme knock imports, ' + str(len(more)):<44}{sum(own for own, _ in more) / 1e3:8.1f}"
-    )
+    title = f"modules that only openme knock imports, {len(more)}"
+    print(f"\n{title:<44}{sum(own for own, _ in more) / 1e3:8.1f}")
     for own, name in more[:MOST_MODULES]:
         print(f"  {name:<42}{own / 1e3:8.1f}")
 
