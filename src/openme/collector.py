@@ -1,4 +1,4 @@
-"""Python's search for garbage in cycles, and when it would find none."""
+"""Python's search for garbage in cycles, and what it need not look at."""
 
 import gc
 from collections.abc import Iterator
@@ -15,3 +15,11 @@ def collector_paused() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
+
+
+@contextmanager
+def as_long_as_the_process() -> Iterator[None]:
+    """What is made in here stays, such as modules: no search, and none later that looks at it, the one at exit included."""
+    with collector_paused():
+        yield
+    gc.freeze()

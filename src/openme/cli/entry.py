@@ -18,7 +18,10 @@ def run() -> None:
         if sys.platform == "win32":
             sys.exit(130)
         _signal.raise_signal(_signal.SIGINT)
-    from openme.cli.main import run as run_command  # noqa: PLC0415  # not before that
+    from openme.collector import as_long_as_the_process  # noqa: PLC0415  # not before that
+
+    with as_long_as_the_process():
+        from openme.cli.main import run as run_command  # noqa: PLC0415
 
     run_command()
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -20,6 +21,7 @@ from openme.cli.commands import COMMANDS, Command
 from openme.cli.output import answer_lines, complain, warn
 from openme.cli.paths import path
 from openme.closest import closest
+from openme.collector import as_long_as_the_process
 from openme.errors import OpenmeError
 from openme.interrupts import Interrupted, end_by
 
@@ -51,6 +53,10 @@ class _Parser(argparse.ArgumentParser):
         answer_lines(message.rstrip("\n"))
 
 
+_UNPRINTED = partial(argparse.RawDescriptionHelpFormatter, width=80)
+"""argparse has a formatter look at every argument, and one without a width loads modules that ask the terminal."""
+
+
 def _require_stdout(hint: str = "send it to /dev/null instead") -> None:
     """OpenmeError where stdout is closed, for what is of no use without."""
     if output.stdout_is_closed:
@@ -71,7 +77,7 @@ def _log_level(word: str) -> str:
 
 def _global_options() -> argparse.ArgumentParser:
     """The options that stand before or after the command."""
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = _Parser(add_help=False, allow_abbrev=False, formatter_class=_UNPRINTED)
     parser.add_argument(
         "--config", type=path, default=None, metavar="PATH", help=f"the server's config ({DEFAULT_CONFIG})"
     )
@@ -142,13 +148,14 @@ def main(words: Sequence[str]) -> int:
         near = closest(name, _BY_NAME)
         hint = f"did you mean {near}?" if near else "see: openme --help"
         raise OpenmeError(f"unknown command {name}", hint, exit_code=USAGE_ERROR)
-    action = command.load()
+    with as_long_as_the_process():
+        action = command.load()
     parser = _Parser(
         prog=f"openme {name}",
         description=command.help[:1].upper() + command.help[1:].rstrip("?") + ".",
         parents=[common],
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_UNPRINTED if set(_HELP).isdisjoint(after) else argparse.RawDescriptionHelpFormatter,
     )
     action.arguments(parser)
     args = parser.parse_args([*before, *after])

@@ -4,7 +4,6 @@ What is said on stderr has a level, as a server's log lines have: progress and h
 errors with their cure `error`. An exit code that is not 0 is explained by an error or by the answer.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +38,8 @@ def answer_json(value: Any) -> None:  # noqa: ANN401  # any JSON value
 
 def json_text(value: Any, indent: int | None = None) -> str:  # noqa: ANN401  # any JSON value
     """JSON in ASCII without a control character, on one line or indented."""
+    import json  # noqa: PLC0415  # for the few who ask for it
+
     return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")  # the only one that json.dumps leaves
 
 

@@ -41,9 +41,14 @@ def resolve(host: str, port: int) -> list[Endpoint]:
     UnknownHostError if the name is not known.
     """
     try:
-        return endpoints_of(socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM))
+        return endpoints_of(socket.getaddrinfo(encoded(host), port, type=socket.SOCK_DGRAM))
     except (socket.gaierror, UnicodeError) as error:
         raise unknown_host(host, error) from None
+
+
+def encoded(host: str) -> bytes | str:
+    """A host name for getaddrinfo(3), which loads a codec and its tables for every `str`: only a name outside ASCII."""
+    return host.encode("ascii") if host.isascii() else host
 
 
 def unknown_host(host: str, error: socket.gaierror | UnicodeError) -> UnknownHostError:

@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
-from openme.client.addresses import Endpoint, endpoints_of, unknown_host
+from openme.client.addresses import Endpoint, encoded, endpoints_of, unknown_host
 from openme.client.blocking import Sockets
 from openme.client.errors import ClientError
 from openme.client.identity import Identity
@@ -81,7 +81,7 @@ class Asyncio(Sockets):
         """See `addresses.resolve`."""
         loop = asyncio.get_running_loop()
         try:
-            return endpoints_of(await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM))
+            return endpoints_of(await loop.getaddrinfo(encoded(host), port, type=socket.SOCK_DGRAM))
         except (socket.gaierror, UnicodeError) as error:
             raise unknown_host(host, error) from None
 

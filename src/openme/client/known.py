@@ -91,7 +91,7 @@ class Known:
         # Those of the file as well: another profile with the same first key may have fewer.
         every = [known[index] for index in sorted(known)] + added
         value = {"first": profile.epoch_keys.first, "keys": base64.b64encode(b"".join(every)).decode("ascii")}
-        self._write(self._keys_path(profile.epoch_keys), value)
+        self._write(self._keys_path(profile.epoch_keys), value, durable=True)
 
     def other_host_with(self, profile: Profile, keys: Iterable[bytes]) -> Profile | None:
         """A profile for another host that has one of these epoch keys, and is not said to be the same server."""
@@ -166,9 +166,10 @@ class Known:
             return {}
         return value if isinstance(value, dict) else {}
 
-    def _write(self, path: Path, value: Mapping[str, Any]) -> None:
+    def _write(self, path: Path, value: Mapping[str, Any], *, durable: bool = False) -> None:
+        """Put a file there. Only what costs more to learn anew than a sync does is `durable`."""
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        replace_file(path, json.dumps(value).encode())
+        replace_file(path, json.dumps(value).encode(), durable=durable)
         for stale in self._stale():
             with suppress(OSError):
                 stale.unlink()

@@ -26,14 +26,17 @@ class WeakKeyError(KeyTextError):
 
 def decode_base64_key(text: str, size: tuple[int, ...] = (KEY_SIZE,)) -> bytes:
     """The bytes of a key in standard base64, of one of the sizes given; KeyTextError otherwise."""
-    expected = " or ".join(str(s) for s in size)
     try:
         raw = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):
-        raise KeyTextError(f"expected a key of {expected} bytes in base64") from None
+        raise KeyTextError(f"expected a key of {_either(size)} bytes in base64") from None
     if len(raw) not in size:
-        raise KeyTextError(f"expected a key of {expected} bytes in base64, got {len(raw)} bytes")
+        raise KeyTextError(f"expected a key of {_either(size)} bytes in base64, got {len(raw)} bytes")
     return raw
+
+
+def _either(sizes: tuple[int, ...]) -> str:
+    return " or ".join(map(str, sizes))
 
 
 def encode_base64(raw: bytes) -> str:
