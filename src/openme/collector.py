@@ -22,4 +22,4 @@ def as_long_as_the_process() -> Iterator[None]:
     """What is made in here stays, such as modules: no search, and none later that looks at it, the one at exit included."""
     with collector_paused():
         yield
-    gc.freeze()
+        gc.freeze()

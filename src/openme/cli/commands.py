@@ -1,7 +1,7 @@
 """The commands: the one list, from which the overview, the help, the parser and the tests follow (decision 0020).
 
-A new command is an object here, and an `Action` in the module that it names. Both classes are tuples,
-which are made in a fifth of a dataclass's time: every start pays for it.
+A new command is an object here, and an `Action` in the module that it names. Both classes are tuples, since every start
+makes them (decision 0027).
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import stat
 from ipaddress import ip_address
 from pathlib import Path
@@ -234,6 +235,19 @@ def test_they_are_the_owners_alone_and_nothing_else_is_left(tmp_path: Path) -> N
     assert len(files(tmp_path)) == 2
     assert {stat.S_IMODE(path.stat().st_mode) for path in files(tmp_path)} == {0o600}
     assert stat.S_IMODE((tmp_path / "config.yaml.known").stat().st_mode) == 0o700
+
+
+def test_only_keys_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A knock must not: what it leaves costs no more than a proof, or another question, where a crash takes it."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    mine = known(tmp_path, HOME)
+    mine.remember(HOME, [PAST])
+    mine.note_try(HOME, 5)
+    mine.note_networks({})
+    assert synced == []
+    mine.add(HOME, EPOCH, offered())
+    assert len(synced) == 2, "content and name"
 
 
 def test_they_belong_to_one_client_file_and_go_with_it(tmp_path: Path) -> None:
