@@ -19,7 +19,7 @@ def collector_paused() -> Iterator[None]:
 
 @contextmanager
 def as_long_as_the_process() -> Iterator[None]:
-    """What is made in here stays, such as modules: no search, and none later that looks at it, the one at exit included."""
+    """What is made in here stays, such as modules: no search now, and none later that looks at it, not even at exit."""
     with collector_paused():
         yield
         gc.freeze()
