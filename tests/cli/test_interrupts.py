@@ -25,8 +25,8 @@ SCRIPT = interrupting.__file__
 # While modules are imported. The first two are where Python's own handler loses Ctrl-C or turns it into a RuntimeError:
 # the callback of a weakref to a module's lock, of which each import has one, and a class that is made with an enum's
 # members. The others are a module being looked for and being run, and any place at all.
-IMPORTING = [("cb", 1), ("cb", 50), ("__set_name__", 1), ("find_spec", 9), ("exec_module", 40)]
-ANYWHERE = [(ANY, 3), (ANY, 30), (ANY, 3_000), (ANY, 25_000)]
+IMPORTING = [("cb", 1), ("cb", 35), ("__set_name__", 1), ("find_spec", 9), ("exec_module", 30)]
+ANYWHERE = [(ANY, 3), (ANY, 30), (ANY, 3_000), (ANY, 18_000)]
 WORDS = {
     "help": ["--help"],
     "list": ["list"],

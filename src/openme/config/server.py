@@ -1,5 +1,6 @@
 """The server's file, from text to checked values (spec config.md "Server")."""
 
+import difflib  # noqa: F401  # `closest` wants it, in a process that may open no file any more
 import os
 import re
 import stat
