@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from math import inf
 
 from openme.reasons import Reason
 
@@ -21,6 +22,11 @@ class RefusalCounts:
         """Count a refusal."""
         self.total[reason] += count
         self._unreported[reason] += count
+
+    @property
+    def next_at(self) -> float:
+        """When `report` has something to say, in monotonic seconds: long ago if at once, `inf` if nothing."""
+        return self._last_report + REPORT_INTERVAL if self._unreported else inf
 
     def report(self, now: float, log: logging.Logger) -> bool:
         """Log what was refused since the last report, unless that was less than a minute ago.

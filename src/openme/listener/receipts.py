@@ -5,6 +5,7 @@ Everything is bounded: a knock whose verdict does not come is forgotten after so
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from math import inf
 
 from openme.keys.erasing import wipe
 from openme.seam.messages import ForgetReceipt, KnockNotOpened, KnockOpened, ReceiptPart
@@ -79,13 +80,15 @@ class Receipts:
             pending.parts.append(order.text)
         return pending
 
+    @property
+    def next_at(self) -> float:
+        """When `forget_overdue` has something to forget, `inf` if nothing."""
+        return next(iter(self._pending.values())).deadline if self._pending else inf
+
     def forget_overdue(self, now: float) -> None:
         """Forget knocks whose verdict does not come."""
-        while self._pending:
-            first = next(iter(self._pending))
-            if self._pending[first].deadline > now:
-                break
-            self._give_up(first)
+        while self.next_at <= now:
+            self._give_up(next(iter(self._pending)))
 
     def _give_up(self, knock: bytes) -> None:
         if (pending := self._pending.pop(knock, None)) is not None:

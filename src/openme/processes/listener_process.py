@@ -6,14 +6,14 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 
 from openme.keys.erasing import wipe
 from openme.listener.listener import Listener
 from openme.listener.load import Datagram, Waiting, copies_of
 from openme.listener.receipts import Receipts
-from openme.processes.listener_reports import TELL_INTERVAL, Reporter, tell
+from openme.processes.listener_reports import Reporter, tell
 from openme.reasons import Reason
-from openme.refusals import REPORT_INTERVAL
 from openme.seam.channel import ORDER_SIZES, ChannelClosedError, received, send
 from openme.seam.handlers import Handlers
 from openme.seam.messages import (
@@ -117,12 +117,13 @@ class ListenerProcess:
         except ChannelClosedError:
             return
 
-    def _timeout(self, now: float) -> float:
+    def _timeout(self, now: float) -> float | None:
+        """Seconds until something is to be done that nobody asks for; None: for ever."""
         if any(self._waiting.values()):
             return 0.0
-        patience = TELL_INTERVAL if self._reporter.has_untold else REPORT_INTERVAL
-        first = min((now + patience, *(connection.deadline for connection in self._connections.values())))
-        return max(0.0, first - now)
+        deadlines = (connection.deadline for connection in self._connections.values())
+        first = min((self._reporter.next_at, self._receipts.next_at, *deadlines))
+        return None if first == inf else max(0.0, first - now)
 
     def _on_orders(self) -> None:
         for message in received(self._keeper, ORDER_SIZES, _BATCH):

@@ -11,6 +11,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
+from math import inf
 from pathlib import Path
 from types import TracebackType
 
@@ -111,7 +112,7 @@ class Reporter:
 
     def report(self, now: float) -> None:
         """Tell the sums, unless that was less than a second ago; `now` in monotonic seconds."""
-        if now - self._last_told < TELL_INTERVAL or not self.has_untold:
+        if now < self.next_at:
             return
         self._last_told = now
         if self._failure is not None and self._send(ReceivingFailed(self._failure)):
@@ -121,9 +122,10 @@ class Reporter:
                 del self._untold[reason]
 
     @property
-    def has_untold(self) -> bool:
-        """Whether there is something that `report` would tell, now or in a second."""
-        return bool(self._untold) or self._failure is not None
+    def next_at(self) -> float:
+        """When `report` has something to tell, in monotonic seconds: long ago if at once, `inf` if nothing."""
+        has_untold = bool(self._untold) or self._failure is not None
+        return self._last_told + TELL_INTERVAL if has_untold else inf
 
     def _send(self, report: Report) -> bool:
         return send(self._keeper, report.pack())
@@ -270,10 +272,21 @@ class Reports:
             facts = {"event": "refused", "reason": report.reason, "source": str(report.source)}
             _log.debug("refused: %s (from %s)", report.reason, report.source, extra={"facts": facts})
 
+    @property
+    def next_at(self) -> float:
+        """When `tick` has something to say of the listener, in monotonic seconds; `inf` if nothing.
+
+        Of the guardian's end nobody knows beforehand.
+        """
+        own = self._last + REPORT_INTERVAL if self._failure or self._nonsense else inf
+        return min(own, self.counts.next_at)
+
     def tick(self, now: float) -> None:
         """Say what has gathered, at most once a minute; and that the guardian is gone, once."""
-        self.counts.report(now, _log)
         self._look_for_guardian()
+        if now < self.next_at:
+            return
+        self.counts.report(now, _log)
         if now - self._last < REPORT_INTERVAL or not (self._failure or self._nonsense):
             return
         self._last = now

@@ -212,7 +212,9 @@ def test_a_verdict_that_does_not_come_is_not_waited_for() -> None:
     made = Receipts()
     for number in range(4):
         made.expect(representative(number), keys(number), float(number))
+    assert made.next_at == PENDING_SECONDS
     made.expect(representative(9), keys(9), 1.0 + PENDING_SECONDS)
+    assert made.next_at == 2.0 + PENDING_SECONDS
     assert list(made._pending) == [representative(2), representative(3), representative(9)]
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from openme.listener.listener import Listener
+from openme.listener.receipts import PENDING_SECONDS
 from openme.processes import listener_process
 from openme.processes.listener_process import (
     HEALTH_PER_ADDRESS,
@@ -23,6 +24,7 @@ from openme.processes.listener_process import (
     ListenerProcess,
     address_of,
 )
+from openme.processes.listener_reports import TELL_INTERVAL
 from openme.reasons import Reason
 from openme.seam import messages
 from openme.seam.channel import channel, send
@@ -98,6 +100,30 @@ def running() -> Iterator[Running]:
         assert not thread.is_alive(), "the listener outlives its keeper"
         for connection in process._connections.values():
             connection.socket.close()
+
+
+def test_it_sleeps_until_there_is_something_to_do(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For ever while nobody comes; as long as a knock may wait for its verdict; a second until refusals can be told."""
+    patience: list[float | None] = []
+    select_ = running.process._selector.select
+
+    def noted(timeout: float | None = None) -> object:
+        patience.append(timeout)
+        return select_(timeout)
+
+    monkeypatch.setattr(running.process._selector, "select", noted)
+    datagram = packet_v2()
+    running.knock(datagram).close()
+    running.frame()
+    until(lambda: patience, "it has slept")
+    assert patience[-1] == pytest.approx(PENDING_SECONDS, abs=1)
+    send(running.keeper, KnockNotOpened(datagram[: v2.REPRESENTATIVE_SIZE]).pack())
+    until(lambda: patience[-1] is None, "it sleeps for ever")
+    for _ in range(2):
+        running.knock(b"noise").close()
+        assert unpack_report_untrusted(running.keeper.recv(1000)) == Dropped(Reason.LENGTH, 1)
+    until(lambda: patience[-1] is None, "it sleeps for ever")
+    assert any(seconds is not None and 0.0 < seconds <= TELL_INTERVAL for seconds in patience)
 
 
 @pytest.mark.parametrize(("host", "source"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1")])

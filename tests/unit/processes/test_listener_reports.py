@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import ip_address
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from openme.processes.listener_reports import (
     worded,
 )
 from openme.reasons import Reason
+from openme.refusals import REPORT_INTERVAL
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
 from openme.seam.messages import (
     MAX_NUMBER,
@@ -81,9 +83,9 @@ def test_refusals_are_told_as_sums_once_a_second(ends: tuple[socket.socket, sock
         reporter.refused(Reason.LENGTH, HERE)
         reporter.refused(Reason.BUSY)
         reporter.report(tenth / 10)
-    before = reporter.has_untold
+    before = reporter.next_at
     reporter.report(10.0)
-    assert (before, reporter.has_untold) == (True, False)
+    assert (before, reporter.next_at) == (3.0, inf), "a second after the last"
     reports = [report for report in told(ends[1]) if isinstance(report, Dropped)]
     assert len(reports) == 4 * 2
     assert sum(r.count for r in reports if r.reason == "length") == 30
@@ -178,6 +180,23 @@ def test_a_mistake_is_told_by_its_place() -> None:
 
 
 # -- the keeper's end
+
+
+def test_the_keeper_wakes_for_a_report_once_it_has_something_to_say_and_no_more() -> None:
+    keeper = Reports()
+    woken = [keeper.next_at]
+    with lines("openme.listener", logging.INFO) as records:
+        for report in (Dropped(Reason.LENGTH, 1), ReceivingFailed(errno.ENETDOWN), b"nonsense"):
+            for now in (0.0, 10.0):
+                raw = report if isinstance(report, bytes) else report.pack()
+                keeper.on_report_untrusted(raw, now)
+                keeper.tick(now)
+                woken.append(keeper.next_at)
+            keeper.tick(woken[-1])
+            assert keeper.next_at == inf
+            keeper = Reports()
+    assert woken == [inf, *3 * [inf, REPORT_INTERVAL]]
+    assert len(records) == 3 * 2
 
 
 def test_counts_are_one_line_a_minute_and_lose_nothing() -> None:
