@@ -9,7 +9,9 @@ All is asked of the kernel when this is made, before the process may ask no more
 
 import ctypes
 import os
+import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 LOOK_INTERVAL = 60.0
@@ -24,8 +26,8 @@ _DELETE_SELF, _MOVE_SELF, _UNMOUNT, _IGNORED = 0x400, 0x800, 0x2000, 0x8000
 _ONLYDIR = 0x0100_0000
 _NEWS = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _ATTRIB
 _LOST = _DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED
-_EVENT_SIZE = 16
-_MASK_AT, _NAME_SIZE_AT = 4, 12
+_EVENT = struct.Struct("iIII")  # which directory, what, a number that joins two, and the size of the name behind it
+_BUFFER_SIZE = 65536
 
 # statfs(2), f_type: file systems that nobody writes into but by this machine's kernel.
 _LOCAL = {
@@ -49,6 +51,7 @@ class FileChanges:
 
     def __init__(self, files: Iterable[Path]) -> None:
         self._descriptor = -1
+        self._is_lost = False
         directories = {place for file in files for place in (file.parent, Path(os.path.realpath(file)).parent)}
         if all(map(_is_local, directories)):
             self._begin(directories)
@@ -65,8 +68,8 @@ class FileChanges:
 
     @property
     def tells(self) -> bool:
-        """Whether the kernel tells. It may cease to, where a directory goes or gets another name."""
-        return self._descriptor >= 0
+        """Whether the kernel tells. It may cease to: where a directory goes, gets another name or is unmounted."""
+        return self._descriptor >= 0 and not self._is_lost
 
     @property
     def interval(self) -> float:
@@ -74,17 +77,18 @@ class FileChanges:
         return LOOK_INTERVAL if self.tells else POLL_INTERVAL
 
     def fileno(self) -> int:
-        """A descriptor that is readable when something may have changed. ValueError unless it `tells`."""
-        if not self.tells:
-            raise ValueError("the kernel does not tell")
+        """A descriptor that is readable when something may have changed; below zero if it has never told."""
         return self._descriptor
 
     def read(self) -> None:
-        """Take what it had to tell: `fileno` is not readable until there is more. ValueError unless it `tells`.
-
-        Where one of the directories is not what it was, the descriptor is left, to be closed by `close`, and `tells` no
-        longer.
-        """
+        """Take what there is: `fileno` is readable again when there is more."""
+        with suppress(BlockingIOError):
+            while events := os.read(self._descriptor, _BUFFER_SIZE):
+                at = 0
+                while at < len(events):
+                    _, mask, _, name_size = _EVENT.unpack_from(events, at)
+                    self._is_lost = self._is_lost or bool(mask & _LOST)
+                    at += _EVENT.size + name_size
 
     def close(self) -> None:
         """Have nothing told any more."""
