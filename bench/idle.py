@@ -3,7 +3,7 @@
     sudo .venv/bin/python bench/idle.py [SECONDS]
 
 The real server on the kernel's firewall, in network namespaces of its own, with a client whose door has closed again. A
-wake-up is a voluntary context switch (proc_pid_status(5)), time is what the scheduler counts (/proc/PID/schedstat); both
+wake-up is a voluntary context switch (proc_pid_status(5)), time what the scheduler counts (/proc/PID/schedstat); both
 over SECONDS (30). Beside them a bare Python process that wakes as often as the keeper does, and does nothing.
 """
 
