@@ -115,8 +115,8 @@ def test_a_page_with_a_certificate_of_nobody_known_is_one_line_and_no_knock(clie
 def test_a_page_without_tls_is_refused_before_anything_is_asked(client: Client) -> None:
     done = client.run("knock", "--ip", "http://127.0.0.1:9/")
     assert (done.code, done.error) == (
-        1,
-        "http://127.0.0.1:9/ is not https: whoever sits on the way would choose whose address opens",
+        2,
+        "--ip: http://127.0.0.1:9/ is not https: whoever sits on the way would choose whose address opens",
     )
 
 
