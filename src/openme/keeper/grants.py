@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import count
-from math import inf
 
 from openme.firewall.base import Door, IPNetwork, PortList
 from openme.networks import first_of
@@ -224,14 +223,6 @@ class Grants:
                 elif key[0] in known and not key[0].single_use:
                     opening[key] = door
         return Change(tuple(opening.values()), tuple(closing))
-
-    @property
-    def next_end(self) -> float:
-        """When `expire` is to look again, in monotonic seconds, `inf` without a grant.
-
-        Not after the first deadline; before it where a grant that would have ended sooner was given anew or taken away.
-        """
-        return self._ends[0][0] if self._ends else inf
 
     def expire(self, now: float) -> list[Grant]:
         """Drop and return the grants whose time is over; the kernel has closed their doors by itself."""
