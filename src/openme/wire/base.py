@@ -91,8 +91,10 @@ class Version(NamedTuple):
     keys: Keys
 
     # The listener
-    has_filter: bool
-    """Whether noise is told by a hash. Then a copy is, too, and copies of what was refused are worth knowing."""
+    filter_mac: slice | None
+    """Where a hash stands, SipHash-2-4 of all else under the key's `filter`, that tells noise; None: it has none."""
+    shape: Mapping[int, tuple[int, int]]
+    """The bytes that are between two values in every packet, by offset; empty: it looks like noise."""
     copy_prefix_size: int
     """Packets that begin with the same so many bytes are copies."""
     representative_size: int
@@ -118,3 +120,12 @@ class Version(NamedTuple):
 
     overwrite_traces: Callable[[], None] = _nothing
     """Put other numbers in the place of what was left on the stack; for when a key is forgotten."""
+
+    @property
+    def has_filter(self) -> bool:
+        """Whether noise is told by a hash. Then a copy is, too, and copies of what was refused are worth knowing."""
+        return self.filter_mac is not None
+
+    def has_shape_untrusted(self, packet: bytes) -> bool:
+        """Whether a packet of the right size has the shape."""
+        return all(least <= packet[offset] <= most for offset, (least, most) in self.shape.items())
