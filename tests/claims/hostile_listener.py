@@ -29,6 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from openme.cli.main import main
+from openme.kernel_filter.filter import KernelFilter
 from openme.listener.listener import Listener
 from openme.seam.messages import (
     ORDER_SIZE,
@@ -47,8 +48,15 @@ from support.attacks import attack
 class HostileListener:
     """Stands in for ListenerProcess."""
 
-    def __init__(self, listener: Listener, knock: socket.socket, health: socket.socket, keeper: socket.socket) -> None:
-        del listener, health
+    def __init__(
+        self,
+        listener: Listener,
+        knock: socket.socket,
+        health: socket.socket,
+        keeper: socket.socket,
+        kernel_filter: KernelFilter,
+    ) -> None:
+        del listener, health, kernel_filter  # which lets everything through, as it has not been told to judge
         self._knock = knock
         self._keeper = keeper
         self._deaf = False

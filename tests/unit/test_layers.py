@@ -55,18 +55,19 @@ ALLOWED = {
     "config": {*BASE, "firewall.registry"},
     "netlink": {"errors", "steps"},
     "firewall": {"errors", "knock_size", "max_port", "netlink", "networks", "ports", "steps"},
+    "kernel_filter": {"knock_size", "reasons", "wire"},
     "listener": {"seam", "wire", "keys", "reasons"},
     "store": {"errors", "files", "networks", "ports", "reasons", "wire"},
     "keeper": {*BASE, "config", "firewall.base", "refusals", "seam", "store.base"},
     "control": {*BASE, "run_dir", "store.places"},
     "processes": {
-        *("config.section", "errors", "files", "interrupts", "keys", "listener", "reasons", "refusals", "run_dir"),
-        *("seam", "wire"),
+        *("config.section", "errors", "files", "interrupts", "kernel_filter", "keys", "listener", "reasons"),
+        *("refusals", "run_dir", "seam", "wire"),
     },
     "client": {*BASE, "config.faults", "config.profile", "config.profile_model"},
     "server": {
-        *(*BASE, "config", "control", "firewall", "keeper", "listener", "netlink", "refusals", "run_dir", "seam"),
-        *("processes", "store"),
+        *(*BASE, "config", "control", "firewall", "keeper", "kernel_filter", "listener", "netlink", "refusals"),
+        *("processes", "run_dir", "seam", "store"),
     },
     "demo": {"errors", "interrupts", "processes.privileges"},
     "cli": {

@@ -1,6 +1,7 @@
 """From datagram to frame: what a stranger's bytes go through before anything else sees them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from openme.keys.erasing import wipe
 from openme.reasons import Reason
@@ -11,10 +12,19 @@ from openme.wire.knock import BadPacket, IPAddress
 from openme.wire.versions import VERSIONS, overwrite_traces
 
 
+class Filter(Protocol):
+    """What drops noise before it gets here, by the same keys."""
+
+    def follow(self, keys: Mapping[int, Mapping[int, ServerKey]]) -> None:
+        """From now on these are the keys, by wire version and number."""
+
+
 class Listener:
     """Turns datagrams into frames. Holds the live decryption keys and no other state."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Filter | None = None) -> None:
+        """`before`: what is told of every change of the keys."""
+        self._before = before
         self._keys: dict[int, dict[int, ServerKey]] = {version.number: {} for version in VERSIONS}
 
     @property
@@ -29,15 +39,24 @@ class Listener:
 
     def _use(self, sort: Keys, number: int, private: bytes) -> None:
         made = {version.number: version.key(number, private) for version in VERSIONS if version.keys is sort}
-        self._forget(sort, number)
+        former = self._taken(sort, number)
         for version, key in made.items():
             self._keys[version][number] = key
+        self._changed(sort, former)
 
     def _forget(self, sort: Keys, number: int) -> None:
+        self._changed(sort, self._taken(sort, number))
+
+    def _taken(self, sort: Keys, number: int) -> list[ServerKey]:
         known = [self._keys[version.number].pop(number, None) for version in VERSIONS if version.keys is sort]
-        forgotten = [key.private for key in known if key is not None]
-        if forgotten and sort is Keys.EPOCH:
-            wipe(*forgotten)
+        return [key for key in known if key is not None]
+
+    def _changed(self, sort: Keys, former: list[ServerKey]) -> None:
+        # Once a change, so that a key which is only told again is at no moment missing there.
+        if self._before is not None:
+            self._before.follow(self._keys)
+        if former and sort is Keys.EPOCH:
+            wipe(*(key.private for key in former))
             overwrite_traces()
 
     def version_untrusted(self, datagram: bytes) -> int:

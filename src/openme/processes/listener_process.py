@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
+from openme.kernel_filter.filter import KernelFilter
 from openme.keys.erasing import wipe
 from openme.listener.listener import Listener
 from openme.listener.load import Datagram, Waiting, copies_of
@@ -72,14 +73,22 @@ class ListenerProcess:
     """Reads datagrams, sends frames, and lets whoever reached the health port see that it is open."""
 
     def __init__(
-        self, listener: Listener, knock: socket.socket, health: socket.socket | None, keeper: socket.socket
+        self,
+        listener: Listener,
+        knock: socket.socket,
+        health: socket.socket | None,
+        keeper: socket.socket,
+        kernel_filter: KernelFilter | None = None,
     ) -> None:
-        """`health`: the health port, bound; None where it is another program's."""
+        """`health`: the health port, bound; None where it is another program's. `kernel_filter`: that of
+        `knock`, which the `listener` tells its keys.
+        """
         self._listener = listener
+        self._kernel_filter = kernel_filter
         self._knock = knock
         self._health = health
         self._keeper = keeper
-        self._reporter = Reporter(keeper)
+        self._reporter = Reporter(keeper, dropped=None if kernel_filter is None else kernel_filter.dropped)
         self._counts = self._reporter.counts
         self._selector = selectors.DefaultSelector()
         self._connections: dict[int, _HealthConnection] = {}
@@ -144,6 +153,8 @@ class ListenerProcess:
         """Let strangers in. Until now knocks waited in the socket, and the health port was not there to be seen."""
         if self._health is not None:
             self._listen(self._health)
+        if self._kernel_filter is not None:
+            self._kernel_filter.judge()
         self._selector.register(self._knock, selectors.EVENT_READ, self._on_datagrams)
         tell(self._keeper, [Serving()])
 

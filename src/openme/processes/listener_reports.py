@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from pathlib import Path
 from types import TracebackType
@@ -74,18 +74,34 @@ def _strerror(number: int) -> str:
 # -- the listener's end
 
 
+def tells_each() -> bool:
+    """Whether each refusal is to be told with its source: the log is on level debug."""
+    return _log.isEnabledFor(logging.DEBUG)
+
+
 class Reporter:
     """Tells the keeper what was refused: as sums, once a second; on level debug each one, with its source."""
 
-    def __init__(self, keeper: socket.socket, *, each: bool | None = None) -> None:
-        """`each`: whether each refusal is told; None: if the log that we had before we parted is on level debug."""
+    def __init__(
+        self,
+        keeper: socket.socket,
+        *,
+        each: bool | None = None,
+        dropped: Callable[[], Mapping[Reason, int]] | None = None,
+    ) -> None:
+        """`each`: whether each refusal is told; None: if the log that we had before we parted is on level debug.
+
+        `dropped`: what the kernel filter has dropped since it was last asked, if there is one.
+        """
         self.counts = RefusalCounts()
         self._keeper = keeper
-        self._each = _log.isEnabledFor(logging.DEBUG) if each is None else each
+        self._each = tells_each() if each is None else each
+        self._dropped = dropped
         self._lines = _Allowance(MOST_LINES)
         self._untold: Counter[Reason] = Counter()
         self._failure: int | None = None
         self._last_told = float("-inf")
+        self._last_look = float("-inf")
 
     def refused(self, reason: Reason, source: IPAddress | None = None) -> None:
         """Count a refusal under one of `seam.messages.REFUSALS`. ChannelClosedError if the keeper is gone."""
@@ -112,6 +128,7 @@ class Reporter:
 
     def report(self, now: float) -> None:
         """Tell the sums, unless that was less than a second ago; `now` in monotonic seconds."""
+        self._look(now)
         if now < self.next_at:
             return
         self._last_told = now
@@ -120,6 +137,14 @@ class Reporter:
         for reason, count in list(self._untold.items()):
             if self._send(Dropped(reason, count)):
                 del self._untold[reason]
+
+    def _look(self, now: float) -> None:
+        if self._dropped is None or now - self._last_look < TELL_INTERVAL:
+            return
+        self._last_look = now
+        for reason, count in self._dropped().items():
+            self.counts.add(reason, count)
+            self._untold[reason] += count
 
     @property
     def next_at(self) -> float:
@@ -175,9 +200,10 @@ class Reports:
     On level debug a refusal that came with its source gets a line of its own, up to 10,000 in a second.
     """
 
-    def __init__(self, guardian: int | None = None) -> None:
-        """`guardian`: its process id, if it is to be watched."""
+    def __init__(self, guardian: int | None = None, *, no_filter: str | None = None) -> None:
+        """`guardian`: its process id, if it is to be watched. `no_filter`: why there is no kernel filter, if so."""
         self.counts = RefusalCounts()
+        self.no_filter = no_filter
         self._guardian = guardian
         self._lines = _Allowance(MOST_LINES)
         self._said: set[type[Report]] = set()

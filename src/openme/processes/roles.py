@@ -26,6 +26,8 @@ CAP_SETGID = 6
 CAP_SETUID = 7
 CAP_NET_BIND_SERVICE = 10
 CAP_NET_ADMIN = 12
+CAP_SYS_ADMIN = 21
+CAP_BPF = 39
 
 _FIONBIO = 0x5421  # ioctl_tty(2): what setblocking does
 _SO_PROTOCOL = 38

@@ -27,6 +27,7 @@ from openme.keeper.epochs import Epochs
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
 from openme.keeper.rules import rules_for
+from openme.kernel_filter.filter import KernelFilter
 from openme.listener.listener import Listener
 from openme.ports import merged
 from openme.processes.children import (
@@ -62,6 +63,7 @@ from openme.server.health_port import worded as health_words
 from openme.server.hidden_ports import HiddenPorts
 from openme.server.interfaces import watch_interfaces
 from openme.server.keeper_process import KeeperProcess, Parts
+from openme.server.knock_filter import filtered
 from openme.server.leftovers import LeftoverRules, refuse_beside_existing_server, remove_leftovers
 from openme.server.loop import Ending
 from openme.server.preflight import NEEDS_NET_ADMIN, before_start
@@ -211,6 +213,7 @@ class _Prepared:
     own_addresses: OwnAddresses
     epochs: Epochs | None
     listens: bool
+    no_filter: str | None
     systemd: socket.socket | None
     readable: tuple[Path, ...]
     writable: tuple[Path, ...]
@@ -237,6 +240,9 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     prepare_memory(config, is_new=is_new)  # first of all: whatever fails later, the next start is not the first one
     user, _ = user_for(stack, config.run_as, (config_path.resolve(), config.state_dir))
     knock = stack.enter_context(bind_knock(config.udp_port))
+    kernel_filter, no_filter = filtered(knock)
+    if no_filter is not None:
+        _log.warning("%s", no_filter)
     health, why_not = own_health_port(config)
     if health is not None:
         stack.enter_context(health)
@@ -245,7 +251,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     lock = stack.enter_context(firewall_lock(registry.kind_of(config.firewall).abilities.lock))
     keep_secrets_in_memory()
     no_landlock = find_landlock()
-    children, keeper_end = _start_processes(stack, user, knock, health)
+    children, keeper_end = _start_processes(stack, user, knock, health, kernel_filter)
     # From here on this process holds no descriptor that a stranger's bytes come through.
     knock.close()
     if health is not None:
@@ -271,6 +277,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         own_addresses=OwnAddresses(),
         epochs=open_epochs(config, store, read_clocks()) if config.has_epochs else None,
         listens=health is not None,
+        no_filter=no_filter,
         systemd=_systemd(stack),
         # An edit replaces the file, so it is the directory that must stay readable; of a link both ends.
         readable=tuple({config_path.absolute().parent, config_path.resolve().parent}),
@@ -280,13 +287,19 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
 
 
 def _start_processes(
-    stack: ExitStack, user: User | None, knock: socket.socket, health: socket.socket | None
+    stack: ExitStack,
+    user: User | None,
+    knock: socket.socket,
+    health: socket.socket | None,
+    kernel_filter: KernelFilter | None,
 ) -> tuple[ListenerAndGuardian, socket.socket]:
     """The listener and its guardian, and the keeper's end of the channel."""
     listener_end, keeper_end = channel()
     stack.enter_context(keeper_end)
     with listener_end:
-        child = _start_listener(user, listener_end, knock, health)
+        child = _start_listener(user, listener_end, knock, health, kernel_filter)
+    if kernel_filter is not None:
+        kernel_filter.close()
     children = ListenerAndGuardian(child, keeper_end.close)
     stack.callback(_end_processes, children)
     above_listener = user is not None and has(CAP_KILL)
@@ -295,7 +308,11 @@ def _start_processes(
 
 
 def _start_listener(
-    user: User | None, keeper: socket.socket, knock: socket.socket, health: socket.socket | None
+    user: User | None,
+    keeper: socket.socket,
+    knock: socket.socket,
+    health: socket.socket | None,
+    kernel_filter: KernelFilter | None,
 ) -> int:
     sys.stderr.flush()
     with held_back():
@@ -307,7 +324,7 @@ def _start_listener(
             ignore()
             detach({kept.fileno() for kept in (keeper, knock, health) if kept is not None})
             take_on(LISTENER, user)
-            process = ListenerProcess(Listener(), knock, health, keeper)
+            process = ListenerProcess(Listener(kernel_filter), knock, health, keeper, kernel_filter)
             tell(keeper, [*confine(LISTENER), Ready()])
             process.run()
             status = 0
@@ -361,7 +378,7 @@ def _keep(
     store.load(round(config.replay_window * 10**9), read_clocks().unix_ns)
     say_memory(store, read_clocks())
     journal = Journal()
-    reports = Reports(prepared.children.guardian)
+    reports = Reports(prepared.children.guardian, no_filter=prepared.no_filter)
     keeper = Keeper(config, prepared.own_addresses)
     keeper.epochs = prepared.epochs
     keeper.revoked_with = watch.revoked_with

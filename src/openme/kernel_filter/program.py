@@ -1,0 +1,235 @@
+"""The program: which datagrams the knock socket gets. What it drops is dropped without a trace but a count.
+
+    not judging yet ─────────────────────────────────────────▶ let through
+    not of a knock's length ─────▶ refused: length
+    M fits a live epoch's key ───▶ often in this second ─────▶ refused: copy
+                                   else ─────────────────────▶ let through
+    version 1 is on, its shape ──▶ the same
+    else ────────────────────────▶ refused: filter
+
+It decides nothing: the process makes the same checks of all that is let through, and more. It sees a datagram from the
+UDP header on, over IPv4 and IPv6 alike, whole and with a right checksum.
+
+Copies: of one packet 16 a second are let through, wherever they come from. A packet is known by its M, or, where that
+has none, by a hash of all of it under a key that nobody else has, so that nobody can make another packet that uses up
+its share. What remembers packets has a bounded size, and forgets first what it has not seen for long. It is no replay
+check.
+
+Straight on: no jump goes back, since a loop is refused to whoever has CAP_BPF alone. So the hash has its rounds written
+out, once, as a function.
+"""
+
+from openme.kernel_filter import layout
+from openme.kernel_filter.assembler import (
+    R0,
+    R1,
+    R2,
+    R3,
+    R4,
+    R5,
+    R6,
+    R7,
+    R8,
+    R9,
+    R10,
+    Assembler,
+    Helper,
+    If,
+    Op,
+    Register,
+    Width,
+)
+from openme.kernel_filter.layout import Refused
+from openme.kernel_filter.siphash import siphash
+from openme.knock_size import KNOCK_SIZE
+from openme.wire.versions import VERSIONS
+
+# One of each kind; a further version needs a place of its own in the settings.
+(WITH_MAC,) = (version for version in VERSIONS if version.filter_mac is not None)
+(WITH_SHAPE,) = (version for version in VERSIONS if version.shape)
+
+UDP_HEADER_SIZE = 8
+COPIES_A_SECOND = 16
+SECOND = 10**9  # nanoseconds
+
+# The maps that it names.
+SETTINGS, COUNTS, COPIES, SHAPED_COPIES = "settings", "counts", "copies", "shaped copies"
+
+_WORD = 8
+_SKB_LENGTH = 0  # in `struct __sk_buff`, which a program sees of a datagram (linux/bpf.h)
+_MAC_OFFSET = WITH_MAC.filter_mac.start if WITH_MAC.filter_mac else 0  # 32
+_HASHED_SIZE = KNOCK_SIZE - _WORD  # 157: all but M
+_WORDS = -(-KNOCK_SIZE // _WORD)  # 21; M is one of them, and the last one has 5 bytes
+_HASHED = tuple(_WORD * word for word in range(_WORDS) if _WORD * word != _MAC_OFFSET)
+
+# The stack, from its end.
+_PACKET = -_WORD * _WORDS
+_MAC = _PACKET + _MAC_OFFSET
+_LAST_WORD = _PACKET + _HASHED[-1]
+_LENGTH_BYTE = _LAST_WORD + _WORD - 1
+_KEY = _PACKET - _WORD
+_COUNT = _KEY - _WORD
+_BEGUN = _COUNT - _WORD
+_ROW = _BEGUN - _WORD
+
+
+def knock_filter() -> Assembler:
+    """The program. In R6 it has the datagram, in R7 the settings, in R8 why it refuses, in R9 the time."""
+    code = Assembler()
+    code.move(R6, R1)
+    code.map_value(R7, SETTINGS)
+    _setting(code, R0, layout.JUDGES)
+    code.jump_if(R0, If.EQUAL, 0, "let through")
+    _take_packet(code)
+    for slot in range(layout.SLOTS):
+        _try_slot(code, slot)
+    _try_shape(code)
+    code.label("filter")
+    code.move(R8, Refused.FILTER)
+    code.label("refuse")
+    _setting(code, R0, layout.TOLD_A_SECOND)
+    code.jump_if(R0, If.EQUAL, 0, "drop")
+    code.store(R10, _KEY, R8)
+    _let_through_seldom(code, COPIES, "told")
+    code.label("has M")
+    code.load(R0, R10, _MAC)
+    code.store(R10, _KEY, R0)
+    code.move(R8, Refused.COPY)
+    _let_through_seldom(code, COPIES, "copies")
+    code.label("has shape")
+    code.store(R10, _KEY, R0)
+    code.move(R8, Refused.COPY)
+    _let_through_seldom(code, SHAPED_COPIES, "shaped copies")
+    code.label("let through")
+    code.move(R0, -1)  # as many bytes as there are
+    code.exit()
+    code.label("drop")
+    _count(code)
+    code.label("dropped")
+    code.move(R0, 0)
+    code.exit()
+    siphash(code, "siphash", _HASHED)
+    return code
+
+
+def _setting(code: Assembler, to: Register, place: int) -> None:
+    code.load(to, R7, _WORD * place)
+
+
+def _take_packet(code: Assembler) -> None:
+    """Copy a datagram of a knock's size to the stack, with zeros behind it."""
+    code.move(R8, Refused.LENGTH)
+    code.load(R2, R6, _SKB_LENGTH, Width.WORD)
+    code.jump_if(R2, If.NOT_EQUAL, UDP_HEADER_SIZE + KNOCK_SIZE, "refuse")
+    code.store(R10, _LAST_WORD, 0)
+    code.move(R1, R6)
+    code.move(R2, UDP_HEADER_SIZE)
+    code.move(R3, R10)
+    code.alu(Op.ADD, R3, _PACKET)
+    code.move(R4, KNOCK_SIZE)
+    code.call(Helper.SKB_LOAD_BYTES)
+    code.jump_if(R0, If.NOT_EQUAL, 0, "refuse")
+    code.store(R10, _LENGTH_BYTE, _HASHED_SIZE, Width.BYTE)
+
+
+def _try_slot(code: Assembler, slot: int) -> None:
+    """Go on at `has M` if M fits the key of this slot. It is read once: the process may change it at any time."""
+    beyond = f"not of slot {slot}"
+    first = layout.slot_at(slot)
+    _setting(code, R2, first)
+    _setting(code, R3, first + 1)
+    _setting(code, R4, first + layout.KEY_WORDS)
+    code.wide(R5, layout.SEAL)
+    code.alu(Op.XOR, R5, R2)
+    code.alu(Op.XOR, R5, R3)
+    code.jump_if(R5, If.NOT_EQUAL, R4, beyond)
+    _call_siphash(code)
+    code.load(R1, R10, _MAC)
+    code.jump_if(R0, If.EQUAL, R1, "has M")
+    code.label(beyond)
+
+
+def _try_shape(code: Assembler) -> None:
+    """Go on at `has shape`, in R0 what copies are known by, for a datagram of that shape, where its version is on."""
+    _setting(code, R0, layout.TAKES_SHAPED)
+    code.jump_if(R0, If.EQUAL, 0, "filter")
+    for offset, (least, most) in WITH_SHAPE.shape.items():
+        code.load(R0, R10, _PACKET + offset, Width.BYTE)
+        if least == most:
+            code.jump_if(R0, If.NOT_EQUAL, least, "filter")
+        else:
+            code.jump_if(R0, If.GREATER, most, "filter")
+    _setting(code, R2, layout.COPIES_KEY)
+    _setting(code, R3, layout.COPIES_KEY + 1)
+    _call_siphash(code)
+    # What the hash leaves out, the place of M, is in the number too: one bit changed anywhere makes another number, and
+    # whoever does not know the key cannot say which.
+    code.load(R1, R10, _MAC)
+    code.alu(Op.XOR, R0, R1)
+    code.jump("has shape")
+
+
+def _call_siphash(code: Assembler) -> None:
+    code.move(R1, R10)
+    code.alu(Op.ADD, R1, _PACKET)
+    code.call_ours("siphash")
+
+
+def _let_through_seldom(code: Assembler, copies: str, name: str) -> None:
+    """Let through what has the key at `_KEY` if that has not often been so in the second since its first time.
+
+    Two processors that add at once may let one more through; nothing rests on the exact number.
+    """
+    code.call(Helper.KTIME_GET_NS)
+    code.move(R9, R0)
+    _point(code, R1, R2, copies)
+    code.call(Helper.MAP_LOOKUP)
+    code.jump_if(R0, If.EQUAL, 0, f"{name}: first")
+    code.load(R1, R0, 0)
+    code.move(R2, R9)
+    code.alu(Op.SUB, R2, R1)
+    code.jump_if(R2, If.AT_LEAST, SECOND, f"{name}: again")
+    code.load(R1, R0, _WORD)
+    if name == "told":
+        _setting(code, R2, layout.TOLD_A_SECOND)
+        code.jump_if(R1, If.AT_LEAST, R2, "drop")
+    else:
+        code.jump_if(R1, If.AT_LEAST, COPIES_A_SECOND, "drop")
+    code.move(R1, 1)
+    code.atomic_add(R0, _WORD, R1)
+    code.jump("let through")
+    code.label(f"{name}: again")
+    code.store(R0, 0, R9)
+    code.store(R0, _WORD, 1)
+    code.jump("let through")
+    code.label(f"{name}: first")
+    code.store(R10, _BEGUN, R9)
+    code.store(R10, _COUNT, 1)
+    _point(code, R1, R2, copies)
+    code.move(R3, R10)
+    code.alu(Op.ADD, R3, _BEGUN)
+    code.move(R4, 0)  # BPF_ANY
+    code.call(Helper.MAP_UPDATE)
+    code.jump("let through")  # also where there was no room
+
+
+def _point(code: Assembler, map_in: Register, key_in: Register, copies: str) -> None:
+    code.map(map_in, copies)
+    code.move(key_in, R10)
+    code.alu(Op.ADD, key_in, _KEY)
+
+
+def _count(code: Assembler) -> None:
+    """Count a refusal of the kind in R8, in the row of this processor."""
+    code.call(Helper.GET_SMP_PROCESSOR_ID)
+    code.alu(Op.AND, R0, layout.PROCESSORS - 1)
+    code.alu(Op.LSH, R8, layout.PROCESSORS.bit_length() - 1)
+    code.alu(Op.OR, R0, R8)
+    code.store(R10, _ROW, R0, Width.WORD)
+    code.map(R1, COUNTS)
+    code.move(R2, R10)
+    code.alu(Op.ADD, R2, _ROW)
+    code.call(Helper.MAP_LOOKUP)
+    code.jump_if(R0, If.EQUAL, 0, "dropped")
+    code.move(R1, 1)
+    code.atomic_add(R0, 0, R1)
