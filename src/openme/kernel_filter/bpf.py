@@ -41,16 +41,23 @@ class RefusedProgramError(OSError):
     """The kernel has looked at a program and does not take it; `strerror` is its last word on that."""
 
 
-def call(command: int, attributes: bytes) -> int:
-    """bpf(2): its result. OSError as the kernel refuses; UnsupportedError on a processor without a number here."""
+def call(command: int, attributes: "ctypes.Array[ctypes.c_char]") -> int:
+    """bpf(2): its result; what else it answers is in `attributes` then.
+
+    OSError as the kernel refuses; UnsupportedError on a processor without a number here.
+    """
     number = _CALL.get(platform.machine())
     if number is None or sys.byteorder != "little" or ctypes.sizeof(ctypes.c_void_p) != ctypes.sizeof(ctypes.c_uint64):
         raise UnsupportedError(platform.machine())
-    block = ctypes.create_string_buffer(attributes, len(attributes))
-    result = int(_libc.syscall(number, command, block, len(attributes)))
+    result = int(_libc.syscall(number, command, attributes, len(attributes)))
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
+
+
+def _block(form: str, *fields: object) -> "ctypes.Array[ctypes.c_char]":
+    packed = struct.pack(form, *fields)
+    return ctypes.create_string_buffer(packed, len(packed))
 
 
 def new_array(name: str, value_size: int, entries: int) -> int:
@@ -64,7 +71,7 @@ def new_lru_hash(name: str, key_size: int, value_size: int, entries: int) -> int
 
 
 def _new_map(name: str, numbers: tuple[int, int, int, int, int]) -> int:
-    return call(_MAP_CREATE, struct.pack("=7I16s", *numbers, 0, 0, _name(name)))
+    return call(_MAP_CREATE, _block("=7I16s", *numbers, 0, 0, _name(name)))
 
 
 def load_socket_filter(name: str, code: bytes) -> int:
@@ -87,7 +94,7 @@ def _load(name: str, code: bytes, log: "ctypes.Array[ctypes.c_char] | None") -> 
     licence = ctypes.create_string_buffer(_LICENCE)
     return call(
         _PROG_LOAD,
-        struct.pack(
+        _block(
             "=IIQQIIQII16s",
             *(_SOCKET_FILTER, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(licence)),
             *(0, 0, 0) if log is None else (1, len(log), ctypes.addressof(log)),

@@ -74,23 +74,34 @@ def put_before(knock: socket.socket, *, told: int = 0) -> KernelFilter:
     the maps.
     """
     bpf.detach(knock)
+    made, program = loaded(told)
+    try:
+        bpf.attach(knock, program)
+    except OSError:
+        made.close()
+        raise
+    finally:
+        close(program)
+    return made
+
+
+def loaded(told: int = 0) -> tuple[KernelFilter, int]:
+    """A filter, and the descriptor of its program, which is to be closed; see `put_before`."""
     with ExitStack() as descriptors, ExitStack() as undone, _may_lock(LOCKED):
         maps = {}
         for name, new_map in _MAPS.items():
             maps[name] = new_map()
             descriptors.callback(close, maps[name])
         program = bpf.load_socket_filter("openme_knock", knock_filter().assembled(maps))
-        descriptors.callback(close, program)
+        undone.callback(close, program)
         settings = Memory(maps[SETTINGS], layout.SETTINGS)
         undone.callback(settings.close)
         counts = Memory(maps[COUNTS], layout.COUNTS)
-        undone.callback(counts.close)
         for place in range(layout.KEY_WORDS):
             settings.words[layout.COPIES_KEY + place] = secrets.randbits(8 * _WORD_SIZE)
         settings.words[layout.TOLD_A_SECOND] = told
-        bpf.attach(knock, program)
         undone.pop_all()
-    return KernelFilter(settings, counts)
+    return KernelFilter(settings, counts), program
 
 
 @contextmanager
