@@ -102,6 +102,7 @@ class Reporter:
         self._failure: int | None = None
         self._last_told = float("-inf")
         self._last_look = float("-inf")
+        self._look_is_due = False
 
     def refused(self, reason: Reason, source: IPAddress | None = None) -> None:
         """Count a refusal under one of `seam.messages.REFUSALS`. ChannelClosedError if the keeper is gone."""
@@ -129,7 +130,7 @@ class Reporter:
     def report(self, now: float) -> None:
         """Tell the sums, unless that was less than a second ago; `now` in monotonic seconds."""
         self._look(now)
-        if now < self.next_at:
+        if now < self._tells_at:
             return
         self._last_told = now
         if self._failure is not None and self._send(ReceivingFailed(self._failure)):
@@ -139,7 +140,11 @@ class Reporter:
                 del self._untold[reason]
 
     def _look(self, now: float) -> None:
-        if self._dropped is None or now - self._last_look < TELL_INTERVAL:
+        if self._dropped is None:
+            return
+        # Whoever was woken before the second was over comes again when it is: then nothing waits for the next knock.
+        self._look_is_due = now - self._last_look < TELL_INTERVAL
+        if self._look_is_due:
             return
         self._last_look = now
         for reason, count in self._dropped().items():
@@ -148,7 +153,16 @@ class Reporter:
 
     @property
     def next_at(self) -> float:
-        """When `report` has something to tell, in monotonic seconds: long ago if at once, `inf` if nothing."""
+        """When `report` has something to tell or to look for, in monotonic seconds: long ago if at once, `inf` if never.
+
+        The kernel wakes nobody for what it drops. So that is looked for as often as the keeper says it.
+        """
+        if self._dropped is None:
+            return self._tells_at
+        return min(self._tells_at, self._last_look + (TELL_INTERVAL if self._look_is_due else REPORT_INTERVAL))
+
+    @property
+    def _tells_at(self) -> float:
         has_untold = bool(self._untold) or self._failure is not None
         return self._last_told + TELL_INTERVAL if has_untold else inf
 

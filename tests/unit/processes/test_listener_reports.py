@@ -124,6 +124,29 @@ def test_on_level_debug_each_is_told_with_its_source_up_to_a_limit(
     ]
 
 
+def test_what_the_kernel_filter_drops_is_told_without_a_wait_for_the_next_knock(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    """It is looked for once a second; whoever comes too early is to come again, and then need not."""
+    dropped: list[dict[Reason, int]] = [{}, {Reason.FILTER: 7, Reason.COPY: 2}, {Reason.FILTER: 1}, {}]
+    reporter = Reporter(ends[0], each=False, dropped=lambda: dropped.pop(0))
+    woken = []
+    for now in (0.0, 0.5, 1.0):
+        reporter.report(now)
+        woken.append(reporter.next_at)
+    assert woken == [60.0, 1.0, 61.0]
+    assert told(ends[1]) == [Dropped(Reason.FILTER, 7), Dropped(Reason.COPY, 2)]
+    reporter.refused(Reason.FILTER)
+    assert reporter.next_at == 2.0
+    reporter.report(2.0)
+    assert told(ends[1]) == [Dropped(Reason.FILTER, 2)]
+    reporter.report(62.0)
+    assert not dropped
+    assert told(ends[1]) == []
+    assert reporter.next_at == 122.0
+    assert reporter.counts.total == {"filter": 9, "copy": 2}
+
+
 def test_what_a_busy_keeper_does_not_take_is_told_later(ends: tuple[socket.socket, socket.socket]) -> None:
     reporter = Reporter(ends[0], each=True)
     filler = bytes(REPORT_SIZE)
