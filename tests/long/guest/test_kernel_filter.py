@@ -33,16 +33,13 @@ pytestmark = pytest.mark.root
 _START = """
 import json, resource, secrets, socket, sys
 from nacl.bindings import crypto_shorthash_siphash24
-from openme.processes.privileges import keep_alone
-from openme.processes.roles import CAP_BPF
 from openme.server.knock_filter import filtered
 from openme.wire.base import ServerKey
 
-locked, capabilities = int(sys.argv[1]), json.loads(sys.argv[2])
+locked = int(sys.argv[1])
 hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
 locked = locked if hard == resource.RLIM_INFINITY else min(locked, hard)
 resource.setrlimit(resource.RLIMIT_MEMLOCK, (locked, locked))
-keep_alone(capabilities)
 knock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 knock.bind(("127.0.0.1", 0))
 knock.settimeout(1)
@@ -61,13 +58,21 @@ for datagram in (secrets.token_bytes(165), b"", right):
 assert knock.recv(1000) == right
 print(json.dumps(dict(made.dropped())))
 """
+# A program of root's has, from its first instruction, what its bounding set has.
+_BOUNDED = """
+import json, os, sys
+from openme.processes.privileges import _drop_bounding_set
+
+_drop_bounding_set(keep=json.loads(sys.argv[1]))
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
 MIB = 1 << 20
 CAP_BPF = 39
 
 
 def started(locked: int, *capabilities: int) -> object:
     """What comes of a start that may lock so many bytes and has these capabilities: counts, or why there is none."""
-    words = [sys.executable, "-c", _START, str(locked), json.dumps(capabilities)]
+    words = [sys.executable, "-c", _BOUNDED, json.dumps(capabilities), "-c", _START, str(locked)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
