@@ -41,7 +41,7 @@ class Reason(StrEnum):
     LENGTH = (
         "length",
         _LISTENER | _KEEPER,
-        f"not {KNOCK_SIZE} bytes, so not a knock. Above 500 of them a second, the kernel drops the rest uncounted",
+        f"not {KNOCK_SIZE} bytes, so not a knock. Above 500 of them a second, the firewall drops the rest uncounted",
     )
     FILTER = (
         "filter",
@@ -72,7 +72,8 @@ class Reason(StrEnum):
         _LISTENER,
         (
             "the same packet many times. The first copies are still judged, so that the log can report them: under"
-            " version 2 two from one address and eight in all, under version 1 eight and sixty-four"
+            " version 2 two from one address and eight in all, under version 1 eight and sixty-four. Of more than 16 in"
+            " a second, wherever they come from, the [kernel filter](#the-kernel-filter) drops the rest"
         ),
     )
     BUSY = "busy", _LISTENER | _KEEPER, "more knocks than the server could handle; the client should knock again"

@@ -142,6 +142,14 @@ def test_the_listener_holds_its_sockets_and_nothing_else(world: ServerWorld) -> 
     assert rest == ["anon_inode:[eventpoll]"]
 
 
+def test_the_listener_alone_has_the_kernel_filters_memory_and_nobody_its_descriptors(world: ServerWorld) -> None:
+    """And nobody has the right to load another one: what each has is in the table of roles."""
+    mapped = {pid: Path(f"/proc/{pid}/maps").read_text().count("bpf-map") for pid in world.pids()}
+    assert list(mapped.values()) == [0, 2, 0]
+    for pid in world.pids():
+        assert not [link for link in Status(pid).descriptors().values() if "bpf" in link]
+
+
 def test_the_guardian_is_root_with_the_right_to_kill_alone(world: ServerWorld) -> None:
     guardian = Status(world.pids()[2])
     assert guardian["Uid"].split() == ["0"] * 4

@@ -190,6 +190,11 @@ def main() -> None:
     keep_secrets_in_memory()
     if sys.argv[1] == "listener":
         shortfalls = confine(LISTENER)
+        tried |= {
+            "attach a filter": lambda: udp.setsockopt(socket.SOL_SOCKET, 50, 0),
+            "take a filter away": lambda: udp.setsockopt(socket.SOL_SOCKET, 27, 0),
+        }
+        tried["exec"] = tried.pop("exec")
     else:
         readable, writable = folders[:2]
         shortfalls = confine(KEEPER, [readable], [writable])

@@ -22,9 +22,12 @@ from openme.client import address_page, door, known, nat64, plan, receipt, renew
 from openme.config import model, nodes, profile_model, server_keys
 from openme.firewall import nftables_rules
 from openme.keeper import journal, ratchet_file
+from openme.kernel_filter import filter as kernel_filter
+from openme.kernel_filter import program as kernel_program
 from openme.keys import ratchet
+from openme.knock_size import KNOCK_SIZE
 from openme.listener import load
-from openme.processes import listener_process, own_user, roles
+from openme.processes import listener_process, listener_reports, own_user, roles
 from openme.refusals import REPORT_INTERVAL
 from openme.seam import messages
 from openme.server import (
@@ -64,6 +67,7 @@ UNITS = {
     "KiB": 2**10,
     "MiB": 2**20,
     "Mi": 2**20,
+    "M": 2**20,  # as systemd has it
     "": 1,
 }
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(model.ServerConfig)}
@@ -138,7 +142,14 @@ STATED = (
     ("docs/operating.md", "under version 2 «two» from one address", load.V2_MAX_COPIES_PER_SOURCE),
     ("docs/operating.md", "from one address and «eight» in all, under version 1", load.V2_MAX_COPIES),
     ("docs/operating.md", "under version 1 «eight» and", load.MAX_COPIES_PER_SOURCE),
-    ("docs/operating.md", "under version 1 eight and «sixty-four» |", load.MAX_COPIES),
+    ("docs/operating.md", "under version 1 eight and «sixty-four». Of", load.MAX_COPIES),
+    ("docs/operating.md", "Of more than «16» in a second, wherever they come from", kernel_program.COPIES_A_SECOND),
+    ("docs/operating.md", "and more than «16» copies of one packet in a second", kernel_program.COPIES_A_SECOND),
+    ("docs/operating.md", "what is not «165» bytes long, what has no filter MAC", KNOCK_SIZE),
+    ("docs/operating.md", "the first «10,000» of each kind in a second are left", listener_reports.MOST_LINES),
+    ("docs/operating.md", "`LimitMEMLOCK=«16M»`, `--ulimit", kernel_filter.LOCKED),
+    ("docs/operating.md", "`--ulimit memlock=«16777216»`", kernel_filter.LOCKED),
+    ("packaging/openme.service", "LimitMEMLOCK=«16M»", kernel_filter.LOCKED),
     ("docs/operating.md", "more than «256» knocks of one client", replay.MAX_NONCES),
     ("docs/operating.md", "| «256 MiB»; no load", roles.LISTENER_GROWTH),
     ("docs/operating.md", "0600, «4096» bytes: **keep it out", ratchet_file.FILE_SIZE),
