@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -270,6 +271,23 @@ def test_of_one_packet_sixteen_a_second_are_let_through(judge: Judge, made: Call
     until(lambda: judge(copied), 5)
 
 
+def share_in_a_later_second(judge: Judge, made: Callable[[], bytes]) -> int:
+    """How many copies of one packet are let through in a second that is not its first."""
+    while True:
+        copied, _ = burst(judge, made, COPIES_A_SECOND + 1)
+        until(partial(judge, copied), 5)
+        begun = time.monotonic()
+        found = 1 + sum(judge(copied) for _ in range(100))
+        if time.monotonic() - begun < 0.9:
+            return found
+
+
+@sorts
+def test_a_later_second_has_no_more(judge: Judge, made: Callable[[], bytes]) -> None:
+    follow(judge, *KEYS[:2], v1=True)
+    assert share_in_a_later_second(judge, made) == COPIES_A_SECOND
+
+
 @pytest.mark.parametrize("bit", [8, 255, 256, 262, 264, 319, 320, 1311, 1312])
 def test_no_other_packet_uses_up_the_share_of_a_version_1_knock(judge: Judge, bit: int) -> None:
     """Whoever sees a knock on its way cannot be faster with others that count as it."""
@@ -289,6 +307,17 @@ def test_any_number_of_packets_is_remembered_in_bounded_room(judge: Judge, made:
         assert all(judge(made()) for _ in range(16))
     seconds = time.monotonic() - begun
     assert passed <= COPIES_A_SECOND * (seconds + 2)
+
+
+def test_each_filter_has_a_key_of_its_own_for_copies_of_version_1(judge: Judge) -> None:
+    """Who knew it could make another packet that uses up a knock's share."""
+    place = slice(layout.COPIES_KEY, layout.COPIES_KEY + layout.KEY_WORDS)
+    keys = {tuple(judge.filter._settings[place])}
+    for _ in range(3):
+        with judging() as other:
+            keys.add(tuple(other.filter._settings[place]))
+    assert len(keys) == 4
+    assert len({half for key in keys for half in key}) == 8
 
 
 # -- what is left to the process to tell

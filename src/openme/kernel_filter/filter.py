@@ -13,12 +13,12 @@ from openme.kernel_filter import bpf, layout
 from openme.kernel_filter.bpf import Memory
 from openme.kernel_filter.counts import Counts
 from openme.kernel_filter.keys import Slots
-from openme.kernel_filter.program import COPIES, COUNTS, SETTINGS, SHAPED_COPIES, WITH_MAC, WITH_SHAPE, knock_filter
+from openme.kernel_filter.program import COPIES, COUNTS, SETTINGS, WITH_MAC, WITH_SHAPE, knock_filter
 from openme.reasons import Reason
 from openme.wire.base import ServerKey
 
 LOCKED = 16 << 20  # bytes: before Linux 5.11 the maps count as locked memory (packaging/openme.service, LimitMEMLOCK)
-PACKETS = 16384  # packets whose copies are remembered, for each version (spec wire-v2.md, step 3)
+PACKETS = 16384  # packets whose copies are remembered (spec wire-v2.md, step 3)
 _WORD_SIZE = 8
 _ROW_SIZE = _WORD_SIZE * layout.ROW_WORDS
 _ENTRY_SIZE = 2 * _WORD_SIZE  # when a packet came first, and how often since
@@ -26,7 +26,6 @@ _MAPS: dict[str, Callable[[], int]] = {
     SETTINGS: partial(bpf.new_array, "openme_settings", _WORD_SIZE * layout.SETTINGS, 1),
     COUNTS: partial(bpf.new_array, "openme_counts", _ROW_SIZE, layout.ROWS),
     COPIES: partial(bpf.new_lru_hash, "openme_copies", _WORD_SIZE, _ENTRY_SIZE, PACKETS),
-    SHAPED_COPIES: partial(bpf.new_lru_hash, "openme_copies_1", _WORD_SIZE, _ENTRY_SIZE, PACKETS),
 }
 
 

@@ -12,8 +12,8 @@ UDP header on, over IPv4 and IPv6 alike, whole and with a right checksum.
 
 Copies: of one packet 16 a second are let through, wherever they come from. A packet is known by its M, or, where that
 has none, by a hash of all of it under a key that nobody else has, so that nobody can make another packet that uses up
-its share. What remembers packets has a bounded size, and forgets first what it has not seen for long. It is no replay
-check.
+its share. What remembers packets has a bounded size, and forgets first what it has not seen again of late. It is no
+replay check.
 
 Straight on: no jump goes back, since a loop is refused to whoever has CAP_BPF alone. So the hash has its rounds written
 out, once, as a function.
@@ -53,7 +53,7 @@ COPIES_A_SECOND = 16
 SECOND = 10**9  # nanoseconds
 
 # The maps that it names.
-SETTINGS, COUNTS, COPIES, SHAPED_COPIES = "settings", "counts", "copies", "shaped copies"
+SETTINGS, COUNTS, COPIES = "settings", "counts", "copies"
 
 _WORD = 8
 _SKB_LENGTH = 0  # in `struct __sk_buff`, which a program sees of a datagram (linux/bpf.h)
@@ -90,16 +90,13 @@ def knock_filter() -> Assembler:
     _setting(code, R0, layout.TOLD_A_SECOND)
     code.jump_if(R0, If.EQUAL, 0, "drop")
     code.store(R10, _KEY, R8)
-    _let_through_seldom(code, COPIES, "told")
+    _let_through_seldom(code, "told")
     code.label("has M")
     code.load(R0, R10, _MAC)
-    code.store(R10, _KEY, R0)
-    code.move(R8, Refused.COPY)
-    _let_through_seldom(code, COPIES, "copies")
     code.label("has shape")
     code.store(R10, _KEY, R0)
     code.move(R8, Refused.COPY)
-    _let_through_seldom(code, SHAPED_COPIES, "shaped copies")
+    _let_through_seldom(code, "copies")
     code.label("let through")
     code.move(R0, -1)  # as many bytes as there are
     code.exit()
@@ -175,14 +172,14 @@ def _call_siphash(code: Assembler) -> None:
     code.call_ours("siphash")
 
 
-def _let_through_seldom(code: Assembler, copies: str, name: str) -> None:
+def _let_through_seldom(code: Assembler, name: str) -> None:
     """Let through what has the key at `_KEY` if that has not often been so in the second since its first time.
 
     Two processors that add at once may let one more through; nothing rests on the exact number.
     """
     code.call(Helper.KTIME_GET_NS)
     code.move(R9, R0)
-    _point(code, R1, R2, copies)
+    _point(code)
     code.call(Helper.MAP_LOOKUP)
     code.jump_if(R0, If.EQUAL, 0, f"{name}: first")
     code.load(R1, R0, 0)
@@ -205,7 +202,7 @@ def _let_through_seldom(code: Assembler, copies: str, name: str) -> None:
     code.label(f"{name}: first")
     code.store(R10, _BEGUN, R9)
     code.store(R10, _COUNT, 1)
-    _point(code, R1, R2, copies)
+    _point(code)
     code.move(R3, R10)
     code.alu(Op.ADD, R3, _BEGUN)
     code.move(R4, 0)  # BPF_ANY
@@ -213,10 +210,10 @@ def _let_through_seldom(code: Assembler, copies: str, name: str) -> None:
     code.jump("let through")  # also where there was no room
 
 
-def _point(code: Assembler, map_in: Register, key_in: Register, copies: str) -> None:
-    code.map(map_in, copies)
-    code.move(key_in, R10)
-    code.alu(Op.ADD, key_in, _KEY)
+def _point(code: Assembler) -> None:
+    code.map(R1, COPIES)
+    code.move(R2, R10)
+    code.alu(Op.ADD, R2, _KEY)
 
 
 def _count(code: Assembler) -> None:

@@ -31,22 +31,18 @@ pytestmark = pytest.mark.root
 
 # What `serve` does under the unit's CapabilityBoundingSet and LimitMEMLOCK, as far as the filter is concerned.
 _START = """
-import json, resource, secrets, socket, sys
+import json, secrets, socket
 from nacl.bindings import crypto_shorthash_siphash24
 from openme.server.knock_filter import filtered
 from openme.wire.base import ServerKey
 
-locked = int(sys.argv[1])
-hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
-locked = locked if hard == resource.RLIM_INFINITY else min(locked, hard)
-resource.setrlimit(resource.RLIMIT_MEMLOCK, (locked, locked))
 knock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 knock.bind(("127.0.0.1", 0))
 knock.settimeout(1)
 made, why = filtered(knock)
 if made is None:
     print(json.dumps(why))
-    sys.exit()
+    raise SystemExit
 key = secrets.token_bytes(16)
 made.follow({1: {}, 2: {0: ServerKey(0, b"", b"", key)}})
 made.judge()
@@ -60,9 +56,13 @@ print(json.dumps(dict(made.dropped())))
 """
 # A program of root's has, from its first instruction, what its bounding set has.
 _BOUNDED = """
-import json, os, sys
+import json, os, resource, sys
+from contextlib import suppress
 from openme.processes.privileges import _drop_bounding_set
 
+locked = int(sys.argv.pop(1))
+with suppress(ValueError):  # a machine that lets nobody raise it has one that is high enough
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (locked, locked))
 _drop_bounding_set(keep=json.loads(sys.argv[1]))
 os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
@@ -72,7 +72,7 @@ CAP_BPF = 39
 
 def started(locked: int, *capabilities: int) -> object:
     """What comes of a start that may lock so many bytes and has these capabilities: counts, or why there is none."""
-    words = [sys.executable, "-c", _BOUNDED, json.dumps(capabilities), "-c", _START, str(locked)]
+    words = [sys.executable, "-c", _BOUNDED, str(locked), json.dumps(capabilities), "-c", _START]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
