@@ -29,6 +29,7 @@ from openme.seam.messages import ForgetEpochKey, UseEpochKey, UseV1Key
 from openme.wire.knock import BadPacket
 from support.judged import Judge, judging
 from support.knocks import EPOCH, SERVER, obey, packet_v2, ratchet
+from support.shaped import shaped
 
 RUNS = 100_000  # of the program, a round
 CALLS = 20_000  # of a Python function, a round
@@ -39,11 +40,6 @@ OWN = b"\x03"  # begins noise that has not version 1's shape by chance
 def noise() -> bytes:
     """Random bytes of the right length."""
     return OWN + secrets.token_bytes(KNOCK_SIZE - 1)
-
-
-def shaped() -> bytes:
-    """Random bytes in version 1's shape."""
-    return b"\x01" + secrets.token_bytes(31) + bytes(1) + secrets.token_bytes(131) + bytes(1)
 
 
 def called(check: Callable[[], object]) -> float:

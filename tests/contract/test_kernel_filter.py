@@ -38,6 +38,7 @@ from support import independent_v2
 from support.judged import Judge, judging
 from support.knocks import EPOCH, SERVER, obey, packet, packet_v2, ratchet
 from support.netns import until
+from support.shaped import shaped
 
 pytestmark = pytest.mark.root
 
@@ -67,13 +68,6 @@ def fitting(key: bytes, content: bytes | None = None) -> bytes:
     """A packet whose M fits."""
     content = chance.randbytes(157) if content is None else content
     return content[:32] + crypto_shorthash_siphash24(content, key) + content[32:]
-
-
-def shaped() -> bytes:
-    """Noise in version 1's shape."""
-    made = bytearray(chance.randbytes(KNOCK_SIZE))
-    made[0], made[32], made[164] = 1, made[32] & 0x7F, made[164] % 0x11
-    return bytes(made)
 
 
 def flipped(packet: bytes, bit: int) -> bytes:

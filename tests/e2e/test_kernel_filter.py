@@ -14,6 +14,7 @@ import pytest
 from openme.knock_size import KNOCK_SIZE
 from support.netns import until
 from support.server import KNOCK_PORT, ServerWorld
+from support.shaped import shaped
 
 pytestmark = pytest.mark.root
 
@@ -32,11 +33,6 @@ os.execvp(sys.argv[1], sys.argv[1:])
 def noise(count: int = NOISE) -> list[bytes]:
     """Random bytes of the right length; none in version 1's shape, in which one of some thousands is."""
     return [b"\x03" + secrets.token_bytes(KNOCK_SIZE - 1) for _ in range(count)]
-
-
-def shaped(count: int = NOISE) -> list[bytes]:
-    """Random bytes in version 1's shape."""
-    return [b"\x01" + made[1:32] + bytes(1) + made[33:-1] + bytes(1) for made in noise(count)]
 
 
 class Watched(ServerWorld):
@@ -107,7 +103,7 @@ def test_version_1s_shape_is_let_through_where_version_1_is_on(watched: Watched)
     for protocols, reaches in (("[v1, v2]", True), ("[v2]", False), ("[v1]", True)):
         watched.edit(protocols=protocols)
         watched.ask("reload")
-        await_reaching(watched, lambda: shaped(1), expected=reaches)
+        await_reaching(watched, lambda: [shaped()], expected=reaches)
         assert not reaches_socket(watched, noise())
     watched.opens(old)
 

@@ -15,6 +15,7 @@ from support.handmade import wire
 from support.netns import until
 from support.odd_probes import on_one_processor
 from support.server import KNOCK_PORT, SERVER, UNUSED, ServerWorld
+from support.shaped import shaped
 
 pytestmark = pytest.mark.root
 
@@ -101,7 +102,7 @@ def test_a_few_datagrams_of_another_length_are_counted_and_a_flood_stays_in_the_
     world.send(b"", knock[:-1], knock + b"\0", knock * 30, host=world.stranger, version=version)
     until(lambda: world.log().count("refused: length (") == 4)
     flood(world, KNOCK_PORT, 100, version)
-    world.send(b"\1" + secrets.token_bytes(PACKET_SIZE - 1), host=world.stranger, version=version)
+    world.send(shaped(), host=world.stranger, version=version)
     world.says("refused: decrypt")
     # A burst of the limit's size passes too, and the flood may take longer than a second.
     assert world.log().count("refused: length (") < FLOOD * 3 / 4

@@ -28,6 +28,7 @@ from openme.wire.knock import Knock
 from support.claims import ClaimsWorld
 from support.netns import Namespace, until
 from support.server import KNOCK_PORT, SERVER, STRANGER, ServerWorld
+from support.shaped import shaped
 
 MOST_SECONDS = 8
 FORGED = 0xC6120000  # 198.18.0.0/15, for benchmarks (RFC 2544): 131,072 addresses
@@ -84,7 +85,7 @@ def payloads(world: ClaimsWorld, kind: str, copied: bytes, count: int = 2000) ->
     if kind == "noise":
         return [secrets.token_bytes(secrets.randbelow(400)) for _ in range(count)]
     if kind == "shaped":
-        return [b"\x01" + secrets.token_bytes(v1.PACKET_SIZE - 1) for _ in range(count)]
+        return [shaped() for _ in range(count)]
     if kind == "copies":
         return [copied]
     return sealed(world, count)
