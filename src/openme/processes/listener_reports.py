@@ -217,7 +217,8 @@ class Reports:
     def __init__(self, guardian: int | None = None, *, no_filter: str | None = None) -> None:
         """`guardian`: its process id, if it is to be watched. `no_filter`: why there is no kernel filter, if so."""
         self.counts = RefusalCounts()
-        self.no_filter = no_filter
+        self.shortfalls = () if no_filter is None else (no_filter,)
+        """What an operator who looks is to know of, as long as this server runs."""
         self._guardian = guardian
         self._lines = _Allowance(MOST_LINES)
         self._said: set[type[Report]] = set()

@@ -38,6 +38,7 @@ from openme.firewall.base import CutTarget, Steps
 from openme.keeper.grants import Grant, Grants
 from openme.keeper.keeper import Keeper
 from openme.ports import common
+from openme.processes.listener_reports import Reports
 from openme.reasons import End
 from openme.server.config_switch import ConfigSwitch
 from openme.server.config_watch import ConfigWatch
@@ -88,7 +89,9 @@ class AdminAnswers:
         switch: ConfigSwitch,
         epochs: EpochService,
         interface: InterfaceRules,
+        reports: Reports | None = None,
     ) -> None:
+        """`reports`: the listener's, which say what of it is not in force."""
         self._keeper = keeper
         self._grants = grants
         self._store = store
@@ -99,6 +102,7 @@ class AdminAnswers:
         self._cutting = cutting
         self._switch = switch
         self._interface = interface
+        self._reports = reports
         self._handlers: Handlers[Callable[[Any, Now], Answer]] = Handlers(
             {
                 Sessions: self._sessions,
@@ -146,7 +150,7 @@ class AdminAnswers:
         """What the state file and the answer about sessions say besides those."""
         return {
             "hidden_though_unnamed": [str(item) for item in unnamed(self._keeper.config, self._hidden.ports)],
-            "warnings": self._interface.warnings,
+            "warnings": [*self._interface.warnings, *(() if self._reports is None else self._reports.shortfalls)],
         }
 
     # -- clients

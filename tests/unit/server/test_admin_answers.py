@@ -18,6 +18,7 @@ from openme.keeper.deliveries import Deliveries
 from openme.keeper.events import Ended
 from openme.keeper.rules import rules_for
 from openme.ports import port
+from openme.processes.listener_reports import Reports
 from openme.reasons import End
 from openme.server.admin_answers import AdminAnswers
 from openme.server.epoch_service import EpochService
@@ -53,6 +54,7 @@ class Stand:
             ground.switch(self.file, self.hidden),
             EpochService(ground.keeper, ground.store, listener.outbox, Deliveries()),
             InterfaceRules(None, ground.keeper, ground.doors),
+            Reports(no_filter="the kernel filter is not in force"),
         )
 
     def ask(self, request: Request[ReplyT]) -> ReplyT:
@@ -114,6 +116,10 @@ def test_sessions_are_those_that_are_open(stand: Stand) -> None:
     stand.ground.let_in()
     reply = stand.ask(Sessions())
     assert [session["client_name"] for session in reply.active_sessions] == ["alice"]
+
+
+def test_sessions_warn_of_what_is_not_in_force(stand: Stand) -> None:
+    assert stand.ask(Sessions()).warnings == ["the kernel filter is not in force"]
 
 
 def test_unhide_is_refused_for_what_is_named_and_told_when_the_firewall_refuses(stand: Stand) -> None:

@@ -1,6 +1,6 @@
 """What does a datagram cost that the kernel filter drops, and what where the listener makes the check itself?
 
-    sudo .venv/bin/python bench/kernel_filter.py [ROUNDS]
+    sudo .venv/bin/python -m bench.studies.kernel_filter [ROUNDS]
 
 The first table is of the checks alone, in nanoseconds: the program by the kernel's own test run, the listener's
 function, and the bare hash of PyNaCl. The second one is of whole datagrams over loopback, sending included, in
@@ -15,9 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from nacl.bindings import crypto_shorthash_siphash24
 
