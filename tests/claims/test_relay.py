@@ -4,13 +4,16 @@ The thief holds back what the client has sent, so that the server never saw it, 
 replay protection, which has nothing to compare with.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_address
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from support.claims import on_one_processor
 from support.entries import CLIENT_SEEN, STRANGER_SEEN, restrict
 from support.netns import until
 from support.server import CLIENT, ServerWorld
@@ -94,3 +97,23 @@ def test_a_copy_from_another_address_is_reported_with_both(world: ServerWorld, v
     )
     assert world.tcp(world.stranger, 22, version) == "filtered"
     world.ask("close", name=f"copied{version}")
+
+
+def test_sixteen_copies_within_a_second_keep_the_next_one_from_being_reported(world: ServerWorld) -> None:
+    """The limit: from then on the kernel drops them, whoever they are from, and here the client's own is the last."""
+    name, seconds = "", 1.0
+    for number in count():
+        name = f"drowned{number}"
+        stolen = world.packet(client(world, name))
+        with on_one_processor():  # on which the kernel delivers what is sent in order
+            begun = time.monotonic()
+            world.send(*[stolen] * 20, host=world.stranger)
+            world.send(stolen)
+            seconds = time.monotonic() - begun
+        if seconds < 1:
+            break
+    world.opens(client(world, "afterwards"))
+    assert f"{name}: opened 22/tcp for {STRANGER_SEEN[4]}" in world.log()
+    assert f"{name}: refused: replay, first seen from {STRANGER_SEEN[4]}: somebody is on the path" not in world.log()
+    for each in (name, "afterwards"):
+        world.ask("close", name=each)

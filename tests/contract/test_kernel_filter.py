@@ -45,6 +45,7 @@ pytestmark = pytest.mark.root
 chance = random.Random(12)
 KEYS = [secrets.token_bytes(16) for _ in range(3)]
 LONGEST = 2048
+_UDP_SEGMENT = 103
 
 
 @pytest.fixture
@@ -388,6 +389,17 @@ def test_over_both_families_a_socket_gets_whole_packets_and_no_noise(receiving: 
             receiving.send(datagram, family)
         assert receiving.received() == right
         assert made.dropped() == {"filter": 2, "length": 2}
+
+
+def test_segments_of_one_large_send_are_judged_one_by_one(receiving: Receiving) -> None:
+    """Over loopback the kernel passes on what was sent by UDP_SEGMENT (udp(7)) as one piece."""
+    right = [fitting(KEYS[0]) for _ in range(4)]
+    with closing(put_in_force(receiving, KEYS[0])) as made, closing(socket.socket(type=socket.SOCK_DGRAM)) as sender:
+        sender.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, KNOCK_SIZE)
+        segments = b"".join(datagram + chance.randbytes(KNOCK_SIZE) for datagram in right) + b"a shorter one"
+        sender.sendto(segments, ("127.0.0.1", receiving.socket.getsockname()[1]))
+        assert receiving.received() == right
+        assert made.dropped() == {"filter": 4, "length": 1}
 
 
 def test_it_goes_on_without_a_descriptor_and_in_every_process_that_has_the_memory(receiving: Receiving) -> None:

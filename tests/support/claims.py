@@ -115,7 +115,7 @@ class ClaimsWorld(ServerWorld):
 
     def judged(self, *datagrams: bytes, host: Namespace | None = None, source: str | None = None) -> None:
         """Send datagrams and return when the server has judged them all, and done what follows."""
-        with _on_one_processor():  # on which the kernel delivers what it sends in order
+        with on_one_processor():  # on which the kernel delivers what it sends in order
             self.send(*datagrams, host=host, source=source)
             # Another family, so that the sentinel's door is for an address of its own.
             self._judges(self.signed(self.sentinel))
@@ -162,7 +162,8 @@ class ClaimsWorld(ServerWorld):
 
 
 @contextmanager
-def _on_one_processor() -> Iterator[None]:
+def on_one_processor() -> Iterator[None]:
+    """This thread stays on one processor meanwhile."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
