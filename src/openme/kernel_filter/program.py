@@ -74,7 +74,10 @@ _ROW = _BEGUN - _WORD
 
 
 def knock_filter() -> Assembler:
-    """The program. In R6 it has the datagram, in R7 the settings, in R8 why it refuses, in R9 the time."""
+    """The program. In R7 it has the settings, in R8 why it refuses, in R9 the time.
+
+    In R6 it has the datagram, and once that is on the stack, how many are let through in a second.
+    """
     code = Assembler()
     code.move(R6, R1)
     code.map_value(R7, SETTINGS)
@@ -87,16 +90,17 @@ def knock_filter() -> Assembler:
     code.label("filter")
     code.move(R8, Refused.FILTER)
     code.label("refuse")
-    _setting(code, R0, layout.TOLD_A_SECOND)
-    code.jump_if(R0, If.EQUAL, 0, "drop")
-    code.store(R10, _KEY, R8)
-    _let_through_seldom(code, "told")
+    _setting(code, R6, layout.TOLD_A_SECOND)
+    code.jump_if(R6, If.EQUAL, 0, "drop")
+    code.move(R0, R8)
+    code.jump("seldom")
     code.label("has M")
     code.load(R0, R10, _MAC)
     code.label("has shape")
-    code.store(R10, _KEY, R0)
     code.move(R8, Refused.COPY)
-    _let_through_seldom(code, "copies")
+    code.move(R6, COPIES_A_SECOND)
+    code.label("seldom")
+    _drop_if_often(code)
     code.label("let through")
     code.move(R0, -1)  # as many bytes as there are
     code.exit()
@@ -172,42 +176,38 @@ def _call_siphash(code: Assembler) -> None:
     code.call_ours("siphash")
 
 
-def _let_through_seldom(code: Assembler, name: str) -> None:
-    """Let through what has the key at `_KEY` if that has not often been so in the second since its first time.
+def _drop_if_often(code: Assembler) -> None:
+    """Go on at `drop` if what is known by R0 was let through R6 times in the second that began with its first time.
 
     Two processors that add at once may let one more through; nothing rests on the exact number.
     """
+    code.store(R10, _KEY, R0)
     code.call(Helper.KTIME_GET_NS)
     code.move(R9, R0)
     _point(code)
     code.call(Helper.MAP_LOOKUP)
-    code.jump_if(R0, If.EQUAL, 0, f"{name}: first")
+    code.jump_if(R0, If.EQUAL, 0, "first time")
     code.load(R1, R0, 0)
     code.move(R2, R9)
     code.alu(Op.SUB, R2, R1)
-    code.jump_if(R2, If.AT_LEAST, SECOND, f"{name}: again")
+    code.jump_if(R2, If.AT_LEAST, SECOND, "another second")
     code.load(R1, R0, _WORD)
-    if name == "told":
-        _setting(code, R2, layout.TOLD_A_SECOND)
-        code.jump_if(R1, If.AT_LEAST, R2, "drop")
-    else:
-        code.jump_if(R1, If.AT_LEAST, COPIES_A_SECOND, "drop")
+    code.jump_if(R1, If.AT_LEAST, R6, "drop")
     code.move(R1, 1)
     code.atomic_add(R0, _WORD, R1)
     code.jump("let through")
-    code.label(f"{name}: again")
+    code.label("another second")
     code.store(R0, 0, R9)
     code.store(R0, _WORD, 1)
     code.jump("let through")
-    code.label(f"{name}: first")
+    code.label("first time")
     code.store(R10, _BEGUN, R9)
     code.store(R10, _COUNT, 1)
     _point(code)
     code.move(R3, R10)
     code.alu(Op.ADD, R3, _BEGUN)
     code.move(R4, 0)  # BPF_ANY
-    code.call(Helper.MAP_UPDATE)
-    code.jump("let through")  # also where there was no room
+    code.call(Helper.MAP_UPDATE)  # also where there is no room it is let through
 
 
 def _point(code: Assembler) -> None:
