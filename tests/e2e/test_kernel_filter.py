@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import secrets
 import signal
 import sys
@@ -19,7 +20,7 @@ from support.shaped import shaped
 pytestmark = pytest.mark.root
 
 NOISE = 500
-SSH = 22
+UNIT = Path(__file__).parents[2] / "packaging/openme.service"
 # A program that runs another one to which bpf(2) is refused, as a container's or a unit's filter does.
 _REFUSING = """
 import errno, os, sys, pyseccomp
@@ -174,6 +175,21 @@ def test_where_the_kernel_refuses_the_process_makes_the_check(
 def test_a_server_that_has_it_says_nothing(watched: Watched) -> None:
     watched.start(log_level="info")
     assert "kernel filter" not in watched.log()
+
+
+def test_what_the_unit_allows_is_enough(watched: Watched) -> None:
+    """Its capabilities and its limit of locked memory; that its filter names bpf(2)."""
+    unit = UNIT.read_text()
+    allowed = re.search(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
+    locked = re.search(r"^LimitMEMLOCK=(\d+)M$", unit, re.MULTILINE)
+    assert allowed
+    assert locked
+    names = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in allowed[1].split())
+    hard, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1], int(locked[1]) << 20
+    limit = ["prlimit", f"--memlock={most if hard == resource.RLIM_INFINITY else min(most, hard)}"]
+    watched.start(log_level="info", prefix=[*limit, "setpriv", f"--bounding-set=-all,{names}", "--inh-caps=-all"])
+    assert "kernel filter" not in watched.log()
+    assert re.search(r"^SystemCallFilter=.*\bbpf\b", unit, re.MULTILINE)
 
 
 def test_on_level_debug_each_refusal_is_told_with_its_source(watched: Watched) -> None:
