@@ -89,7 +89,7 @@ class AdminAnswers:
         switch: ConfigSwitch,
         epochs: EpochService,
         interface: InterfaceRules,
-        reports: Reports | None = None,
+        reports: Reports,
     ) -> None:
         """`reports`: the listener's, which say what of it is not in force."""
         self._keeper = keeper
@@ -150,7 +150,7 @@ class AdminAnswers:
         """What the state file and the answer about sessions say besides those."""
         return {
             "hidden_though_unnamed": [str(item) for item in unnamed(self._keeper.config, self._hidden.ports)],
-            "warnings": [*self._interface.warnings, *(() if self._reports is None else self._reports.shortfalls)],
+            "warnings": [*self._interface.warnings, *self._reports.shortfalls],
         }
 
     # -- clients

@@ -130,6 +130,7 @@ class KeeperProcess:
             self.switch,
             self._epochs,
             self._interface,
+            parts.reports,
         )
         self.state_file = StateFile(
             parts.state_file,
