@@ -153,7 +153,7 @@ class Reporter:
 
     @property
     def next_at(self) -> float:
-        """When `report` has something to tell or to look for, in monotonic seconds: long ago if at once, `inf` if never.
+        """When `report` has something to tell or to look for, in monotonic seconds: long ago if at once, `inf`: never.
 
         The kernel wakes nobody for what it drops. So that is looked for as often as the keeper says it.
         """
