@@ -119,6 +119,11 @@ def test_a_refused_config_is_tried_again_ever_more_rarely_until_it_is_taken(stan
     tries = stand.file.read_anew
     stand.switch.follow(stand.ground.clock.now)
     assert stand.file.read_anew == tries, "taken, and not tried again"
+    stand.ground.firewall.refusing = {"apply"}
+    stand.edit(config())
+    stand.ground.clock.advance(FIRST_RETRY)
+    stand.switch.follow(stand.ground.clock.now)
+    assert stand.file.read_anew == tries + 1, "the next refusal has its own tries, and the first of them soon"
 
 
 def test_doors_of_many_follow_in_steps_and_who_has_gone_comes_first(

@@ -9,6 +9,7 @@ from openme.firewall.base import FirewallError
 from openme.keeper.events import Ended
 from openme.keeper.rules import rules_for
 from openme.reasons import End
+from openme.server import door_steps
 from openme.server.doors import REPAIR_INTERVAL
 from support.keeper_parts import Ground
 from support.knocks import ELSEWHERE, HOME, config, lines
@@ -86,6 +87,29 @@ def test_of_many_that_end_the_last_wait_and_whoever_knocks_meanwhile_stays(
     ground.let_in(address=HOME + 4)
     ground.work_off()
     assert ground.open_for() == {HOME + 4}
+    assert not ground.doors.are_on_their_way
+
+
+def test_a_door_is_not_opened_again_for_who_shares_it_once_no_rule_knows_it(ground: Ground) -> None:
+    """His own waits to follow the config; what the rules do not know the firewall would refuse, and with it the end."""
+    grant = ground.let_in()
+    ground.doors.open([ground.grant("bob", seconds=60)], ground.clock.now)
+    ground.doors.rules = replace(ground.rules, port_lists=frozenset())
+    ground.firewall.calls.clear()
+    ground.doors.end([(grant, End.CLOSED)], ground.clock.now)
+    assert "open" not in ground.firewall.calls
+    assert [held.client_name for held in ground.grants] == ["bob"]
+
+
+def test_doors_that_wait_for_their_turn_are_on_their_way(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_steps, "AT_ONCE", 1)
+    grant = ground.let_in()
+    assert len(grant.doors) == 2
+    ground.doors.end([(grant, End.CLOSED)], ground.clock.now)
+    assert len(ground.firewall.doors()) == 1
+    assert ground.doors.are_on_their_way
+    ground.work_off()
+    assert ground.firewall.doors() == []
     assert not ground.doors.are_on_their_way
 
 

@@ -109,8 +109,11 @@ def test_a_disk_that_refuses_to_erase_is_asked_again_once_a_minute(
 def test_a_config_switches_version_2_off_and_on(stand: Stand) -> None:
     stand.begin()
     stand.listener.told()
+    epochs = stand.ground.keeper.epochs
+    assert epochs is not None
     stand.use(V1_ALONE)
     assert not stand.serves()
+    assert epochs.private_key(EPOCH) != ratchet().private_key(EPOCH), "in memory it is wiped"
     assert stand.listener.told() == [ForgetEpochKey(EPOCH)]
     assert on_the_disk(stand) == EPOCH, "the file stays"
     stand.use("")
@@ -140,12 +143,17 @@ def test_a_new_ratchet_takes_the_place_of_the_old_one_everywhere(stand: Stand) -
     stand.begin()
     stand.listener.told()
     stand.deliveries.offer(bytes(32), Offer(ALICE.public.raw, EPOCH))
+    stand.ground.store.renew(ALICE.public.raw, EPOCH)
     stand.service.begin_anew(NewRatchet(epoch_length=WEEK), stand.ground.clock.now)
     told = stand.listener.told()
     assert told[0] == ForgetEpochKey(EPOCH)
     assert isinstance(told[1], UseEpochKey)
     assert told[1].key != ratchet().private_key(EPOCH)
     assert stand.deliveries.fetched(bytes(16)) is None, "what was offered of the old one counts no more"
+    assert stand.ground.store.renewals() == {}, "nor does what was fetched"
+    made = read_ratchet(stand.state_dir)
+    assert made is not None
+    assert stand.ground.store.ratchet_seen()[0] == (made.index, made.public_key(made.index)), "or a start would warn"
     with pytest.raises(OpenmeError, match="started with epoch_length"):
         stand.service.begin_anew(NewRatchet(epoch_length=3600), stand.ground.clock.now)
 

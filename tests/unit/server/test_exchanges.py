@@ -1,5 +1,8 @@
 """What was begun by a right that is lost, alone: it is ended, once, however often the rules were away."""
 
+from dataclasses import replace
+from ipaddress import ip_network
+
 from openme.firewall.base import CutTarget
 from openme.keeper.events import NewConfig
 from openme.store.base import Claim, Holder
@@ -51,9 +54,19 @@ def test_rules_that_are_away_again_and_again_cost_one_look_at_a_time() -> None:
         ground.exchanges.end_what_began_without_rules()
     ground.work_off()
     assert 1 <= ground.firewall.calls.count("cut") <= 2
+    ground.firewall.calls.clear()
     ground.exchanges.end_what_began_without_rules()
     ground.work_off()
-    assert ground.firewall.calls.count("cut") >= 2, "and later it is looked again"
+    assert ground.firewall.calls.count("cut") == 1, "and later it is looked again"
+
+
+def test_who_loses_a_network_loses_what_came_from_all_of_it() -> None:
+    network = ip_network("203.0.113.0/24")
+    ground = Ground()
+    grant = replace(ground.grant(), address=network.network_address, network=network, knocked_for=HOME)
+    ground.exchanges.end_of([grant.client_key], [grant], ground.clock.now)
+    ground.work_off()
+    assert ground.firewall.cut_targets == [CutTarget(network.network_address, grant.ports, network=network)]
 
 
 def test_a_firewall_that_cannot_end_them_is_said() -> None:

@@ -394,3 +394,6 @@ def test_the_rules_follow_a_device_that_gets_a_new_name(
     desk.turn(1)
     assert indexes() == (2,)
     assert desk.ask("sessions")["warnings"] == []
+    desk.write("alice", extra="  interface: dsl0\n")
+    desk.process.switch.follow(desk.now)
+    assert "interface dsl0 is not there" in desk.process._interface.warnings[0], "with the config, not a turn later"

@@ -8,18 +8,21 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
 from openme import interrupts
-from openme.firewall.base import Door
+from openme.firewall.base import Door, Steps
+from openme.keeper.events import NewConfig
 from openme.keeper.ratchet_file import read_ratchet
 from openme.reasons import Reason
 from openme.seam.channel import ChannelClosedError
 from openme.seam.messages import (
     FRAME_SIZE,
+    Delivered,
     FamiliarAddress,
     ForgetEpochKey,
     ForgetReceipt,
@@ -32,6 +35,7 @@ from openme.seam.messages import (
     UseV1Key,
 )
 from openme.server import admission, verdicts
+from openme.server.config_watch import ConfigWatch
 from openme.server.loop import Ending
 from openme.server.trial import Trial
 from openme.store.base import Seen
@@ -52,6 +56,7 @@ from support.knocks import (
     obey,
     packet,
     packet_v2,
+    ratchet,
 )
 
 
@@ -486,6 +491,16 @@ def test_new_rules_close_what_a_revoked_client_had_open_of_a_list_that_lives_on(
     assert world.open_for() == set()
 
 
+def test_the_store_remembers_for_as_long_as_the_config_in_force_says(
+    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(world.store, "set_window", told.append)
+    parsed = replace(world.parts.keeper.config, replay_window=90.0)
+    world.process.events.publish(NewConfig(parsed, world.clock.now))
+    assert told == [90 * 10**9]
+
+
 def test_the_firewall_is_let_alone_by_a_change_that_is_not_its(world: KeeperWorld) -> None:
     world.knock(packet_v2())
     world.firewall.calls.clear()
@@ -539,6 +554,37 @@ def test_an_epoch_that_is_over_is_erased_everywhere_once_a_client_confirms_it(wo
     assert saved is not None
     assert saved.index == first
     assert EPOCH in {order.epoch for order in told if isinstance(order, ForgetEpochKey)}
+
+
+def test_the_keys_of_an_epoch_that_has_ended_are_gone_before_a_knock_is_looked_at(world: KeeperWorld) -> None:
+    world.clock.advance(WEEK)
+    world.send(frame(packet_v2()))
+    world.process.on_frames()
+    assert EPOCH in {order.epoch for order in world.orders(ForgetEpochKey)}
+
+
+def test_a_receipt_that_was_fetched_renews_its_client(world: KeeperWorld) -> None:
+    datagram = packet_v2()
+    world.knock(datagram)
+    world.send(Delivered(datagram[:16]).pack())
+    world.turn()
+    assert set(world.store.renewals()) == {ALICE.public.raw}
+
+
+def test_a_child_that_is_forked_can_read_no_key_and_no_knock(world: KeeperWorld) -> None:
+    """What waits for the listener, what is held for it, and the ratchet: all of it may be erased while the child reads.
+
+    Its memory is this one's copy.
+    """
+    held, order = frame(packet_v2()), UseEpochKey(EPOCH, ratchet().private_key(EPOCH))
+    world.process.outbox._waiting.append(order)
+    epochs = world.parts.keeper.epochs
+    assert epochs is not None
+    with world.process.admission.holding([held]):
+        world.parts.watch.forget_in_child()
+    assert held == bytes(len(held))
+    assert order.key == bytes(32)
+    assert epochs.private_key(EPOCH) != ratchet().private_key(EPOCH)
 
 
 def test_a_disk_that_will_not_erase_is_asked_again_after_a_minute_and_not_before(
@@ -595,8 +641,10 @@ def test_a_trial_in_which_a_client_knocks_is_passed_once(tmp_path: Path) -> None
     with keeper_world(tmp_path, trial=Trial(60.0, lambda: passed.append(1))) as world:
         world.knock(packet_v2(STRANGER))
         assert (world.process.is_on_trial, passed) == (True, [])
+        world.parts.hidden._confirmed = False
         world.knock(packet_v2(label=1), packet_v2(label=2))
         assert (world.process.is_on_trial, passed) == (False, [1])
+        assert world.parts.hidden._confirmed, "what the trial hides is kept from now on"
         world.clock.advance(61)
         world.turn()
         assert world.process.loop.ending is None
@@ -672,6 +720,61 @@ def test_a_listener_that_says_what_none_says_ends_the_loop(world: KeeperWorld) -
 
 
 @pytest.mark.usefixtures("own_signals")
+def test_at_the_end_work_is_given_up_before_the_answers_that_come_of_that_are_closed(
+    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    def endless() -> Steps[None]:
+        try:
+            while True:
+                yield
+        finally:
+            closed.append("work")
+
+    def ready() -> None:
+        world.process.slices.add(endless())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(world.process.control, "close", lambda: closed.append("answers"))
+    world.process.run(ready)
+    assert closed == ["work", "answers"]
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_run_begins_with_what_clients_lost_while_there_was_none(
+    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(world.process.exchanges, "end_what_was_lost_before", lambda: begun.append("lost"))
+    world.process.run(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert begun == ["lost"]
+
+
+def test_a_turn_waits_for_nothing_while_there_is_work(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.work_off()
+    waited: list[float] = []
+    monkeypatch.setattr(world.process.loop, "wait", waited.append)
+    world.process.turn()
+    monkeypatch.setattr(ConfigWatch, "is_arriving", True)
+    world.process.turn()
+    monkeypatch.undo()
+    assert waited == [0.5, 0], "a config that arrives in parts is taken part after part"
+
+
+def test_a_turn_asks_everybody_whether_something_is_due(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(world.firewall, "adapt", lambda: asked.append("firewall"))
+    monkeypatch.setattr(world.parts.hidden, "tick", lambda _: asked.append("hidden ports"))
+    monkeypatch.setattr(world.parts.reports, "tick", lambda _: asked.append("reports"))
+    world.store.failing = "no space left"
+    with lines("openme.keeper", logging.ERROR) as records:
+        world.process.tick()
+    assert asked == ["firewall", "hidden ports", "reports"]
+    assert "the replay memory cannot be written (no space left)" in said(records)[0]
+
+
+@pytest.mark.usefixtures("own_signals")
 def test_a_trial_without_a_knock_ends_the_loop(tmp_path: Path) -> None:
     with keeper_world(tmp_path, trial=Trial(60.0, lambda: None)) as world:
         assert world.process.run(lambda: world.clock.advance(61)) is Ending.TRIAL_OVER
@@ -679,9 +782,12 @@ def test_a_trial_without_a_knock_ends_the_loop(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("own_signals")
 def test_the_listener_hears_serve_after_its_keys(world: KeeperWorld) -> None:
+    assert world.parts.keeper.epochs is not None
+    world.parts.keeper.epochs.live.clear()
     world.process.run(lambda: os.kill(os.getpid(), signal.SIGTERM))
     told = [type(order) for order in world.told()]
     assert told.index(UseV1Key) < told.index(Serve)
+    assert told.index(UseEpochKey) < told.index(Serve)
 
 
 @pytest.mark.parametrize("rules", ["", "hidden_as: reject"])

@@ -69,6 +69,7 @@ def test_it_is_asked_for_once_a_second_until_it_is_left_and_then_in_force(stand:
     stand.listener_has_left()
     assert stand.turn() == []
     assert [parsed.listens for parsed in stand.used] == [False]
+    assert stand.used[0].groups == config(ports=NAMED).groups
     assert stand.turn(100) == []
     assert len(stand.used) == 1
 
@@ -89,7 +90,7 @@ def test_a_port_that_is_named_no_more_is_left_all_the_same(stand: Stand) -> None
     """The listener was told to; it takes nothing back."""
     stand.edit(NAMED)
     assert stand.turn() == [LeaveHealthPort()]
-    stand.edit("{default: [22/tcp]}")
+    stand.edit("{default: [22/tcp, 443/tcp]}")
     stand.listener_has_left()
     stand.turn(1)
-    assert len(stand.used) == 1
+    assert [used.groups for used in stand.used] == [config(ports="{default: [22/tcp, 443/tcp]}").groups]

@@ -54,6 +54,26 @@ def test_a_signal_wakes_the_loop_and_one_that_asks_to_stop_ends_it(
         loop.selector.close()
 
 
+def test_what_was_ignored_stays_so_and_who_was_woken_before_is_woken_again() -> None:
+    """A server behind `nohup` or a shell without jobs is started with Ctrl-C ignored."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    loop = Loop()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)  # noqa: FBT003  # the standard library's signature
+    with ours, theirs:
+        earlier = signal.set_wakeup_fd(theirs.fileno())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            with loop.signals():
+                assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.set_wakeup_fd(-1) == theirs.fileno()
+        finally:
+            signal.set_wakeup_fd(earlier)
+            for each, handler in before.items():
+                signal.signal(each, handler)
+            loop.selector.close()
+
+
 def test_after_the_loop_its_pipe_is_gone() -> None:
     before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     loop = Loop()

@@ -284,6 +284,41 @@ def test_it_follows_who_comes_goes_and_is_called_otherwise(stand: Stand) -> None
     assert who(stand.tick()) == ["bob"]
 
 
+def test_a_door_that_is_for_a_network_from_now_on_is_one_line(stand: Stand) -> None:
+    stand.let_in("alice")
+    stand.tick()
+    plan = stand.ground.keeper.plan(config(server="prefix_v4: 24"), stand.ground.clock.now)
+    stand.ground.keeper.follow(plan)
+    stand.ground.events.publish(Moved(plan.moved))
+    value = stand.tick()
+    assert value is not None
+    assert [(session["ip"], session["network"]) for session in value["active_sessions"]] == [
+        (str(HOME), "203.0.113.0/24")
+    ]
+
+
+def test_what_is_written_is_not_written_again_until_something_changes(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(state_file, "write_state_file", lambda _path, text: written.append(text))
+    stand.let_in("alice")
+    for _ in range(5):
+        stand.tick()
+    assert len(written) == 1
+
+
+def test_what_happens_while_it_is_written_is_in_the_next_one(stand: Stand) -> None:
+    for number in range(60):
+        stand.let_in("alice", HOME + number)
+    stand.ground.clock.advance(1)
+    stand.file.tick(stand.ground.clock.now.monotonic)
+    assert stand.ground.slices, "it takes more than a step"
+    stand.let_in("bob", ELSEWHERE)
+    stand.ground.work_off()
+    assert "bob" in who(stand.tick())
+
+
 def test_it_is_written_once_a_second_however_much_happens(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(state_file, "write_state_file", lambda _path, text: written.append(text))

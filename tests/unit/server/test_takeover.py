@@ -10,9 +10,11 @@ from openme.firewall.base import Door, PortList
 from openme.keeper.policy import health_list
 from openme.networks import IPNetwork
 from openme.ports import parse_port_spec
-from openme.server.takeover import adopted_grants
-from openme.store.base import Holder
-from support.knocks import ALICE, BOB, ELSEWHERE, HOME, NOW, STRANGER, config
+from openme.server.takeover import adopted_grants, take_over
+from openme.store.base import Claim, Holder
+from openme.wire.knock import Knock
+from support.keeper_parts import Ground
+from support.knocks import ALICE, BOB, ELSEWHERE, HOME, NOW, STRANGER, config, lines, nonce
 
 SSH, WEB = PortList(parse_port_spec("22/tcp")), PortList(parse_port_spec("443/tcp"))
 HEALTH = health_list(54154)
@@ -116,3 +118,17 @@ def test_nobody_takes_over_what_was_given_to_another_for_more_addresses() -> Non
     assert adopted_grants(doors, holders, parsed, NOW) == ([], doors)
     alone = Holder(ALICE.public.raw, WIDE.network_address, "alice", SSH.ports, NOW.unix - 10, NOW.unix + 20)
     assert adopted_grants(doors, [alone], parsed, NOW) == ([], doors)
+
+
+def test_what_somebody_may_have_goes_on_and_the_rest_is_closed() -> None:
+    ground = Ground()
+    ground.firewall.open([*DOORS, Door(SSH, ELSEWHERE, 20.0)])
+    claim = Claim(ALICE.public.raw, Knock(NOW.unix_ns, nonce("a"), None), HOME, "alice", NOW.unix, holder())
+    ground.store.claim([claim], lambda _: None)
+    with lines("openme.server") as records:
+        take_over(ground.firewall, ground.keeper, ground.store, NOW)
+    assert [(grant.client_name, grant.address) for grant in ground.grants] == [("alice", HOME)]
+    assert ground.open_for() == {HOME}
+    kept, closed = (record.getMessage() for record in records)
+    assert kept == f"alice: still open for {HOME} from before this start"
+    assert "to which nobody has a right any more" in closed
