@@ -3,7 +3,7 @@
 import base64
 import binascii
 import hashlib
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from nacl.bindings import crypto_core_ed25519_is_valid_point, crypto_sign, crypto_sign_seed_keypair
 
@@ -42,6 +42,11 @@ def _either(sizes: tuple[int, ...]) -> str:
 def encode_base64(raw: bytes) -> str:
     """Standard base64 with padding, the form in which keys stand in files."""
     return base64.b64encode(raw).decode("ascii")
+
+
+def ssh_fingerprint(blob: bytes) -> str:
+    """What `ssh-add -l` calls a key by, `SHA256:` and 43 characters, from the key as SSH writes it (RFC 4253, 6.6)."""
+    return f"SHA256:{encode_base64(hashlib.sha256(blob).digest()).rstrip('=')}"
 
 
 def key_id_of(public_key: bytes) -> bytes:
@@ -87,6 +92,27 @@ class ClientPublicKey:
         """The 4 bytes by which a server finds a client under wire version 2: an index, not a proof (wire-v2.md)."""
         return key_id_of(self.raw)
 
+    @property
+    def ssh_blob(self) -> bytes:
+        """The key as SSH writes it (RFC 8709 section 4)."""
+        return _SSH_PREFIX + self.raw
+
+    @property
+    def ssh_fingerprint(self) -> str:
+        """The fingerprint by which SSH's own programs know the key."""
+        return ssh_fingerprint(self.ssh_blob)
+
+
+class Signer(Protocol):
+    """What a knock is signed by: a private key, or whoever keeps one."""
+
+    @property
+    def public(self) -> ClientPublicKey:
+        """The public half, which the server knows."""
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64-byte Ed25519 signature over `message` (RFC 8032)."""
+
 
 class ClientPrivateKey(NamedTuple):
     """A client's signing key, a seed of 32 bytes. It never appears in a repr or an error."""
@@ -110,10 +136,17 @@ class ClientPrivateKey(NamedTuple):
         return encode_base64(self.seed + self.public.raw)
 
 
+def is_ssh_line(text: str) -> bool:
+    """Whether a public key is written as OpenSSH writes an Ed25519 one."""
+    return text.split(maxsplit=1)[:1] == [_SSH_TYPE]
+
+
 def parse_public_key(text: str) -> ClientPublicKey:
     """A public key written as base64 or as an OpenSSH line `ssh-ed25519 AAAA… [comment]`; KeyTextError otherwise."""
     words = text.split()
     if words and words[0] == _SSH_TYPE and len(words) >= 2:
+        if "\n" in text.strip():
+            raise KeyTextError("expected one key, got several lines")
         try:
             blob = base64.b64decode(words[1], validate=True)
         except (binascii.Error, ValueError):
@@ -123,6 +156,8 @@ def parse_public_key(text: str) -> ClientPublicKey:
         return ClientPublicKey(blob[len(_SSH_PREFIX) :])
     if words and words[0].startswith(("ssh-", "ecdsa-", "sk-")):
         raise KeyTextError(f"expected an Ed25519 key, got one of type {words[0]}")
+    if "PRIVATE KEY-----" in text:
+        raise KeyTextError("expected a public key, got a private one")
     return ClientPublicKey(decode_base64_key(text))
 
 

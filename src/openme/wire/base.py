@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
-from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
+from openme.keys.ed25519 import ClientPublicKey, Signer
 from openme.keys.erasing import wipe
 from openme.wire.knock import Knock
 
@@ -111,7 +111,7 @@ class Version(NamedTuple):
     """Open a packet by its AEAD key, AEAD nonce and, for a version of epochs, the epoch's public key (else empty)."""
 
     # The client
-    seal: Callable[[bytes, ClientPrivateKey, Knock], tuple[bytes, ReceiptKeys | None]]
+    seal: Callable[[bytes, Signer, Knock], tuple[bytes, ReceiptKeys | None]]
     """A packet for the server's, or the epoch's, public key, with fresh randomness. ValueError for a low-order key."""
     pause: float
     """Seconds between two packets of it from one client."""

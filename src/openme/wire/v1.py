@@ -29,7 +29,7 @@ from nacl.bindings import (
 )
 from nacl.exceptions import CryptoError
 
-from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
+from openme.keys.ed25519 import ClientPublicKey, Signer
 from openme.keys.hkdf import hkdf
 from openme.reasons import Reason
 from openme.wire.base import Keys, ServerKey, Signed, Unsealed, Version
@@ -93,7 +93,7 @@ def assemble(
 
 def seal(
     server_public: bytes,
-    client: ClientPrivateKey,
+    client: Signer,
     knock: Knock,
     *,
     ephemeral_private: bytes,
@@ -178,7 +178,7 @@ def _signed_untrusted(packet: bytes, aead_key: bytes, _aead_nonce: bytes, _publi
     return Signed(knock, None, lambda client: signed_by(packet, client), lambda: None)
 
 
-def _seal_afresh(server_public: bytes, client: ClientPrivateKey, knock: Knock) -> tuple[bytes, None]:
+def _seal_afresh(server_public: bytes, client: Signer, knock: Knock) -> tuple[bytes, None]:
     ephemeral_private, aead_nonce = secrets.token_bytes(EPHEMERAL_SIZE), secrets.token_bytes(AEAD_NONCE_SIZE)
     return seal(server_public, client, knock, ephemeral_private=ephemeral_private, aead_nonce=aead_nonce), None
 

@@ -32,7 +32,7 @@ from nacl.bindings import (
 )
 
 from openme.keys import sodium
-from openme.keys.ed25519 import KEY_ID_SIZE, ClientPrivateKey, ClientPublicKey
+from openme.keys.ed25519 import KEY_ID_SIZE, ClientPrivateKey, ClientPublicKey, Signer
 from openme.keys.erasing import wipe
 from openme.keys.x25519 import public_key_of
 from openme.reasons import Reason
@@ -242,7 +242,7 @@ def signed_by(packet: bytes, signed: SignedKnock, epoch_public: bytes, client: C
 
 
 def plaintext_of(
-    knock: Knock, client: ClientPrivateKey, public: ClientPublicKey, epoch_public: bytes, representative: bytes
+    knock: Knock, client: Signer, public: ClientPublicKey, epoch_public: bytes, representative: bytes
 ) -> bytes:
     """The 109 bytes before encryption, signed."""
     fields = (
@@ -274,7 +274,7 @@ def ephemeral_schedule(ephemeral_secret: bytes, epoch_public: bytes, representat
 
 def seal(
     epoch_public: bytes,
-    client: ClientPrivateKey,
+    client: Signer,
     knock: Knock,
     *,
     ephemeral: tuple[bytes, bytes],
@@ -335,7 +335,7 @@ def _signed_untrusted(packet: bytes, aead_key: bytes, aead_nonce: bytes, epoch_p
     )
 
 
-def _seal_afresh(epoch_public: bytes, client: ClientPrivateKey, knock: Knock) -> tuple[bytes, ReceiptKeys]:
+def _seal_afresh(epoch_public: bytes, client: Signer, knock: Knock) -> tuple[bytes, ReceiptKeys]:
     return seal(epoch_public, client, knock, ephemeral=new_ephemeral())
 
 
