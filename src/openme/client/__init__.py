@@ -20,10 +20,10 @@ if TYPE_CHECKING:
         SigningError,
         UnknownHostError,
     )
-    from openme.client.identity import Identity
+    from openme.client.identity import Identity, public_key_of
     from openme.client.knock import Attempt, Sent, protocol_of
     from openme.client.policy import Outcome, Reached, State
-    from openme.client.profiles import choose_profile, load_profiles
+    from openme.client.profiles import choose_profile, load_profiles, profiles_path
     from openme.client.receipt import Proof
     from openme.client.renewal import WARN_SECONDS
     from openme.client.session import Session
@@ -58,7 +58,9 @@ __all__ = [
     "UnknownHostError",
     "choose_profile",
     "load_profiles",
+    "profiles_path",
     "protocol_of",
+    "public_key_of",
 ]
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of ours
@@ -75,9 +77,9 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of ours
                 from openme.client import policy as home
             case "Attempt" | "Sent" | "protocol_of":
                 from openme.client import knock as home
-            case "choose_profile" | "load_profiles":
+            case "choose_profile" | "load_profiles" | "profiles_path":
                 from openme.client import profiles as home
-            case "Identity":
+            case "Identity" | "public_key_of":
                 from openme.client import identity as home
             case "Proof":
                 from openme.client import receipt as home

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from openme.client.addresses import Endpoint, encoded, endpoints_of, unknown_host
 from openme.client.blocking import Sockets
@@ -15,14 +15,24 @@ from openme.client.receipt import CONNECT_SECONDS, ORDERLY, READ_SECONDS, RESET
 from openme.config.profile_model import ClientConfig, Profile
 from openme.wire.receipt import MAX_SIZE
 
+if TYPE_CHECKING:
+    from openme.client.key_file import Passphrase
+
 T = TypeVar("T")
 
 
 class AsyncSession:
     """As `Session`, for a task of asyncio: each method is awaited, and may be cancelled."""
 
-    def __init__(self, config: ClientConfig, name: str | None = None, *, identity: Identity | None = None) -> None:
-        self._policy = Policy(Asyncio(), config, name, identity)
+    def __init__(
+        self,
+        config: ClientConfig,
+        name: str | None = None,
+        *,
+        identity: Identity | None = None,
+        passphrase: "Passphrase | None" = None,
+    ) -> None:
+        self._policy = Policy(Asyncio(), config, name, identity, passphrase)
 
     @property
     def profile(self) -> Profile:
@@ -129,6 +139,11 @@ class Asyncio(Sockets):
         """See `driver.Driver`."""
         await asyncio.sleep(seconds)
 
-    async def call(self, function: Callable[[], T]) -> T:
+    async def call(self, function: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:
         """See `driver.Driver`."""
-        return await asyncio.to_thread(function)
+        try:
+            return await asyncio.to_thread(function)
+        except asyncio.CancelledError:
+            if interrupt is not None:
+                interrupt()
+            raise

@@ -73,6 +73,6 @@ class Blocking(Sockets):
         """See `Driver`."""
         time.sleep(seconds)  # noqa: ASYNC251  # that it blocks is this driver's nature
 
-    async def call(self, function: Callable[[], T]) -> T:
-        """See `Driver`."""
+    async def call(self, function: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:  # noqa: ARG002
+        """See `Driver`; there is no other thread."""
         return function()

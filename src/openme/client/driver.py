@@ -43,5 +43,8 @@ class Driver(Protocol):
     async def pause(self, seconds: float) -> None:
         """Let that time pass."""
 
-    async def call(self, function: Callable[[], T]) -> T:
-        """What a function gives that may block: on a disk, an agent, a page. Whatever it raises."""
+    async def call(self, function: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:
+        """What a function gives that may block: on a disk, an agent, a page. Whatever it raises.
+
+        `interrupt` makes one end that waits in another thread, for when nobody wants what it gives any more.
+        """

@@ -4,10 +4,10 @@ import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv6Address, IPv6Network
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from openme.client.addresses import AUTO, SOURCE, BadPageError, Endpoint, is_page
-from openme.client.errors import NotSentError, ProfileError
+from openme.client.errors import NotSentError, ProfileError, SigningError
 from openme.client.known import PastKnock
 from openme.client.plan import by_family, hangs_on_prefixes, is_translated, packets, target
 from openme.config.profile_model import Profile
@@ -19,8 +19,8 @@ from openme.wire.versions import VERSIONS, by_name
 
 if TYPE_CHECKING:
     from openme.client.driver import Driver
-    from openme.client.identity import Identity
-    from openme.keys.ed25519 import ClientPrivateKey
+    from openme.client.identity import Checked
+    from openme.keys.ed25519 import Signer
 
 
 class Sent(NamedTuple):
@@ -75,22 +75,19 @@ def build(
     target: IPAddress | None,
     now_ns: int,
     epoch_keys: Mapping[int, bytes] | None = None,
-    identity: "Identity | None" = None,
+    identity: "Signer | None" = None,
 ) -> Built:
     """A fresh packet for this profile.
 
     `epoch_keys` are all that are known, by epoch; None for those of the profile itself. `identity`: who signs, in place
     of the profile's private key. Every call draws new randomness. ProfileError if a key is missing.
     """
-    if identity is None and profile.private_key is None and profile.identity is not None:
-        raise ProfileError(f"profile {profile.name}: identity cannot be used yet", "use private_key")
     signer = identity or profile.private_key
     if signer is None:
         raise ProfileError(
             f"profile {profile.name} has no private_key",
             "complete it with the file that 'openme add' made for this client",
         )
-    private_key = cast("ClientPrivateKey", signer)  # of which a packet needs what an identity has
     knock = Knock(now_ns, secrets.token_bytes(RANDOM_NONCE_SIZE), target)
     version = version_of(profile)
     epoch, key, field = 0, profile.server_pubkey, "server_pubkey"
@@ -99,7 +96,7 @@ def build(
         epoch, key = _epoch_key(profile, version, now_ns, epoch_keys)
         field, cure = "epoch_keys", "get a new file from the server"
     try:
-        datagram, receipt = version.seal(key, private_key, knock)
+        datagram, receipt = version.seal(key, signer, knock)
     except ValueError as error:
         raise ProfileError(f"profile {profile.name}: {field}: {error}", cure) from None
     return Built(datagram, epoch, receipt)
@@ -143,7 +140,7 @@ async def send(
     wanted: str | None,
     epoch_keys: Mapping[int, bytes] | None = None,
     *,
-    identity: "Identity | None" = None,
+    identity: "Checked | None" = None,
     prefixes: Prefixes = lambda _own: (),
     page: AskPage = _ask_page,
 ) -> Attempt:
@@ -151,8 +148,8 @@ async def send(
 
     `wanted`: see `plan.target`, or the URL of a page that `page` asks over that family (`address_page.fetch`); without
     it version 2 names our own address where that is a global one. `prefixes`: those of the NAT64 in the network where
-    we have this address; asked where it matters. What cannot be sent is no failure as long as something could be sent;
-    NotSentError if nothing could.
+    we have this address; asked where it matters. What cannot be sent, or is not signed, is no failure as long as
+    something could be sent; NotSentError, SigningError if nothing could.
     """
     port = profile.server_udp_port
     sent: list[Sent] = []
@@ -173,7 +170,13 @@ async def send(
             over = "IPv6" if family.endpoints[0].family == socket.AF_INET6 else "IPv4"
             unnamed.append((over, f"profile {profile.name}: {field}: {wanted}: {error}"))
             continue
-        built, now_ns = await _built(driver, profile, named, epoch_keys, identity)
+        try:
+            built, now_ns = await _built(driver, profile, named, epoch_keys, identity)
+        except SigningError as error:
+            if not sent:
+                raise
+            failed += ((endpoint, error.message) for endpoint in reached)
+            continue
         for endpoint, datagram, pause in packets(reached, built.datagram, version_of(profile).pause):
             if pause and sent:
                 await driver.pause(pause)
@@ -210,13 +213,14 @@ async def _built(
     profile: Profile,
     named: IPAddress | None,
     epoch_keys: Mapping[int, bytes] | None,
-    identity: "Identity | None",
+    identity: "Checked | None",
 ) -> tuple[Built, int]:
     """The packet, and the time in it. Who signs elsewhere may take a while."""
     now_ns = driver.now_ns()
     if identity is None:
         return build(profile, named, now_ns, epoch_keys), now_ns
-    return await driver.call(lambda: build(profile, named, now_ns, epoch_keys, identity)), now_ns
+    built = await driver.call(lambda: build(profile, named, now_ns, epoch_keys, identity), identity.interrupt)
+    return built, now_ns
 
 
 async def _named(

@@ -103,6 +103,22 @@ class Known:
                 return other
         return None
 
+    def other_host_with_server_key(self, profile: Profile) -> Profile | None:
+        """A profile for another host that has the same version 1 key, and the same or an unknown client key.
+
+        Under version 1 nothing in a knock names the server but that key, so that one could be passed on to the other.
+        """
+        for other in self._config.profiles.values():
+            if other.server_pubkey != profile.server_pubkey or other.server_host in {
+                profile.server_host,
+                *profile.same_server_as,
+            }:
+                continue
+            keys = {profile.public_key, other.public_key}
+            if profile.server_host not in other.same_server_as and (len(keys) == 1 or None in keys):
+                return other
+        return None
+
     # -- the last knock
 
     def remember(self, profile: Profile, knocks: Iterable[PastKnock]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from openme.client.addresses import Endpoint, parse_wanted
 from openme.client.door import ATTEMPT_SECONDS, FIRST_ATTEMPT, wait_open
 from openme.client.errors import ClientError, DiskError, KeysRefusedError, ProfileError, ShutError
-from openme.client.identity import Checked, Identity
+from openme.client.identity import Checked, Identity, open_identity
 from openme.client.knock import Attempt, send, version_of
 from openme.client.known import Known, PastKnock
 from openme.client.nat64 import Nat64
@@ -27,6 +27,7 @@ from openme.wire.base import Keys
 
 if TYPE_CHECKING:
     from openme.client.driver import Driver
+    from openme.client.key_file import Passphrase
 
 T = TypeVar("T")
 
@@ -93,9 +94,18 @@ class Reached(NamedTuple, Generic[T]):
 class Policy:
     """One profile, and what is known of its server. See `session.Session` for what each does."""
 
-    def __init__(self, driver: "Driver", config: ClientConfig, name: str | None, identity: Identity | None) -> None:
+    def __init__(
+        self,
+        driver: "Driver",
+        config: ClientConfig,
+        name: str | None,
+        identity: Identity | None = None,
+        passphrase: "Passphrase | None" = None,
+    ) -> None:
         self.profile = profile = choose_profile(config, name)
         self._driver = driver
+        self._directory = config.path.parent
+        self._passphrase = passphrase
         self._identity = None if identity is None else Checked(identity)
         if identity is not None and profile.public_key not in {None, identity.public}:
             raise ProfileError(
@@ -113,12 +123,25 @@ class Policy:
                     " one server may be passing the other's keys off as its own",
                     f"if both are one server, add to profile {profile.name}: same_server_as: [{other.server_host}]",
                 )
+        elif identity is not None or profile.identity is not None:
+            other = self._known.other_host_with_server_key(profile)
+            if other is not None:
+                raise ProfileError(
+                    f"profile {profile.name}: server_pubkey: profile {other.name} for {other.server_host} has the same,"
+                    " and is signed for by the same key: one server may be passing the other's key off as its own",
+                    f"if both are one server, add to profile {profile.name}: same_server_as: [{other.server_host}]",
+                )
 
     # -- knocking
 
     async def knock(self, ip: str | None) -> Attempt:
         """See `Session.knock`."""
         profile = self.profile
+        if (where := profile.identity) is not None and self._identity is None and profile.private_key is None:
+            # Before the knock is made: whoever types a passphrase must not make it old.
+            self._identity = await self._driver.call(
+                lambda: open_identity(where, profile.public_key, self._directory, self._passphrase)
+            )
         attempt = await send(
             self._driver,
             profile,

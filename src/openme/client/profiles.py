@@ -15,24 +15,31 @@ def load_profiles(path: Path | None = None) -> ClientConfig:
 
     ConfigError for whatever is wrong with it, with file, line and key; ProfileError if there is no home directory.
     """
-    if path is None:
-        try:
-            path = Path.home() / ".openme" / "config.yaml"
-        except RuntimeError:
-            raise ProfileError("there is no home directory", "name the file: --client-config PATH") from None
-    return load_client_config(path)
+    return load_client_config(profiles_path(path))
+
+
+def profiles_path(path: Path | None = None) -> Path:
+    """Where a client's file is: `path`, or without one `~/.openme/config.yaml`. ProfileError: no home directory."""
+    if path is not None:
+        return path
+    try:
+        return Path.home() / ".openme" / "config.yaml"
+    except RuntimeError:
+        raise ProfileError("there is no home directory", "name the file: --client-config PATH") from None
 
 
 def choose_profile(config: ClientConfig, name: str | None = None) -> Profile:
-    """The profile called `name`; without one `default`, or the only one there is. ProfileError otherwise."""
+    """The profile called `name`; without one the only one there is, or `default`. ProfileError otherwise."""
     profiles = config.profiles
     if name is None:
-        name = next(iter(profiles)) if len(profiles) == 1 else DEFAULT_PROFILE
+        there = profiles or config.waiting
+        name = next(iter(there)) if len(there) == 1 else DEFAULT_PROFILE
     if profile := profiles.get(name):
         return profile
-    if name in config.waiting:
+    if (pair := config.waiting.get(name)) is not None:
         raise ProfileError(
-            f"profile {name} has no server yet", "complete it with what 'openme add' printed on the server"
+            f"profile {name} has no server yet",
+            f"complete it with what 'openme add NAME --pubkey {pair.public_key or 'KEY'}' prints on the server",
         )
     if near := closest(name, profiles):
         hint = f"did you mean {near}?"

@@ -1,7 +1,7 @@
 """A client's dealings with one server, blocking."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from openme.client.addresses import Endpoint
 from openme.client.blocking import Blocking, finish
@@ -11,19 +11,30 @@ from openme.client.knock import Attempt
 from openme.client.policy import KNOCKS, REACH_SECONDS, Outcome, Policy, Reached
 from openme.config.profile_model import ClientConfig, Profile
 
+if TYPE_CHECKING:
+    from openme.client.key_file import Passphrase
+
 T = TypeVar("T")
 
 
 class Session:
     """A client's dealings with one server; each method waits until it is done.
 
-    `name` chooses among the profiles of `config` (`choose_profile`). `identity` signs in place of the profile's
-    private key. ProfileError if the profile cannot be used. What is learnt, epoch keys and the last knock, is kept
-    beside `config.path`.
+    `name` chooses among the profiles of `config` (`choose_profile`). `identity` signs in place of whatever key the
+    profile has or names. `passphrase` is called with the path of a key file that is sealed, and gives its passphrase,
+    in a bytearray that is wiped afterwards, or in bytes. ProfileError if the profile cannot be used. What is learnt,
+    epoch keys and the last knock, is kept beside `config.path`.
     """
 
-    def __init__(self, config: ClientConfig, name: str | None = None, *, identity: Identity | None = None) -> None:
-        self._policy = Policy(Blocking(), config, name, identity)
+    def __init__(
+        self,
+        config: ClientConfig,
+        name: str | None = None,
+        *,
+        identity: Identity | None = None,
+        passphrase: "Passphrase | None" = None,
+    ) -> None:
+        self._policy = Policy(Blocking(), config, name, identity, passphrase)
 
     @property
     def profile(self) -> Profile:
@@ -32,6 +43,9 @@ class Session:
 
     def knock(self, ip: str | None = None) -> Attempt:
         """Send a knock over each address family that the server's name has. Nobody answers one.
+
+        The first one opens the key that the profile's `identity` names, and may ask for a passphrase; each may wait
+        for an agent, half a minute for each family.
 
         `ip`: what it names in place of the profile's `ip`: an address, `auto`, `source` or a page. NotSentError if
         nothing could be sent; AddressError, UnknownHostError, ProfileError, SigningError before anything was.

@@ -19,7 +19,11 @@ from openme.keys.ed25519 import (
 )
 from openme.keys.x25519 import parse_server_public_key
 from openme.max_port import MAX_PORT
+from openme.visible import is_visible
 
+IDENTITY_FORMS = "ssh-agent:SHA256:… (43 characters, as ssh-add -l shows them) or file:PATH"
+_IN_AGENT = "ssh-agent:"
+_IDENTITY = r"ssh-agent:SHA256:[A-Za-z0-9+/]{43}=?|file:[^\0\n]+"
 _MAX_EPOCH_KEYS = 1000
 
 
@@ -32,10 +36,22 @@ def _public_key(section: Section, key: Key, _around: Surroundings) -> ClientPubl
 
 
 def _identity(section: Section, key: Key, _around: Surroundings) -> str | None:
-    found = section.text(key.name, "ssh-agent:SHA256:… or file:PATH", r"ssh-agent:SHA256:[\w+/=-]+|file:[^\0\n]+")
-    if found is not None and section.values["private_key"] is not None:
+    found = section.parsed(key.name, IDENTITY_FORMS, parse_identity)
+    public = section.values["public_key"]
+    if found is None:
+        return None
+    if section.values["private_key"] is not None:
         section.fault(key.name, "expected either identity or private_key, not both")
+    elif public is not None and found.startswith(_IN_AGENT) and found != _IN_AGENT + public.ssh_fingerprint:
+        section.fault(key.name, "is another key than public_key", f"public_key is {public.ssh_fingerprint}")
     return found
+
+
+def parse_identity(written: str) -> str:
+    """Where a client's private key is, as a profile's `identity` says it; ValueError for no `IDENTITY_FORMS`."""
+    if re.fullmatch(_IDENTITY, written) is None or not is_visible(written):
+        raise ValueError(IDENTITY_FORMS)
+    return written.rstrip("=") if written.startswith(_IN_AGENT) else written
 
 
 def _health_port(section: Section, key: Key, _around: Surroundings) -> int:
@@ -122,7 +138,8 @@ PROFILE_KEYS = (
         name="identity",
         read=_identity,
         absent="`private_key` must be there",
-        help="where the private key is, instead of `private_key`: `ssh-agent:SHA256:…` or `file:PATH`",
+        help="where the private key is, instead of `private_key`: `ssh-agent:SHA256:…`, [a key in the SSH agent]"
+        "(key-management.md#the-ssh-key-that-you-have) by its fingerprint, or `file:PATH`, an OpenSSH private key file",
     ),
     Key(
         name="post_knock",

@@ -72,7 +72,17 @@ def test_what_add_prints_is_a_complete_file() -> None:
             )
         ),
         ("protocol: v3", "c.yaml:5: profiles.home.protocol: expected one of v1, v2"),
-        ("identity: agent", "c.yaml:5: profiles.home.identity: expected ssh-agent:SHA256:… or file:PATH"),
+        *(
+            (f'identity: "{written}"', "c.yaml:5: profiles.home.identity: expected ssh-agent:SHA256:… (43 characters")
+            for written in (
+                *("agent", "ssh-agent", "ssh-agent:", "file:", "SHA256:" + "A" * 43, "ssh-agent:MD5:aa:bb"),
+                *(f"ssh-agent:SHA256:{'A' * 42}", f"ssh-agent:SHA256:{'A' * 44}", f"ssh-agent:SHA256:{'A' * 42}\u0661"),
+            )
+        ),
+        (
+            f"identity: ssh-agent:SHA256:{'A' * 43}\n    public_key: {KEY.public}",
+            "c.yaml:5: profiles.home.identity: is another key than public_key",
+        ),
         (f"identity: file:/k\n    private_key: {KEY.to_base64()}", "c.yaml:5: profiles.home.identity: expected either"),
         (f"private_key: {KEY.to_base64()}\n    public_key: {SERVER}", "c.yaml:6: profiles.home.public_key: "),
         ("epoch_keys: {length: 7d, first: 1}", "c.yaml:5: profiles.home.epoch_keys.keys: expected a value"),
@@ -100,6 +110,14 @@ def test_every_choice_of_a_client_is_read() -> None:
         f"{BASE}    ip: auto\n    protocol: v1\n    identity: file:~/.ssh/id\n", PATH
     ).profiles["home"]
     assert (profile.ip, profile.protocol, profile.identity) == ("auto", "v1", "file:~/.ssh/id")
+
+
+def test_an_identity_is_written_as_ssh_shows_fingerprints_and_belongs_to_the_public_key() -> None:
+    """With `=` as base64 has it, too; what is compared is written without."""
+    where = f"ssh-agent:{KEY.public.ssh_fingerprint}"
+    for written in (where, f"{where}="):
+        text = f"{BASE}    identity: {written}\n    public_key: {KEY.public}\n"
+        assert parse_client_config(text, PATH).profiles["home"].identity == where
 
 
 def test_a_private_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
