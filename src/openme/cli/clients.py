@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from openme.cli.all_or_nothing import all_or_nothing
 from openme.cli.commands import Action
@@ -28,7 +29,14 @@ from openme.control.requests import AnyReply, Client, Close, OtherVersionError, 
 from openme.errors import OpenmeError
 from openme.keeper.provided import note_file
 from openme.keeper.revoked_keys import Revocation, cure, lift_key, read_revoked, without_revoked
-from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey, KeyTextError, WeakKeyError, parse_public_key
+from openme.keys.ed25519 import (
+    ClientPrivateKey,
+    ClientPublicKey,
+    KeyTextError,
+    WeakKeyError,
+    is_ssh_line,
+    parse_public_key,
+)
 from openme.keys.ratchet import epoch_at
 from openme.moments import rfc3339
 from openme.ports import parse_port_spec
@@ -82,13 +90,22 @@ def _expiry(text: str) -> datetime:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _public_key(text: str) -> ClientPublicKey:
+class _GivenKey(NamedTuple):
+    """A public key on the command line. `is_ssh`: it was written as OpenSSH writes one, so that an agent may have it."""
+
+    key: ClientPublicKey
+    is_ssh: bool
+
+
+def _public_key(text: str) -> _GivenKey:
     """A key that was understood and must not be used is no wrong usage (spec config.md "Commands")."""
     try:
-        return parse_public_key(text)
+        return _GivenKey(parse_public_key(text), is_ssh_line(text))
     except WeakKeyError as error:
         raise OpenmeError(f"--pubkey: {error}") from None
     except KeyTextError as error:
+        if (cure := _pubkey_cure(text)) is not None:
+            raise OpenmeError(f"argument --pubkey: {error}", cure, exit_code=2) from None
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
@@ -155,7 +172,7 @@ def _add(args: argparse.Namespace) -> int:
     else:
         if args.qr or args.qr_out:
             raise OpenmeError("--qr carries a private key, and --pubkey makes none", exit_code=2)
-        public = args.pubkey
+        public = args.pubkey.key
     fields: dict[str, str | list[str]] = {"ed25519_pubkey": str(public)}
     if args.ports is not None:
         fields["allowed_ports"] = args.ports
@@ -170,7 +187,8 @@ def _add(args: argparse.Namespace) -> int:
         fields["protocols"] = ["v2"]
     elif "v1" not in config.protocols:
         raise OpenmeError(f"{args.config}: server.protocols does not accept v1", "leave out --v1 and --qr")
-    text = _profile_text(config, profile_name, public, private, epoch_keys)
+    identity = f"ssh-agent:{public.ssh_fingerprint}" if args.pubkey is not None and args.pubkey.is_ssh else None
+    text = _profile_text(config, profile_name, public, private, epoch_keys, identity=identity)
     qr, image = _qr(args, config, profile_name, private)
     if private is not None:
         handover.keep_private()
@@ -208,11 +226,11 @@ def _add(args: argparse.Namespace) -> int:
     entry = load_server_config(args.config).clients.get(args.name)
     if entry is not None and not entry.ports:
         warn(f"{args.name} opens nothing but the health port: the group 'default' is empty and no --ports was given")
-    _say_next(args, secret=private is not None)
+    _say_next(args, secret=private is not None, identity=identity)
     return 0
 
 
-def _say_next(args: argparse.Namespace, *, secret: bool) -> None:
+def _say_next(args: argparse.Namespace, *, secret: bool, identity: str | None) -> None:
     """What is to be done with the files that `add` has made."""
     made = [path for path in (args.out, args.qr_out) if path is not None]
     if not made:
@@ -223,8 +241,11 @@ def _say_next(args: argparse.Namespace, *, secret: bool) -> None:
     elif secret:
         hint(f"next: bring {args.out} to the client as ~/.openme/config.yaml, mode 0600, {away}")
         hint("there: openme knock --check")
+    elif identity is not None:
+        hint(f"next: bring {args.out} to the client as ~/.openme/config.yaml; there: openme knock --check")
+        hint(f"it knocks with {identity}; for a key that no agent has, write identity: file:PATH there instead")
     else:
-        hint(f"next: bring {args.out} to the client, which adds its own private_key to it; there: openme knock --check")
+        hint(f"next: bring {args.out} to the client, which puts its lines into the profile that 'openme keygen' made")
 
 
 def _undo(args: argparse.Namespace, handover: Handover, added: ClientPublicKey | None) -> str:
@@ -238,6 +259,15 @@ def _undo(args: argparse.Namespace, handover: Handover, added: ClientPublicKey |
         return f"{args.name} was added"
     handover.take_back()
     return NOTHING_ADDED
+
+
+def _pubkey_cure(written: str) -> str | None:
+    """What to write instead of something that is no public key."""
+    if written.startswith("SHA256:"):
+        return "that is a key's fingerprint; the key itself is what 'ssh-add -L' or 'openme keygen' prints"
+    if Path(written).suffix == ".pub":
+        return f'the key is what the file holds: --pubkey "$(cat {shlex.quote(written)})"'
+    return None
 
 
 def _command(name: str, client: str) -> str:
@@ -277,7 +307,7 @@ def _renew(args: argparse.Namespace) -> int:
     handover.print(text)
     handover.tell(secret=False)
     _note_file(config, client.public_key, epoch_keys)
-    hint("the client keeps its private_key: these lines replace the others in its profile")
+    hint("the client keeps its private_key, or identity: these lines replace the others in its profile")
     return 0
 
 
@@ -291,6 +321,8 @@ def _profile_text(
     public: ClientPublicKey,
     private: ClientPrivateKey | None,
     epoch_keys: EpochKeys | None,
+    *,
+    identity: str | None = None,
 ) -> str:
     if config.host is None:
         raise OpenmeError(
@@ -304,6 +336,7 @@ def _profile_text(
         server_pubkey=config.public_key,
         public_key=public,
         private_key=private,
+        identity=identity,
         epoch_keys=epoch_keys,
     )
 

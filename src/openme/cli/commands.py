@@ -75,6 +75,7 @@ COMMANDS = (
     Command("rotate", "server", "keys:ROTATE", "change the server's keys"),
     Command("knock", "client", "knock:KNOCK", "open the door"),
     Command("status", "client", "knock:STATUS", "is the door open?"),
+    Command("keygen", "client", "keygen:KEYGEN", "make a client's key, or take one that is there"),
     Command("profiles", "client", "profiles:PROFILES", "the servers that this client knows", answers=True),
     Command(
         "demo",

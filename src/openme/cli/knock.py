@@ -25,6 +25,7 @@ from openme.moments import day, rfc3339
 
 if TYPE_CHECKING:
     import subprocess
+    from pathlib import Path
 
 SHUT = 3
 DEFAULT_INTERVAL = 25.0  # seconds; below the usual knock_timeout of 30, so that the door stays open
@@ -62,7 +63,13 @@ def _knock_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _client(args: argparse.Namespace) -> "_Client":
-    return _Client(Session(load_profiles(args.client_config), args.profile))
+    return _Client(Session(load_profiles(args.client_config), args.profile, passphrase=_passphrase))
+
+
+def _passphrase(path: "Path") -> bytearray:
+    from openme.cli.passphrase import passphrase  # noqa: PLC0415  # with subprocess, for sealed keys alone
+
+    return passphrase(path)
 
 
 class _Client:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from openme.cli.commands import Action
 from openme.cli.output import answer_json, answer_lines, hint, table
 from openme.client import choose_profile, load_profiles, protocol_of
-from openme.config.profile_model import Profile
+from openme.config.profile_model import KeyPair, Profile
 from openme.keys.ed25519 import encode_base64
 from openme.visible import visible
 
@@ -30,16 +30,19 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if args.json:
         answer_json([_value(profile) for profile in config.profiles.values()])
-    elif config.profiles:
+    elif config.profiles or config.waiting:
         rows = [[p.name, p.server_host, f"{p.server_udp_port}/udp", _fingerprint(p)] for p in config.profiles.values()]
+        rows += ([pair.name, "-", "-", _fingerprint(pair)] for pair in config.waiting.values())
         answer_lines(table(["PROFILE", "SERVER", "KNOCK PORT", "FINGERPRINT"], rows))
+        for pair in config.waiting.values():
+            hint(f"{pair.name} waits for its server: openme add NAME --pubkey {pair.public_key or 'KEY'}")
     else:
         hint(f"{config.path} holds no profiles; on the server: openme add NAME")
     return 0
 
 
-def _fingerprint(profile: Profile) -> str:
-    return "-" if profile.public_key is None else profile.public_key.fingerprint
+def _fingerprint(held: Profile | KeyPair) -> str:
+    return "-" if held.public_key is None else held.public_key.fingerprint
 
 
 def _epoch_range(profile: Profile) -> str | None:
@@ -66,6 +69,7 @@ def _value(profile: Profile) -> dict[str, object]:
         "public_key": None if profile.public_key is None else str(profile.public_key),
         "fingerprint": _fingerprint(profile),
         "private_key": "present" if profile.private_key is not None else "missing",
+        "identity": profile.identity,
         "protocol": protocol_of(profile),
         "epoch_keys": _epoch_range(profile),
         "ip": profile.ip,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from openme.client.errors import ProfileError, SigningError
+from openme.config.faults import ConfigError
 from openme.config.files import check_client_file, open_regular
-from openme.config.model import ConfigError
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
 from openme.keys.erasing import wipe
 from openme.keys.openssh import MOST_BYTES, KeyFile, extra_is_missing, key_file_untrusted, private_key_untrusted

@@ -13,6 +13,7 @@ def render_profile(
     server_pubkey: bytes,
     public_key: ClientPublicKey,
     private_key: ClientPrivateKey | None = None,
+    identity: str | None = None,
     server_udp_port: int = DEFAULT_UDP_PORT,
     server_health_port: int | None = None,
     epoch_keys: EpochKeys | None = None,
@@ -26,6 +27,8 @@ def render_profile(
     lines.append(f"    public_key: {quote(str(public_key))}")
     if private_key is not None:
         lines.append(f"    private_key: {quote(private_key.to_base64())}")
+    elif identity is not None:
+        lines.append(f"    identity: {quote(identity)}")
     if epoch_keys is not None:
         lines.append("    epoch_keys:")
         lines.append(f"      length: {format_duration(epoch_keys.length)}")
