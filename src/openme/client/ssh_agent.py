@@ -212,10 +212,9 @@ class _Connection:
         try:
             self._socket.settimeout(ANSWER_SECONDS)
             self._socket.connect(path)
-        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        except OSError as error:
             self._socket.close()
-            reason = error.strerror or str(error) if isinstance(error, OSError) else "not a path"
-            raise SigningError(f"no SSH agent at {path}: {reason}", self._cure(error)) from None
+            raise SigningError(f"no SSH agent at {path}: {error.strerror or error}", self._cure(error)) from None
 
     def __enter__(self) -> Self:
         return self
@@ -262,10 +261,10 @@ class _Connection:
         message = f"the SSH agent at {self._path} hung up" + (f": {reason}" if reason else " without an answer")
         return SigningError(message, self._cure(None))
 
-    def _cure(self, error: Exception | None) -> str:
+    def _cure(self, error: OSError | None) -> str:
         try:
             is_others = Path(self._path).stat().st_uid != os.geteuid()
-        except (OSError, ValueError):
+        except OSError:
             is_others = False
         if is_others or isinstance(error, PermissionError):
             return "it is another user's, and an agent serves its own user alone: start one, or correct SSH_AUTH_SOCK"

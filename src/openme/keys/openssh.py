@@ -122,6 +122,8 @@ def private_key_untrusted(raw: bytes | bytearray, passphrase: bytes | None) -> C
     the extra.
     """
     head = key_file_untrusted(raw)
+    if head.is_sealed and not passphrase:  # which seals nothing
+        return None
     need_extra()
     from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
