@@ -29,6 +29,7 @@ from openme.client.policy import Policy, State
 from openme.client.session import Session
 from openme.config.profile_model import ClientConfig, EpochKeys, Profile
 from openme.keys.ed25519 import ClientPublicKey
+from openme.keys.openssh import key_file
 from openme.wire import v1
 from openme.wire.base import ReceiptKeys
 from openme.wire.knock import IPAddress
@@ -306,6 +307,89 @@ def test_a_signature_of_no_use_never_leaves(tmp_path: Path, spoil: Callable[[byt
 def test_an_identity_of_another_client_is_told_before_anything_leaves(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="public_key is another one"):
         policy(tmp_path, World(), identity=Agent(public=BOB.public))
+
+
+def test_a_profiles_identity_signs_and_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many knocks are made: a passphrase is asked for once."""
+    world, asked = World(HERE, THERE), []
+    (tmp_path / "key").write_bytes(key_file(ALICE, b"geheim"))
+    (tmp_path / "key").chmod(0o600)
+    profile = replace(PROFILE, private_key=None, identity="file:key")
+
+    def passphrase(path: Path) -> bytearray:
+        world.time += 40  # somebody who types slowly
+        asked.append(path)
+        return bytearray(b"geheim")
+
+    mine = Policy(world, ClientConfig(tmp_path / "c.yaml", {"home": profile}), None, passphrase=passphrase)
+    assert mine.profile.private_key is None
+    for _ in range(2):
+        finish(mine.knock(None))
+    assert asked == [tmp_path / "key"]
+    assert len(world.sent) == 4
+    opened = independent_v2.opened(world.sent[0], ratchet().private_key(EPOCH), ALICE.public.raw)
+    assert opened.timestamp_ns == START + 40 * NS, "the knock is as young as if nobody had typed"
+
+
+def test_a_private_key_in_the_profile_needs_no_identity(tmp_path: Path) -> None:
+    world = World()
+    finish(policy(tmp_path, world, replace(PROFILE, identity="file:/nowhere")).knock(None))
+    assert len(world.sent) == 1
+
+
+def test_what_is_not_signed_for_one_family_is_told_and_the_other_was_sent(tmp_path: Path) -> None:
+    """Somebody confirms one of two: what has left has left."""
+
+    class Once(Agent):
+        def sign(self, message: bytes) -> bytes:
+            if self.threads:
+                raise SigningError("declined", "confirm it")
+            return super().sign(message)
+
+    world = World(HERE, THERE)
+    attempt = finish(policy(tmp_path, world, identity=Once()).knock("203.0.113.5"))
+    assert [sent.endpoint for sent in attempt.sent] == [HERE]
+    assert attempt.failed == ((THERE, "declined"),)
+
+    class Never(Agent):
+        def sign(self, message: bytes) -> bytes:
+            raise SigningError("declined", "confirm it")
+
+    world = World(HERE, THERE)
+    with pytest.raises(SigningError, match="declined"):
+        finish(policy(tmp_path, world, identity=Never()).knock(None))
+    assert world.sent == []
+
+
+# -- one key for two servers
+
+
+@pytest.mark.parametrize("by_profile", [True, False])
+def test_one_server_cannot_pass_the_others_version_1_key_off_as_its_own(tmp_path: Path, *, by_profile: bool) -> None:
+    """Nothing else in a version 1 knock names the server: it would be good at the other one, for whoever has it."""
+    agent = None if by_profile else Agent()
+    mine = replace(PROFILE, private_key=None, protocol="v1", identity="ssh-agent:SHA256:x" if by_profile else None)
+    other = replace(mine, name="other", server_host="other.example", epoch_keys=None)
+    for public in (ALICE.public, None):
+        with pytest.raises(
+            ProfileError, match=r"server_pubkey: profile other for other\.example has the same"
+        ) as caught:
+            policy(tmp_path, World(), mine, replace(other, public_key=public), identity=agent)
+        assert "same_server_as: [other.example]" in str(caught.value.hint)
+    for fine in (
+        replace(other, same_server_as=(mine.server_host,)),
+        replace(other, server_host=mine.server_host),
+        replace(other, server_pubkey=b"\x09" * 32),
+        replace(other, public_key=BOB.public),
+    ):
+        policy(tmp_path, World(), mine, fine, identity=agent)
+    policy(tmp_path, World(), replace(mine, same_server_as=("other.example",)), other, identity=agent)
+
+
+def test_profiles_with_keys_of_their_own_are_as_they_were(tmp_path: Path) -> None:
+    """Files in use today may have one server under two names."""
+    mine = replace(PROFILE, protocol="v1")
+    policy(tmp_path, World(), mine, replace(mine, name="other", server_host="other.example"))
 
 
 # -- a connection of the caller's
