@@ -9,7 +9,14 @@ from openme.config.faults import ConfigError
 from openme.config.files import check_client_file, open_regular
 from openme.keys.ed25519 import ClientPrivateKey, ClientPublicKey
 from openme.keys.erasing import wipe
-from openme.keys.openssh import MOST_BYTES, KeyFile, extra_is_missing, key_file_untrusted, private_key_untrusted
+from openme.keys.openssh import (
+    MOST_BYTES,
+    KeyFile,
+    extra_is_missing,
+    key_file_untrusted,
+    need_extra,
+    private_key_untrusted,
+)
 from openme.keys.ssh_data import BadSshDataError
 
 Passphrase = Callable[[Path], bytes | bytearray]
@@ -46,10 +53,13 @@ def load_key(path: Path, known: ClientPublicKey | None, passphrase: Passphrase |
                 f"{path} holds another key than the profile's public_key",
                 f"the file's is {public}: register that one, or name another file",
             )
+        need_extra()
         for _ in range(TRIES if is_sealed else 1):
             key = _opened(path, raw, _asked(path, passphrase) if is_sealed else None)
             if key is not None:
                 return key
+    except ImportError as error:
+        raise ProfileError(*extra_is_missing(error)) from None
     finally:
         wipe(raw)
     raise SigningError(
@@ -76,8 +86,6 @@ def _opened(path: Path, raw: bytearray, passphrase: bytes | None) -> ClientPriva
         return private_key_untrusted(raw, passphrase)
     except BadSshDataError as error:
         raise ProfileError(f"{path}: {error}") from None
-    except ImportError as error:
-        raise ProfileError(*extra_is_missing(error)) from None
     finally:
         if passphrase is not None:
             wipe(passphrase)
