@@ -1,4 +1,4 @@
-"""A door that one signature of an SSH agent's opens, in the kernel's firewall; and what a forwarded agent gives away."""
+"""A door in the kernel's firewall, opened by one signature of an SSH agent's, and by nothing that it declines."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -133,7 +133,12 @@ PROFILE_KEYS = (
         absent="`identity` must be there",
         help="base64: 32 bytes, or 64 with the public key after it",
     ),
-    Key(name="public_key", read=_public_key, absent="follows from `private_key`", help="must belong to it"),
+    Key(
+        name="public_key",
+        read=_public_key,
+        absent="follows from `private_key`, or is asked of `identity`",
+        help="must belong to it",
+    ),
     Key(
         name="identity",
         read=_identity,
