@@ -433,8 +433,15 @@ def test_a_file_comes_with_what_to_do_next(here: Place) -> None:
     key = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # RFC 8032 section 7.1, test 1
     (hint,) = hints(here.shell(f"openme add bob --pubkey {key} --out bob.yaml").err)
     assert hint == (
-        "next: bring bob.yaml to the client, which adds its own private_key to it; there: openme knock --check"
+        "next: bring bob.yaml to the client, which adds its lines to the profile that 'openme keygen' made; there:"
+        " openme knock --check"
     )
+    line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIK2QDyEJY9oY3tVLVwER48SrYo6+N8LUu5EHjH9VY6gc me"
+    where = "ssh-agent:SHA256:0UMswL6CDH3t/7MuklgsXlWEY43JSGAfjS4Q5XKgEXI"
+    assert hints(here.shell(f"openme add dave --pubkey '{line}' --out dave.yaml").err) == [
+        "next: bring dave.yaml to the client as ~/.openme/config.yaml; there: openme knock --check",
+        f"it knocks with {where}; for a key that no agent has, write identity: file:PATH there instead",
+    ]
     assert hints(here.shell("openme add carol").err) == []
 
 

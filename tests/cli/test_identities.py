@@ -261,6 +261,12 @@ def test_another_users_agent_is_told(here: Place, agent: Agent, mine: Path) -> N
     assert file.exists()
 
 
+def test_what_an_agent_calls_its_keys_cannot_move_the_cursor(here: Place, agent: Agent, mine: Path) -> None:
+    agent.add(str(new_key(here.root / "other", comment="\x1b[2Jowned\u202e")))
+    done = knock(here, registered(here, mine), agent)
+    assert r"(\x1b[2Jowned\u202e)" in done.error
+
+
 # -- passphrases
 
 

@@ -210,7 +210,7 @@ def test_a_clients_file(home: Path, said: Said, chance: random.Random, words: li
             assert not as_json or json.loads(as_json) is not None
             if words == ["profiles", "work"] and where == 2:
                 assert json.loads(as_json)["post_knock"] == "".join(c for c in post if not 0xD800 <= ord(c) < 0xE000)
-                assert len(out.splitlines()) == 12
+                assert len(out.splitlines()) == 13
 
 
 @pytest.mark.parametrize(

@@ -148,12 +148,18 @@ def ssh_agent(askpass: Path | None = None) -> Iterator[Agent]:
         ["ssh-agent", "-D", "-a", str(path)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until(path.exists, "the agent listens")
+        until(lambda: _listens(path), "the agent listens")
         yield Agent(path, environment)
     finally:
         process.terminate()
         process.wait()
         directory.cleanup()
+
+
+def _listens(path: Path) -> bool:
+    """Whether it takes connections: between bind(2) and listen(2) the path is there already."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        return asking.connect_ex(str(path)) == 0
 
 
 def new_key(path: Path, *words: str, kind: str = "ed25519", comment: str = "someone@example.org") -> Path:

@@ -245,7 +245,10 @@ def _say_next(args: argparse.Namespace, *, secret: bool, identity: str | None) -
         hint(f"next: bring {args.out} to the client as ~/.openme/config.yaml; there: openme knock --check")
         hint(f"it knocks with {identity}; for a key that no agent has, write identity: file:PATH there instead")
     else:
-        hint(f"next: bring {args.out} to the client, which puts its lines into the profile that 'openme keygen' made")
+        hint(
+            f"next: bring {args.out} to the client, which adds its lines to the profile that 'openme keygen' made;"
+            " there: openme knock --check"
+        )
 
 
 def _undo(args: argparse.Namespace, handover: Handover, added: ClientPublicKey | None) -> str:
