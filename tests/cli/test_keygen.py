@@ -269,11 +269,11 @@ def test_a_key_file_becomes_a_profiles_and_nobody_is_asked(here: Place) -> None:
         (["--no-passphrase"], 2, "--no-passphrase belongs to --file"),
         (["--fil", "a"], 2, "unknown option --fil"),
         (["--file", "nowhere/k", "--no-passphrase"], 1, "no such file or directory"),
-        (["--file", "a\nb", "--no-passphrase"], 2, "characters that can be seen"),
+        (["--file", "a\nb", "--no-passphrase"], 2, "characters that cannot be seen"),
         (["a\nb"], 2, "expected a printable name"),
         (["", "--no-passphrase", "--file", "k"], 2, "expected a printable name"),
         (["away", "--seal", "k"], 1, "there is no profile away"),
-        (["--file", "~nobody-of-that-name/k"], 1, "no such home directory"),
+        (["--file", "~nobody-of-that-name/k"], 2, "no such home directory"),
     ],
 )
 def test_slips_are_one_line_and_make_nothing(here: Place, words: list[str], code: int, told: str) -> None:
@@ -341,7 +341,7 @@ def test_what_is_no_public_key_is_told_with_what_to_write(here: Place) -> None:
         ("ssh-ed25519 AAAA", "expected an OpenSSH line", None),
     ):
         done = here.run("add", "alice", "--pubkey", written)
-        assert done.code == 1
+        assert done.code == 2
         assert told in done.error
         assert (cure or "") in done.err
         assert mine.read_text().splitlines()[2] not in done.err

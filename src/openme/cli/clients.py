@@ -91,7 +91,7 @@ def _expiry(text: str) -> datetime:
 
 
 class _GivenKey(NamedTuple):
-    """A public key on the command line. `is_ssh`: it was written as OpenSSH writes one, so that an agent may have it."""
+    """A public key on the command line. `is_ssh`: it is written as OpenSSH writes one, so that an agent may have it."""
 
     key: ClientPublicKey
     is_ssh: bool
@@ -105,7 +105,7 @@ def _public_key(text: str) -> _GivenKey:
         raise OpenmeError(f"--pubkey: {error}") from None
     except KeyTextError as error:
         if (cure := _pubkey_cure(text)) is not None:
-            raise OpenmeError(f"argument --pubkey: {error}", cure, exit_code=2) from None
+            raise OpenmeError(f"--pubkey: {error}", cure, exit_code=2) from None
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

@@ -7,8 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from openme.cli.commands import Action
+from openme.cli.options import profile_name
 from openme.cli.output import answer, hint, note
 from openme.cli.passphrase import new_passphrase
+from openme.cli.paths import path_for_a_config
 from openme.client import load_profiles, profiles_path, public_key_of
 from openme.config.profile_edit import add_profile, move_key
 from openme.config.profile_keys import IDENTITY_FORMS, parse_identity
@@ -26,19 +28,31 @@ _FILE = "file:"
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "profile", nargs="?", default="default", metavar="PROFILE", help="the name of the new profile (default)"
+        "profile",
+        nargs="?",
+        type=profile_name,
+        default="default",
+        metavar="PROFILE",
+        help="the name of the new profile (default)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        "--file", metavar="PATH", help="make the key in an OpenSSH private key file of its own; asks for a passphrase"
+        "--file",
+        type=_place,
+        metavar="PATH",
+        help="make the key in an OpenSSH private key file of its own; asks for a passphrase",
     )
     where.add_argument(
         "--identity",
+        type=_where,
         metavar="WHERE",
         help="make no key: use ssh-agent:SHA256:…, ssh-agent (the one Ed25519 key that it has) or file:PATH",
     )
     where.add_argument(
-        "--seal", metavar="PATH", help="make no key: move the profile's private_key into such a file, with a passphrase"
+        "--seal",
+        type=_place,
+        metavar="PATH",
+        help="make no key: move the profile's private_key into such a file, with a passphrase",
     )
     parser.add_argument("--no-passphrase", action="store_true", help="with --file: do not ask for one")
 
@@ -48,11 +62,9 @@ def _run(args: argparse.Namespace) -> int:
     name: str = args.profile
     if args.no_passphrase and args.file is None:
         raise OpenmeError("--no-passphrase belongs to --file", "see: openme keygen --help", exit_code=2)
-    if not name.strip() or not name.isprintable():
-        raise OpenmeError("PROFILE: expected a printable name", exit_code=2)
     config = load_profiles(path) if os.path.lexists(path) else ClientConfig(path, {})
     if args.seal is not None:
-        return _seal(config, name, _place(args.seal))
+        return _seal(config, name, args.seal)
     if name in config.profiles or name in config.waiting:
         raise OpenmeError(
             f"{path} has a profile {name} already",
@@ -61,7 +73,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.identity is not None:
         public = _use(path, name, args.identity)
     elif args.file is not None:
-        public = _make_in_file(path, name, _place(args.file), asks=not args.no_passphrase)
+        public = _make_in_file(path, name, args.file, asks=not args.no_passphrase)
     else:
         key = ClientPrivateKey(secrets.token_bytes(KEY_SIZE))
         public = key.public
@@ -75,13 +87,6 @@ def _run(args: argparse.Namespace) -> int:
 
 def _use(path: Path, name: str, where: str) -> ClientPublicKey:
     """A profile whose key is there already."""
-    if where != _AGENT:
-        try:
-            where = parse_identity(where)
-        except ValueError:
-            raise OpenmeError(f"--identity: expected {IDENTITY_FORMS}, or ssh-agent alone", exit_code=2) from None
-    if where.startswith(_FILE):
-        where = f"{_FILE}{_place(where.removeprefix(_FILE))}"
     public = public_key_of(where, path.parent)
     if where == _AGENT:
         where = f"{_AGENT}:{public.ssh_fingerprint}"
@@ -93,7 +98,6 @@ def _use(path: Path, name: str, where: str) -> ClientPublicKey:
 def _make_in_file(path: Path, name: str, place: Path, *, asks: bool) -> ClientPublicKey:
     """A profile whose key is a new one in a file of its own."""
     key = ClientPrivateKey(secrets.token_bytes(KEY_SIZE))
-    identity = _identity(place)
     _need_room(place)
     if place.parent == path.parent:
         with suppress(OSError):  # which writing the file will name
@@ -102,7 +106,7 @@ def _make_in_file(path: Path, name: str, place: Path, *, asks: bool) -> ClientPu
     with held_back():  # a file without its profile, or a profile without its file, is of no use
         _write(place, content)
         try:
-            add_profile(path, name, {"public_key": str(key.public), "identity": identity})
+            add_profile(path, name, {"public_key": str(key.public), "identity": f"{_FILE}{place}"})
         except BaseException:
             place.unlink(missing_ok=True)
             raise
@@ -121,13 +125,12 @@ def _seal(config: ClientConfig, name: str, place: Path) -> int:
             f"profile {name} has no private_key that could be sealed",
             "a passphrase for a key file: ssh-keygen -p -f FILE" if held.identity else None,
         )
-    identity = _identity(place)
     _need_room(place)
     content = _content(held.private_key, place, must_seal=True)
     with held_back():
         _write(place, content)
         try:
-            move_key(config.path, name, identity)
+            move_key(config.path, name, f"{_FILE}{place}")
         except BaseException:
             place.unlink(missing_ok=True)
             raise
@@ -137,19 +140,23 @@ def _seal(config: ClientConfig, name: str, place: Path) -> int:
     return 0
 
 
-def _place(written: str) -> Path:
-    """The whole path of a file on the command line, a home directory in it, too."""
+def _where(written: str) -> str:
+    """What `identity` of a profile may be, with a whole path; or the agent alone."""
+    if written == _AGENT:
+        return written
     try:
-        return Path(os.path.abspath(Path(written).expanduser()))  # noqa: PTH100  # resolve() would follow links
-    except RuntimeError:
-        raise OpenmeError(f"{written}: there is no such home directory", "write the whole path") from None
-
-
-def _identity(place: Path) -> str:
-    try:
-        return parse_identity(f"{_FILE}{place}")
+        where = parse_identity(written)
     except ValueError:
-        raise OpenmeError("PATH: expected a path of characters that can be seen", exit_code=2) from None
+        raise argparse.ArgumentTypeError(f"expected {IDENTITY_FORMS}, or ssh-agent alone") from None
+    return f"{_FILE}{_place(where.removeprefix(_FILE))}" if where.startswith(_FILE) else where
+
+
+def _place(written: str) -> Path:
+    """The whole path of a file on the command line, as a profile can have it; a home directory in it, too."""
+    try:
+        return Path(os.path.abspath(path_for_a_config(written).expanduser()))  # noqa: PTH100  # no link is followed
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{written}: there is no such home directory") from None
 
 
 def _need_room(place: Path) -> None:

@@ -314,7 +314,7 @@ def test_a_profiles_identity_signs_and_is_opened_once(tmp_path: Path) -> None:
     world, asked = World(HERE, THERE), []
     (tmp_path / "key").write_bytes(key_file(ALICE, b"geheim"))
     (tmp_path / "key").chmod(0o600)
-    profile = replace(PROFILE, private_key=None, identity="file:key")
+    profile = PROFILE._replace(private_key=None, identity="file:key")
 
     def passphrase(path: Path) -> bytearray:
         world.time += 40  # somebody who types slowly
@@ -334,7 +334,7 @@ def test_a_profiles_identity_signs_and_is_opened_once(tmp_path: Path) -> None:
 
 def test_a_private_key_in_the_profile_needs_no_identity(tmp_path: Path) -> None:
     world = World()
-    finish(policy(tmp_path, world, replace(PROFILE, identity="file:/nowhere")).knock(None))
+    finish(policy(tmp_path, world, PROFILE._replace(identity="file:/nowhere")).knock(None))
     assert len(world.sent) == 1
 
 
@@ -369,28 +369,28 @@ def test_what_is_not_signed_for_one_family_is_told_and_the_other_was_sent(tmp_pa
 def test_one_server_cannot_pass_the_others_version_1_key_off_as_its_own(tmp_path: Path, *, by_profile: bool) -> None:
     """Nothing else in a version 1 knock names the server: it would be good at the other one, for whoever has it."""
     agent = None if by_profile else Agent()
-    mine = replace(PROFILE, private_key=None, protocol="v1", identity="ssh-agent:SHA256:x" if by_profile else None)
-    other = replace(mine, name="other", server_host="other.example", epoch_keys=None)
+    mine = PROFILE._replace(private_key=None, protocol="v1", identity="ssh-agent:SHA256:x" if by_profile else None)
+    other = mine._replace(name="other", server_host="other.example", epoch_keys=None)
     for public in (ALICE.public, None):
         with pytest.raises(
             ProfileError, match=r"server_pubkey: profile other for other\.example has the same"
         ) as caught:
-            policy(tmp_path, World(), mine, replace(other, public_key=public), identity=agent)
+            policy(tmp_path, World(), mine, other._replace(public_key=public), identity=agent)
         assert "same_server_as: [other.example]" in str(caught.value.hint)
     for fine in (
-        replace(other, same_server_as=(mine.server_host,)),
-        replace(other, server_host=mine.server_host),
-        replace(other, server_pubkey=b"\x09" * 32),
-        replace(other, public_key=BOB.public),
+        other._replace(same_server_as=(mine.server_host,)),
+        other._replace(server_host=mine.server_host),
+        other._replace(server_pubkey=b"\x09" * 32),
+        other._replace(public_key=BOB.public),
     ):
         policy(tmp_path, World(), mine, fine, identity=agent)
-    policy(tmp_path, World(), replace(mine, same_server_as=("other.example",)), other, identity=agent)
+    policy(tmp_path, World(), mine._replace(same_server_as=("other.example",)), other, identity=agent)
 
 
 def test_profiles_with_keys_of_their_own_are_as_they_were(tmp_path: Path) -> None:
     """Files in use today may have one server under two names."""
-    mine = replace(PROFILE, protocol="v1")
-    policy(tmp_path, World(), mine, replace(mine, name="other", server_host="other.example"))
+    mine = PROFILE._replace(protocol="v1")
+    policy(tmp_path, World(), mine, mine._replace(name="other", server_host="other.example"))
 
 
 # -- a connection of the caller's

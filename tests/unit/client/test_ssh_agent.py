@@ -15,7 +15,7 @@ from openme.client.async_session import AsyncSession
 from openme.client.errors import SigningError
 from openme.client.identity import open_identity, public_key_of
 from openme.client.ssh_agent import AgentKey, agent_path, key_with, only_key
-from openme.config.model import ClientConfig, Profile
+from openme.config.profile_model import ClientConfig, Profile
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.ssh_data import string
 from support.knocks import ALICE, BOB, SERVER, STRANGER

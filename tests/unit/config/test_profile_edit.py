@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from openme.config.model import ConfigError, KeyPair
+from openme.config.faults import ConfigError
 from openme.config.profile import load_client_config, parse_client_config
 from openme.config.profile_edit import add_profile, move_key, with_identity, with_profile
+from openme.config.profile_model import KeyPair
 from openme.keys.ed25519 import ClientPrivateKey
 from support.fuzzing import SEED, rounds
 
