@@ -1,11 +1,12 @@
 """How long does what an operator can start keep knocks waiting? The keeper's own loop on the kernel's firewall.
 
-    sudo .venv/bin/python -m bench.studies.operator_pauses [COUNT ...]
+    sudo .venv/bin/python -m bench.studies.operator_pauses [COUNT[/CLIENTS] ...]
 
 For each COUNT (1,000 and 20,000): so many clients of whom each has one door open, one client more who has as many open
-alone, and as many entries of other people in the connection table. A pause is the time between two turns of the loop;
-the longest one between asking and the end of all that follows is printed, by the processor's time (which other programs
-on the machine do not lengthen) and by the clock, and what the whole took. Everything happens in a network namespace.
+alone, and as many entries of other people in the connection table; CLIENTS: so many in the file. A pause is the time
+between two turns of the loop; the longest one between asking and the end of all that follows is printed, by the
+processor's time (which other programs on the machine do not lengthen) and by the clock, and what the whole took.
+Everything happens in a network namespace.
 """
 
 import logging
@@ -118,14 +119,15 @@ def fill_table(count: int) -> None:
 class World:
     """A keeper in a child process, and what is needed to ask it."""
 
-    def __init__(self, stack: ExitStack, count: int) -> None:
+    def __init__(self, stack: ExitStack, count: int, clients: int) -> None:
         self.count = count
+        self.clients = clients
         self.host = namespace(stack)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.state_dir = folder / "state"
         self.state_dir.mkdir(mode=0o700)
         self.config = folder / "config.yaml"
-        _write(self.config, server_file(self.state_dir, count))
+        _write(self.config, server_file(self.state_dir, clients))
         self._shared = mmap.mmap(-1, _DOUBLES.size)
         listener, self._ours = channel()
         self._control = serving.listen(self.state_dir)
@@ -246,7 +248,7 @@ def commands(world: World) -> dict[str, Callable[[], object]]:
         "revoke --cut": lambda: revoke(world, "user7", cut=True),
         "the ruleset flushed": lambda: world.host.nft("flush ruleset"),
         "a client out of the file": lambda: world.edit(world.text_without("user8")),
-        "other ports for all": lambda: world.edit(server_file(world.state_dir, world.count, "80/tcp")),
+        "other ports for all": lambda: world.edit(server_file(world.state_dir, world.clients, "80/tcp")),
         "close --cut, many doors": lambda: world.ask("close", name="wide", cut=True),
         "all clients out of the file": lambda: world.edit(server_file(world.state_dir, 0)),
     }
@@ -254,12 +256,13 @@ def commands(world: World) -> dict[str, Callable[[], object]]:
 
 def main() -> None:
     """Print a line for each command, a column for each count."""
-    counts = [int(word) for word in sys.argv[1:]] or COUNTS
-    for count in counts:
-        print(f"{count} clients and doors, one client with as many, {count} other connections")
+    words = sys.argv[1:] or [str(count) for count in COUNTS]
+    for word in words:
+        count, clients = int(word.partition("/")[0]), int(word.rpartition("/")[2])
+        print(f"{clients} clients, {count} doors, one client with as many, {count} other connections")
         print("    longest pause:              processor      clock      in all")
         with ExitStack() as stack:
-            world = World(stack, count)
+            world = World(stack, count, clients)
             for name, act in commands(world).items():
                 longest, most, whole = world.measured(act)
                 print(f"    {name:<28}{most * 1000:8.0f} ms {longest * 1000:8.0f} ms {whole:8.2f} s", flush=True)

@@ -107,7 +107,7 @@ DYNAMIC_MODULES = {*DYNAMIC, "code", "codeop", "pickle"}
 DYNAMIC_ATTRIBUTES = {"__loader__", "__spec__", "exec_module", "import_module", "load_module", "modules"}
 MAY_IMPORT_BY_NAME = "cli.commands"
 # And who may know a way to: what a child process has read of the config comes as a pickle of our own.
-MAY_HIDE = {MAY_IMPORT_BY_NAME: {"importlib", "import_module", "openme.cli."}, "server.config_parts": {"pickle"}}
+MAY_HIDE = {MAY_IMPORT_BY_NAME: {"importlib", "import_module", "openme.cli."}, "server.config_handover": {"pickle"}}
 
 
 class Imports(NamedTuple):

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal
 
-from openme.config.client_index import ClientIndex
+from openme.config.client_index import ClientIndex, Fewer, index_of
 from openme.config.faults import ConfigFault
 from openme.config.profile_model import DEFAULT_UDP_PORT, WIRE_VERSIONS
 from openme.keys.ed25519 import ClientPublicKey
@@ -160,7 +160,15 @@ class ServerConfig:
     @cached_property
     def index(self) -> ClientIndex:
         """The clients as the keeper looks for them."""
-        return ClientIndex(self.clients.values())
+        return index_of(self.clients)
+
+    def less_those_gone_in(self, later: "ServerConfig") -> "ServerConfig":
+        """The same without the clients whose keys `later` does not have any more; itself if it has all."""
+        gone = later.index.missing(self.index.keys())
+        if not gone:
+            return self
+        names = (client.name for key in gone if (client := self.index.by_key(key)) is not None)
+        return replace(self, clients=Fewer(self.clients, names)).with_index(self.index.without(gone))
 
     def with_index(self, index: ClientIndex, named_ports: tuple[PortRange, ...] | None = None) -> "ServerConfig":
         """Know what is known already of this config's clients, and perhaps of the ports it names. Returns itself."""

@@ -21,6 +21,8 @@ MAX_NODES = 2_000_000
 MAX_CHARACTERS = 16 * 2**20
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+PARSER = f"{yaml.__version__} {_Loader.__name__}"
+"""Whose events the tree is built of."""
 # The printable characters of YAML 1.1 (section 5.1); the rest is refused here because the C parser would name no line.
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NULLS = frozenset(("", "~", "null", "Null", "NULL"))

@@ -4,9 +4,9 @@ import difflib  # noqa: F401  # `closest` wants it, in a process that may open n
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Map
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ TOP_KEYS = ("server", "ports", "hide", "clients")
 BUILT_IN_DEFAULT = (port("tcp", 22),)
 _PREFIXES = ("prefix_v4", "prefix_v6")
 _CLIENT_NAMES = names(CLIENT_KEYS)
+_COMMON = tuple(field.name for field in fields(ClientEntry) if field.name not in {"name", "public_key", "line"})
+Parse = Callable[[str, Path, tuple[str, ...], Map[str, Any] | None], ServerConfig]
 _NEW_NAME = re.compile(r"(?![-.])[A-Za-z0-9._@-]{1,64}", re.ASCII)
 
 
@@ -52,17 +54,20 @@ def validate_name(name: str) -> str:
     return name
 
 
-def load_server_config(path: Path, *, tighten: bool = False, overrides: Map[str, Any] | None = None) -> ServerConfig:
+def load_server_config(
+    path: Path, *, tighten: bool = False, overrides: Map[str, Any] | None = None, parse: Parse | None = None
+) -> ServerConfig:
     """The server's file at `path`, its mode and owner checked on the opened file; ConfigError for whatever is wrong.
 
     `tighten` makes a file that only its group can read besides its owner 0600, as `serve` does when it is root: once it
     has turned out to be a config, and if nobody else can have led us to another file than the one that was named.
-    `overrides`: values of keys below `server:` that stand above the file's.
+    `overrides`: values of keys below `server:` that stand above the file's. `parse` stands for `parse_server_config`.
     """
     descriptor = open_regular(path, INIT_HINT)
     try:
         warnings = check_server_file(os.fstat(descriptor), path, os.geteuid())
-        config = parse_server_config(read_text(descriptor, path), path, warnings, overrides)
+        text = read_text(descriptor, path)
+        config = (parse or parse_server_config)(text, path, warnings, overrides)
         if not (warnings and tighten):
             return config
         if (place := changeable_by_others(path, os.geteuid())) is not None:
@@ -194,6 +199,7 @@ def _clients(
     if node is None:
         return clients, faults, orphans
     section = Section(root.path, node, "clients", root.faults)
+    entries = _Entries(around)
     owners: dict[bytes, str] = {}
     for name, (key, value) in section.entries.items():
         if not name.strip() or not name.isprintable():
@@ -204,7 +210,7 @@ def _clients(
             faults.append(ConfigFault(root.path, key.line, f"clients.{shown(name)}", message))
             continue
         try:
-            entry = parse_client_entry(name, key.line, value, around)
+            entry = entries.parse(name, key.line, value)
         except ConfigError as error:
             faults.extend(error.faults)
             orphans.extend(_own_ports(value))
@@ -220,6 +226,43 @@ def _clients(
             continue
         clients[name] = entry
     return clients, faults, orphans
+
+
+class _Entries:
+    """Reads entries. Of those that differ in name and public key alone, as most of a large file do, only the first is
+    read key by key.
+    """
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._read: dict[tuple[object, ...], dict[str, Any]] = {}
+
+    def parse(self, name: str, line: int, node: Mapping) -> ClientEntry:
+        """As `parse_client_entry`."""
+        rest = _rest(node)
+        read = None if rest is None else self._read.get(rest)
+        if read is not None and (public_key := _key_of(node)) is not None:
+            return ClientEntry(name=name, public_key=public_key, line=line, **read)
+        notes = len(self._around.notes)
+        entry = parse_client_entry(name, line, node, self._around)
+        if rest is not None and len(self._around.notes) == notes:  # what is noted names its line
+            self._read[rest] = {field: getattr(entry, field) for field in _COMMON}
+        return entry
+
+
+def _rest(entry: Mapping) -> tuple[object, ...] | None:
+    """All that an entry says but its public key; None if that is more than single values and lists of them."""
+    found: list[object] = []
+    for key, value in entry.pairs:
+        if key.text == "ed25519_pubkey":
+            found.append(key.text)  # once, or it is a fault
+        elif isinstance(value, Scalar):
+            found.append((key.text, key.plain, value.text, value.plain))
+        elif isinstance(value, Sequence) and all(isinstance(item, Scalar) for item in value.items):
+            found.append((key.text, key.plain, *((item.text, item.plain) for item in value.items)))  # type: ignore[union-attr]
+        else:
+            return None
+    return tuple(found)
 
 
 def _key_of(entry: Mapping) -> ClientPublicKey | None:
@@ -246,14 +289,14 @@ def _own_ports(entry: Mapping) -> Iterator[PortRange]:
 def _refuse_impossible_networks(section: Section) -> None:
     """Add a fault where the network of a door is more than the rest of a client's entry can ever allow."""
     values = section.values
+    allowed = list(collapsed(values["allowed_from"])) if values["allowed_from"] else []  # two halves make a whole
     for name, version in zip(_PREFIXES, PREFIX_LENGTHS, strict=True):
         length, full = values[name], PREFIX_LENGTHS[version][1]
         whose = "" if section.node(name) is not None else " of server"
         if values["single_use"] and length != full:
             message = f"serves one connection, but {name}{whose} is {length}: its doors would be for a network"
             section.fault("single_use", message, f"write {name}: {full} into this client's entry")
-        # Two halves make a whole.
-        for network in collapsed(values["allowed_from"]):
+        for network in allowed:
             if network.version == version and network.prefixlen > length:
                 message = f"{network} is smaller than a door's network, whose length {name}{whose} is {length}"
                 cure = f"write {name}: {network.prefixlen} into this client's entry, or a larger network here"

@@ -5,7 +5,7 @@ a right must lose the exchanges with it.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from openme.config.model import ClientEntry
@@ -61,11 +61,11 @@ class Expiries:
 
     def __init__(self, now: datetime) -> None:
         self._looked = now
-        self._ends: list[tuple[datetime, bytes]] = []
+        self._ends: Sequence[tuple[datetime, bytes]] = ()
 
-    def follow(self, ends: Iterable[tuple[datetime, bytes]]) -> None:
-        """Know when the clients of a changed config expire: moment and public key of each."""
-        self._ends = sorted(ends)
+    def follow(self, ends: Sequence[tuple[datetime, bytes]]) -> None:
+        """Know when the clients of a changed config expire: moment and public key of each, in order of time."""
+        self._ends = ends
 
     def passed(self, now: datetime) -> list[bytes]:
         """Public keys of the clients that have expired since the last look. Where the clock was set back they may
@@ -77,14 +77,19 @@ class Expiries:
 
 
 def lost_by_change(
-    before: Mapping[str, ClientEntry], client_of: ClientOf, holders_of: HoldersOf, now: datetime
+    keys: Iterable[bytes], before: ClientOf, client_of: ClientOf, holders_of: HoldersOf, now: datetime
 ) -> Steps[list[CutTarget]]:
-    """What the clients of `before` have lost by a change of the config; `client_of` knows them as they are now."""
+    """What the clients with these public keys have lost by a change of the config.
+
+    `before` knows them as they were, `client_of` as they are now. `keys` are of those who were given a door: nobody
+    else has anything to lose, and among a hundred thousand clients they are few.
+    """
     targets: list[CutTarget] = []
-    for number, old in enumerate(before.values(), 1):
+    for number, key in enumerate(keys, 1):
         if number % _AT_ONCE == 0:
             yield
-        key = old.public_key.raw
+        if (old := before(key)) is None:
+            continue
         new = client_of(key)
         if new is None or _rights(new) != _rights(old):
             targets += yield from lost_by_keys([key], client_of, holders_of, now)

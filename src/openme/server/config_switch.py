@@ -92,14 +92,7 @@ class ConfigSwitch:
         The reason may be the config or the moment (somebody changes the ruleset, memory is short), which nobody can
         tell apart; so it is tried again, ever more rarely.
         """
-        before = self._keeper.config
-        keys = {client.public_key.raw for client in refused.clients.values()}
-        clients = {name: client for name, client in before.clients.items() if client.public_key.raw in keys}
-        if len(clients) == len(before.clients):
-            config = before
-        else:
-            gone = [client.public_key.raw for name, client in before.clients.items() if name not in clients]
-            config = replace(before, clients=clients).with_index(before.index.without(gone))
+        config = self._keeper.config.less_those_gone_in(refused)
         self._watch.refuse(config, error.message)
         self._retry_at = now.monotonic + self._retry_after
         self._retry_after = min(2 * self._retry_after, LAST_RETRY)
@@ -148,7 +141,7 @@ class ConfigSwitch:
         ended = [grant for grant, _ in plan.ended]
         if rest:
             self._doors.follow_in_steps(self._follow_later(rest, ended))
-        self._exchanges.end_by_change(before.clients, ended, now)
+        self._exchanges.end_by_change(before.index, plan.config.index, ended, now)
         set_aside()
 
     def _follow_later(self, addresses: list[IPAddress], ended: list[Grant]) -> Steps[None]:

@@ -3,27 +3,26 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from openme.config.faults import ConfigError
 from openme.config.model import DisabledClient, ServerConfig
-from openme.config.server import load_server_config
+from openme.config.parsed_copy import remove_copy
+from openme.config.server_keys import public_key_of
 from openme.config.who_can_knock import hides_without_clients
 from openme.config.widened import widened
 from openme.errors import OpenmeError
-from openme.firewall.base import Steps
-from openme.interrupts import held_back
 from openme.keeper.revoked_keys import revoked_names, without_revoked
 from openme.ports import PortRange, without
-from openme.processes.privileges import take_on
-from openme.processes.roles import CONFIG_READER
-from openme.server.config_parts import read_parts, write_parts
-from openme.server.garbage import set_aside
+from openme.server.config_handover import WasRead
+from openme.server.config_reading import ConfigFile, Reader, keep_copy
 from openme.server.revoked_watch import RevokedWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LARGE = 1 << 15
 """Bytes up to which a knock waits for a changed file (250 clients, 0.01 s); a process of its own reads a larger one
@@ -33,7 +32,6 @@ _REMIND = 60.0  # seconds between two lines about a file that is still broken
 
 _log = logging.getLogger("openme.config")
 _Signature = tuple[int, int, int, int, int] | None
-_Outcome = ServerConfig | OpenmeError
 _UNREAD: _Signature = (-1, -1, -1, -1, -1)
 
 
@@ -55,12 +53,13 @@ class ConfigWatch:
         """The name under which the file is read."""
         self.forget_in_child: Callable[[], None] = lambda: None
         """What a child that reads the file does first: it may live on when keys have been erased in this process."""
-        self._overrides = overrides or {}
+        self._file = ConfigFile(path, overrides or {})
         self._signature = self._look()
-        self._reader: _Reader | None = None
+        self._reader: Reader | None = None
         self._refusal: str | None = None
         self._again = False
-        self._last_good = self._load(tighten=tighten)
+        self._to_keep: WasRead | None = None
+        self._last_good = self._first(tighten=tighten)
         self._revoked = RevokedWatch(self._last_good.state_dir)
         self._disabled: frozenset[str] = frozenset()
         self.config = self._less_revoked()
@@ -73,10 +72,24 @@ class ConfigWatch:
         """Whether a changed file is being read, so that the last good one still decides."""
         return self._reader is not None
 
-    @property
-    def is_arriving(self) -> bool:
-        """Whether each look at the file now takes over a part of what was read."""
-        return self._reader is not None and self._reader.is_done
+    def keep_copy(self) -> None:
+        """Keep a copy of what was read first, for the next start. Whoever calls this is alone with `state_dir`."""
+        read, self._to_keep = self._to_keep, None
+        if read is None:
+            remove_copy(self._last_good.state_dir)
+        elif (fault := keep_copy(read, self._last_good.state_dir)) is not None:
+            _say_no_copy(fault)
+
+    def _first(self, *, tighten: bool) -> ServerConfig:
+        if not _is_large(self._signature):
+            return self._file.load(tighten=tighten)
+        reader = Reader(lambda: self._file.read_large(tighten=tighten), self.forget_in_child)
+        read = reader.wait()
+        if isinstance(read.outcome, OpenmeError):
+            raise read.outcome
+        _say_read("the config", read, reader)
+        self._to_keep = read
+        return read.outcome
 
     def refresh(self) -> ServerConfig | None:
         """The new config if the file or the revoked keys have changed and load, else None.
@@ -92,11 +105,13 @@ class ConfigWatch:
         """Look at the file; whether another config has come into force."""
         has_changed = False
         if self._reader is not None:
-            if (outcome := self._reader.poll()) is None:
+            if (read := self._reader.poll()) is None:
                 return False
-            _log.info("read the changed config in %.1f s", self._reader.seconds)
+            _say_read("the changed config", read, self._reader)
             self._reader = None
-            has_changed = self._settle(outcome)
+            if read.copy_fault is not None:
+                _say_no_copy(read.copy_fault)
+            has_changed = self._settle(read.outcome)
         # Also behind a reading, or who asks then would be told that the file as it is now is in force already.
         return self._look_at_file() or has_changed
 
@@ -109,13 +124,13 @@ class ConfigWatch:
         self._signature = signature
         if signature is not None and signature[1] > LARGE:
             _log.info("the config has changed; reading its %d KiB meanwhile", signature[1] >> 10)
-            self._reader = _Reader(self._load_changed, self.forget_in_child)
+            self._reader = Reader(self._read_changed, self.forget_in_child)
             return False
+        remove_copy(self._last_good.state_dir)
         try:
-            outcome: _Outcome = self._load_changed()
+            return self._settle(self._compared(self._file.load()))
         except OpenmeError as error:
-            outcome = error
-        return self._settle(outcome)
+            return self._settle(error)
 
     def keys_of(self, name: str) -> frozenset[bytes]:
         """The public keys under this name: in the last good config, revoked or not, and revoked by word alone.
@@ -183,7 +198,7 @@ class ConfigWatch:
         self._disabled = frozenset(revoked_names(self._last_good, self._revoked.keys))
         return without_revoked(self._last_good, self._revoked.keys)
 
-    def _settle(self, outcome: _Outcome) -> bool:
+    def _settle(self, outcome: ServerConfig | OpenmeError) -> bool:
         again, self._again = self._again, False
         if isinstance(outcome, OpenmeError):
             self.fault = outcome.message
@@ -198,20 +213,19 @@ class ConfigWatch:
             say_warnings(self.config)
         return True
 
-    def _load_changed(self) -> ServerConfig:
-        """The file as it is now, with a warning for each client that may do more than under the last good config."""
-        config = self._load()
+    def _read_changed(self) -> WasRead:
+        """What the file says now, with a copy kept of it; in a process of its own."""
+        public_key_of.remember(self._last_good.index.keys())
+        read = self._file.read_large()
+        if isinstance(read.outcome, OpenmeError):
+            return read
+        fault = keep_copy(read, self._last_good.state_dir)
+        return replace(read, outcome=self._compared(read.outcome), copy_fault=fault)
+
+    def _compared(self, config: ServerConfig) -> ServerConfig:
+        """The config, with a warning for each client that may do more than under the last good one."""
         more = widened(self._last_good, config)
         return replace(config, warnings=(*config.warnings, *more)) if more else config
-
-    def _load(self, *, tighten: bool = False) -> ServerConfig:
-        try:
-            return load_server_config(self._path, tighten=tighten, overrides=self._overrides)
-        except ConfigError as error:
-            if "permission denied" in error.message and os.geteuid() == 0:
-                # Root may read it; it is our own sandbox that knows no other directory than the one we started with.
-                raise OpenmeError(f"{self._path}: now lies in another directory: restart the server") from None
-            raise
 
     def _look(self) -> _Signature:
         """What tells one state of the file from another; None when there is no file."""
@@ -228,62 +242,17 @@ class ConfigWatch:
             _log.error("the config on disk is NOT in force, the last good one is: %s", self.fault)
 
 
-class _Reader:
-    """A child process that loads the config and leaves it, in parts, in memory that both share."""
+def _is_large(signature: _Signature) -> bool:
+    return signature is not None and signature[1] > LARGE
 
-    def __init__(self, load: Callable[[], ServerConfig], forget: Callable[[], None]) -> None:
-        self._started = time.monotonic()
-        self._parts: Steps[_Outcome] | None = None
-        self._result = os.memfd_create("config", os.MFD_CLOEXEC)
-        with held_back():  # in the child to its end: they are for its parent, with which it ends
-            self._child = os.fork()
-            if self._child == 0:
-                status = 1
-                try:
-                    take_on(CONFIG_READER)
-                    forget()
-                    try:
-                        outcome: _Outcome = load()
-                    except OpenmeError as error:
-                        outcome = error
-                    with os.fdopen(self._result, "wb") as file:
-                        write_parts(outcome, file)
-                    status = 0
-                finally:
-                    os._exit(status)
 
-    @property
-    def seconds(self) -> float:
-        """How long it has been reading."""
-        return time.monotonic() - self._started
+def _say_read(what: str, read: WasRead, reader: Reader) -> None:
+    clients = " (clients: from the copy that was kept)" if read.by_copy else ""
+    _log.info("read %s in %.1f s%s", what, reader.seconds, clients)
 
-    @property
-    def is_done(self) -> bool:
-        """Whether the child has ended, and what it has read is being taken over."""
-        return self._parts is not None
 
-    def poll(self) -> _Outcome | None:
-        """What the child has read, or None while it still reads and while there are more parts to take over."""
-        if self._parts is None:
-            ended, status = os.waitpid(self._child, os.WNOHANG)
-            if not ended:
-                return None
-            if status:  # killed, or short of memory: what it has left may be half of the config
-                os.close(self._result)
-                return OpenmeError("the process that was reading the config has died")
-            self._parts = self._taken_over()
-        try:
-            next(self._parts)
-        except StopIteration as end:
-            outcome: _Outcome = end.value
-            return outcome
-        set_aside()  # the garbage collector would look through all that has arrived again and again
-        return None
-
-    def _taken_over(self) -> Steps[_Outcome]:
-        with os.fdopen(self._result, "rb") as file:
-            file.seek(0)
-            return (yield from read_parts(file))
+def _say_no_copy(fault: str) -> None:
+    _log.warning("no copy of what the config says can be kept (%s): the next start has to read all of it", fault)
 
 
 def say_warnings(config: ServerConfig) -> None:

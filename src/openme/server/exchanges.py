@@ -1,8 +1,9 @@
 """What clients have lost the right to, and may have begun: UDP exchanges and TCP handshakes, which are ended."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from openme.clocks import Now
+from openme.config.client_index import ClientIndex
 from openme.config.model import ClientEntry
 from openme.firewall.base import CutTarget, Steps
 from openme.keeper.grants import Grant
@@ -39,9 +40,11 @@ class Exchanges:
         """
         self._end(lost_by_keys(client_keys, self._client, self._store.holders_of, now.utc), ended)
 
-    def end_by_change(self, before: Mapping[str, ClientEntry], ended: Sequence[Grant], now: Now) -> None:
+    def end_by_change(self, before: ClientIndex, after: ClientIndex, ended: Sequence[Grant], now: Now) -> None:
         """What the clients of the config before have lost by the one in force; `ended` may grow while doors follow."""
-        self._end(lost_by_change(before, self._client, self._store.holders_of, now.utc), ended)
+        gone = after.taken_out_of(before)
+        keys = self._store.holder_keys() if gone is None else gone
+        self._end(lost_by_change(keys, before.by_key, self._client, self._store.holders_of, now.utc), ended)
 
     def end_what_was_lost_before(self) -> None:
         """What clients lost while no server ran."""
@@ -66,7 +69,7 @@ class Exchanges:
         self._is_ending = False
 
     def _lost_by_all(self) -> Steps[list[CutTarget]]:
-        """What everybody whom the disk knows has lost. StoreError, at the first step, where it does not tell whom."""
+        """What everybody whom the disk knows has lost. StoreError where it does not tell whom."""
         keys, now = self._store.holder_keys(), self._clocks().utc
         return (yield from lost_by_keys(keys, self._client, self._store.holders_of, now))
 

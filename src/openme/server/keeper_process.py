@@ -225,7 +225,7 @@ class KeeperProcess:
         self.tick()
 
     def _patience(self) -> float:
-        if self.admission or self.slices or self._parts.watch.is_arriving:
+        if self.admission or self.slices:
             return 0
         return _BUSY_LISTENER if self.outbox else _TICK
 

@@ -181,6 +181,7 @@ def serve(
         sessions = _state_path(state_file, config)
         check()
         prepared = _prepare(stack, config_path, config, sessions)
+        watch.keep_copy()
         on_trial = None
         if trial is not None:
             guarded = registry.kind_of(config.firewall).abilities.stays

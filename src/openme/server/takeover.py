@@ -35,11 +35,10 @@ def adopted_grants(
     A door belongs to whoever was given it and still may have it; one whose client was revoked while no server ran, or
     that nobody is known to hold, is for the caller to close.
     """
-    clients = {client.public_key.raw: client for client in config.clients.values()}
     grants: list[Grant] = []
     held: set[int] = set()
     for holder in holders:
-        client = clients.get(holder.client_key)
+        client = config.index.by_key(holder.client_key)
         if client is None or (client.expires is not None and client.expires <= now.utc):
             continue
         if door_network(client, holder.named) != holder.network or not may_come_from(client, holder.named):

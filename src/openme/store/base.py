@@ -173,8 +173,8 @@ class Store(Protocol):
     def holders_of(self, client_key: bytes) -> list[Holder]:
         """The same of one client. StoreError where the store does not give them."""
 
-    def holder_keys(self) -> list[bytes]:
-        """The public keys of those whom `holders` names. StoreError as above."""
+    def holder_keys(self) -> Iterator[bytes]:
+        """The public keys of those whom `holders_of` knows, a moment each. StoreError as above, at any step."""
 
     def seen(self) -> dict[bytes, Seen]:
         """The last accepted knock of every client, by public key. StoreError as above."""

@@ -77,9 +77,9 @@ class MemoryStore:
         """See `Store.holders_of`."""
         return list(self._holders.get(client_key, {}).values())
 
-    def holder_keys(self) -> list[bytes]:
+    def holder_keys(self) -> Iterator[bytes]:
         """See `Store.holder_keys`."""
-        return list(self._holders)
+        return iter(list(self._holders))
 
     def seen(self) -> dict[bytes, Seen]:
         """See `Store.seen`."""

@@ -10,7 +10,7 @@ COMPLETE = "complete"
 """An empty file that stood beside a whole database before there was a mark."""
 _LIVED = (
     *("ratchet*", ".ratchet.old", "lock", "control", "files.json", "revoked*", "hidden_ports*"),
-    *(f"{DATABASE}*", f"{MARK}*", COMPLETE),
+    *(f"{DATABASE}*", f"{MARK}*", COMPLETE, "parsed_clients*", ".parsed_clients*"),
 )
 
 

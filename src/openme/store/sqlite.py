@@ -579,9 +579,15 @@ class SqliteStore:
         waiting = [knock.claim.holder for knock in self._waiting if knock.claim.holder is not None]
         return self._holders(" WHERE client = ?", client_key) + [h for h in waiting if h.client_key == client_key]
 
-    def holder_keys(self) -> list[bytes]:
-        """The public keys of those whom `holders` names."""
-        return [client for (client,) in self._rows("SELECT DISTINCT client FROM holder")]
+    def holder_keys(self) -> Iterator[bytes]:
+        """The public keys of those whom `holders_of` knows, a moment each. StoreError as above, at any step."""
+        waiting = {knock.claim.holder.client_key for knock in self._waiting if knock.claim.holder is not None}
+        yield from waiting
+        last = b""
+        while rows := self._rows("SELECT client FROM holder WHERE client > ? ORDER BY client LIMIT 1", last):
+            last = rows[0][0]
+            if last not in waiting:
+                yield last
 
     def _holders(self, which: str, *values: bytes) -> list[Holder]:
         rows = self._rows(

@@ -13,7 +13,7 @@ from openme.config.model import ServerConfig
 from openme.errors import OpenmeError
 from openme.interrupts import ENDINGS
 from openme.processes.roles import Role
-from openme.server import config_watch
+from openme.server import config_reading, config_watch
 from openme.server.config_watch import LARGE, ConfigWatch
 from support.command import until
 from support.keeper_process import config_text
@@ -245,7 +245,7 @@ def test_a_reader_that_dies_is_a_fault_and_no_end(file: File, monkeypatch: pytes
     def dies(_role: Role) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(config_watch, "take_on", dies)
+    monkeypatch.setattr(config_reading, "take_on", dies)
     monkeypatch.setattr("sys.stderr", None)
     file.write(BOB)
     watch.refresh()
@@ -265,7 +265,7 @@ def test_a_request_to_end_that_reaches_the_reader_too_does_not_keep_it_from_read
         for number in ENDINGS:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(config_watch, "take_on", asked)
+    monkeypatch.setattr(config_reading, "take_on", asked)
     file.write(BOB)
     watch.refresh()
     assert settled(watch) is not None

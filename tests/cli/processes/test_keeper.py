@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from openme.processes.listener_reports import Reports, how_it_ended
-from openme.server import config_parts, config_watch
+from openme.server import config_watch
 from support.command import until
 from support.keeper_process import KeeperWorld, keeper_world
-from support.knocks import ALICE, BOB, HOME, lines, packet_v2
+from support.knocks import ALICE, HOME, lines, packet_v2
 
 NAMELESS_USER = 65534
 
@@ -59,35 +59,6 @@ def test_a_peer_of_another_user_is_told_nothing_and_changes_nothing(world: Keepe
         assert told.read() == b""
     os.waitpid(child, 0)
     assert world.open_for() == {str(HOME)}
-
-
-def test_what_another_process_has_read_is_taken_over_in_parts_and_in_force_with_the_last(
-    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(config_watch, "LARGE", -1)
-    monkeypatch.setattr(config_parts, "AT_ONCE", 1)
-    watch = world.parts.watch
-    world.write_config("{alice: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}", "knock_timeout: 44s")
-
-    def arrives() -> bool:
-        assert watch.refresh() is None
-        return watch.is_arriving
-
-    until(arrives, "the first part")
-    assert watch.config.knock_timeout == 30
-    assert watch.revoke("alice") is not None
-    steps = 1
-    while (changed := watch.refresh()) is None:
-        assert watch.is_reading
-        assert watch.config.clients.keys() == {"bob"}
-        assert watch.config.knock_timeout == 30
-        steps += 1
-    assert steps == 2, "one client each"
-    assert not watch.is_reading
-    assert changed.knock_timeout == 44
-    assert changed.clients.keys() == {"bob"}
-    assert changed.index.by_key(ALICE.public.raw) is None
-    assert changed.index.by_key(BOB.public.raw) is changed.clients["bob"]
 
 
 def test_what_a_process_of_its_own_read_is_without_the_revoked(

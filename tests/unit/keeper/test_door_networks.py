@@ -316,6 +316,6 @@ def test_a_network_that_was_knocked_from_since_keeps_what_is_its_own() -> None:
 
 def test_a_change_of_the_prefix_alone_is_looked_into() -> None:
     before, after = alice("prefix_v4: 16"), alice()
-    by_key = {client.public_key.raw: client for client in after.clients.values()}
-    lost = done(lost_by_change(before.clients, by_key.get, lambda _: [holder()], NOW.utc))
+    keys = before.index.keys()
+    lost = done(lost_by_change(keys, before.index.by_key, after.index.by_key, lambda _: [holder()], NOW.utc))
     assert len(lost) == 8

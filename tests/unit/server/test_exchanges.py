@@ -3,6 +3,8 @@
 from dataclasses import replace
 from ipaddress import ip_network
 
+import pytest
+
 from openme.firewall.base import CutTarget
 from openme.keeper.events import NewConfig
 from openme.store.base import Claim, Holder
@@ -29,13 +31,36 @@ def switch(ground: Ground) -> None:
 
 def test_what_the_disk_knows_and_what_is_open_are_both_ended() -> None:
     ground = Ground()
-    before, ports = ground.keeper.config.clients, ground.keeper.config.clients["alice"].ports
+    before, ports = ground.keeper.config.index, ground.keeper.config.clients["alice"].ports
     remember(ground, ELSEWHERE)
     grant = ground.let_in()
     switch(ground)
-    ground.exchanges.end_by_change(before, [grant], ground.clock.now)
+    ground.exchanges.end_by_change(before, ground.keeper.config.index, [grant], ground.clock.now)
     ground.work_off()
     assert set(ground.firewall.cut_targets) == {CutTarget(HOME, ports), CutTarget(ELSEWHERE, ports)}
+
+
+def test_of_a_config_that_only_takes_clients_out_nobody_else_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    ground = Ground()
+    before, ports = ground.keeper.config.index, ground.keeper.config.clients["alice"].ports
+    remember(ground, ELSEWHERE)
+    asked: list[bytes] = []
+    holders_of = ground.store.holders_of
+
+    def noted(key: bytes) -> list[Holder]:
+        asked.append(key)
+        return holders_of(key)
+
+    monkeypatch.setattr(ground.store, "holders_of", noted)
+    monkeypatch.setattr(ground.store, "holder_keys", None)
+    plan = ground.keeper.plan(
+        replace(ground.keeper.config, clients={}).with_index(before.without([ALICE.public.raw])), ground.clock.now
+    )
+    ground.keeper.follow(plan)
+    ground.exchanges.end_by_change(before, plan.config.index, [], ground.clock.now)
+    ground.work_off()
+    assert asked == [ALICE.public.raw]
+    assert ground.firewall.cut_targets == [CutTarget(ELSEWHERE, ports)]
 
 
 def test_whoever_keeps_his_right_keeps_what_he_began() -> None:

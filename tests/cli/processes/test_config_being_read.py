@@ -1,17 +1,18 @@
-"""What may happen while a large config arrives part by part: it comes into force whole or not at all."""
+"""What may happen while a process of its own reads a large config: it comes into force whole or not at all."""
 
 import base64
+import io
 import os
-import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
 from openme.config.content_hash import content_hash
-from openme.server import config_parts, config_watch, slices
+from openme.server import config_reading, config_watch, slices
+from openme.server.config_handover import WasRead, hand_over
 from openme.server.doors import Doors
 from openme.server.loop import Ending
 from support.command import until
@@ -24,12 +25,44 @@ ONLY_BOB = "{bob: {ed25519_pubkey: KEY_B}}"
 OTHER_PORTS = BOTH.replace("KEY_A", "KEY_A, allowed_ports: [2222/tcp]")
 
 
+class Gate:
+    """Holds back what a reading process has read, until it is opened."""
+
+    def __init__(self, folder: Path) -> None:
+        self._waits = folder / "waits"
+        self._closed = folder / "closed"
+
+    def hand_over(self, read: WasRead, file: BinaryIO) -> None:
+        """What the process does at its end."""
+        if self._closed.exists():
+            self._waits.touch()
+            until(lambda: not self._closed.exists(), "the gate is opened")
+        hand_over(read, file)
+
+    def close(self) -> None:
+        self._waits.unlink(missing_ok=True)
+        self._closed.touch()
+
+    def open(self) -> None:
+        self._closed.unlink(missing_ok=True)
+
+    @property
+    def is_waited_at(self) -> bool:
+        return self._waits.exists()
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    made = Gate(tmp_path)
+    monkeypatch.setattr(config_reading, "hand_over", made.hand_over)
+    return made
+
+
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeeperWorld]:
-    """Every file is read by a process of its own, and each client is a part."""
-    monkeypatch.setattr(config_watch, "LARGE", -1)
-    monkeypatch.setattr(config_parts, "AT_ONCE", 1)
+    """Every file is read by a process of its own, but the first one."""
     with keeper_world(tmp_path, server="drop_ports: true") as made:
+        monkeypatch.setattr(config_watch, "LARGE", -1)
         yield made
 
 
@@ -42,21 +75,25 @@ def edit(world: KeeperWorld, clients: str = BOTH, seconds: int = 44, hide: str =
     beside.replace(world.config)
 
 
-def arriving(world: KeeperWorld, clients: str = BOTH, hide: str = "[]") -> None:
-    """Somebody has edited the file, and the first of its parts has been taken over."""
+def arriving(world: KeeperWorld, gate: Gate, clients: str = BOTH, hide: str = "[]") -> None:
+    """Somebody has edited the file, and it has been read, but not yet taken over."""
+    gate.close()
     edit(world, clients, hide=hide)
 
     def arrives() -> bool:
         world.clock.advance(0.01)
         world.process.tick()
-        return world.parts.watch.is_arriving
+        return gate.is_waited_at
 
-    until(arrives, "the first part")
+    until(arrives, "the file is read")
+    assert world.parts.watch.is_reading
     assert world.parts.keeper.config.knock_timeout == 30
 
 
-def arrive(world: KeeperWorld) -> None:
-    """All parts of what is being read are taken over, and of what was edited meanwhile."""
+def arrive(world: KeeperWorld, gate: Gate | None = None) -> None:
+    """What is being read is taken over, and what was edited meanwhile."""
+    if gate is not None:
+        gate.open()
 
     def over() -> bool:
         world.clock.advance(0.01)
@@ -64,7 +101,7 @@ def arrive(world: KeeperWorld) -> None:
         world.work_off()
         return not world.parts.watch.is_reading
 
-    until(over, "the last part")
+    until(over, "the file is in force")
 
 
 def fault(world: KeeperWorld) -> str | None:
@@ -76,26 +113,30 @@ def hides(world: KeeperWorld) -> set[str]:
     return {str(item) for item in world.firewall.rules.hidden}
 
 
-@pytest.mark.parametrize("killed", [True, False], ids=["killed", "short of memory"])
-@pytest.mark.parametrize("whole", [1, 2, 3])
-def test_of_a_reader_that_died_between_two_parts_none_counts(
-    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch, *, whole: int, killed: bool
-) -> None:
-    """Whether it had written the head alone, a client, or all but the end."""
-    dump = pickle.dump
-    written: list[object] = []
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    def some(part: object, file: BinaryIO, protocol: int) -> None:
-        if len(written) == whole:
-            file.flush()
-            if killed:
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise MemoryError
-        written.append(part)
-        dump(part, file, protocol)
+
+def run_short_of_memory() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("end", [die, run_short_of_memory])
+@pytest.mark.parametrize("share", [0, 0.5, 1], ids=["nothing", "a half", "all"])
+def test_of_a_reader_that_died_nothing_counts_and_the_next_file_is_read(
+    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch, *, share: float, end: Callable[[], None]
+) -> None:
+    """Only its end says that it was whole: what it has written is looked at for nothing else."""
+
+    def some(read: WasRead, file: BinaryIO) -> None:
+        whole = io.BytesIO()
+        hand_over(read, whole)
+        file.write(whole.getvalue()[: int(share * len(whole.getvalue()))])
+        file.flush()
+        end()
 
     with monkeypatch.context() as patched:
-        patched.setattr(pickle, "dump", some)
+        patched.setattr(config_reading, "hand_over", some)
         edit(world, BOTH, 44)
         arrive(world)
     assert fault(world) == "the process that was reading the config has died"
@@ -107,24 +148,6 @@ def test_of_a_reader_that_died_between_two_parts_none_counts(
     assert world.parts.keeper.config.clients.keys() == {"bob"}
 
 
-def test_a_reader_that_died_after_its_last_part_is_not_believed(
-    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only its end says that it was whole: what it has written is looked at for nothing else."""
-    write = config_parts.write_parts
-
-    def then_die(outcome: config_watch._Outcome, file: BinaryIO) -> None:
-        write(outcome, file)
-        file.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(config_watch, "write_parts", then_die)
-    edit(world, BOTH, 44)
-    arrive(world)
-    assert fault(world) == "the process that was reading the config has died"
-    assert world.parts.keeper.config.knock_timeout == 30
-
-
 def test_readers_leave_no_descriptor_behind(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # a count
@@ -134,20 +157,22 @@ def test_readers_leave_no_descriptor_behind(world: KeeperWorld, monkeypatch: pyt
     arrive(world)
     world.write_config("{alice: [")
     arrive(world)
-    monkeypatch.setattr(config_watch, "write_parts", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(config_reading, "hand_over", lambda *_: die())
     edit(world, BOTH, 45)
     arrive(world)
     assert fault(world) == "the process that was reading the config has died"
     assert descriptors() == before
 
 
-def test_who_is_revoked_between_two_parts_is_out_now_and_when_the_last_has_come(world: KeeperWorld) -> None:
+def test_who_is_revoked_while_the_file_is_read_is_out_now_and_when_it_is_in_force(
+    world: KeeperWorld, gate: Gate
+) -> None:
     world.knock(packet_v2())
-    arriving(world, OTHER_PORTS)
+    arriving(world, gate, OTHER_PORTS)
     world.ask("revoke", name="alice", cut=True)
     assert world.grants() == world.open_for() == set()
     assert HOME in {address for address, _ in world.firewall.cuts}
-    arrive(world)
+    arrive(world, gate)
     assert world.parts.keeper.config.knock_timeout == 44
     assert world.parts.keeper.client(ALICE.public.raw) is None
     world.clock.advance(1)
@@ -156,32 +181,34 @@ def test_who_is_revoked_between_two_parts_is_out_now_and_when_the_last_has_come(
     assert "22/tcp" in hides(world)
 
 
-def test_who_is_renamed_in_the_file_that_arrives_stays_revoked(world: KeeperWorld) -> None:
-    arriving(world, "{eve: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}")
+def test_who_is_renamed_in_the_file_that_arrives_stays_revoked(world: KeeperWorld, gate: Gate) -> None:
+    arriving(world, gate, "{eve: {ed25519_pubkey: KEY_A}, bob: {ed25519_pubkey: KEY_B}}")
     world.ask("revoke", name="alice")
-    arrive(world)
+    arrive(world, gate)
     assert world.parts.keeper.config.clients.keys() == {"bob"}
     assert world.parts.keeper.client(ALICE.public.raw) is None
 
 
-def test_a_revocation_lifted_between_two_parts_lets_in_again_at_once(world: KeeperWorld) -> None:
+def test_a_revocation_lifted_while_the_file_is_read_lets_in_again_at_once(world: KeeperWorld, gate: Gate) -> None:
     world.ask("revoke", name="alice")
-    arriving(world)
+    arriving(world, gate)
     key = base64.b64encode(ALICE.public.raw).decode()
     assert world.ask("reload", lifted=[key])["lifted"] is True
     assert world.parts.keeper.client(ALICE.public.raw) is not None
-    arrive(world)
+    arrive(world, gate)
     assert world.parts.keeper.client(ALICE.public.raw) is not None
 
 
-def test_what_the_firewall_refuses_while_parts_arrive_closes_nothing_less_in_the_end(world: KeeperWorld) -> None:
+def test_what_the_firewall_refuses_while_the_file_is_read_closes_nothing_less_in_the_end(
+    world: KeeperWorld, gate: Gate
+) -> None:
     world.knock(packet_v2())
-    arriving(world, OTHER_PORTS)
+    arriving(world, gate, OTHER_PORTS)
     world.firewall.refusing |= {"close", "open", "apply"}
     answer = world.ask("revoke", name="alice")
     assert "refuses" in answer["not_closed"], "the operator is not told that all is well"
     assert world.parts.keeper.client(ALICE.public.raw) is None
-    arrive(world)
+    arrive(world, gate)
     assert "refuses" in str(fault(world)), "nor is the new config in force"
     assert world.parts.keeper.config.knock_timeout == 30
     assert world.parts.keeper.config.clients.keys() == {"bob"}
@@ -195,14 +222,16 @@ def test_what_the_firewall_refuses_while_parts_arrive_closes_nothing_less_in_the
     assert world.parts.keeper.config.clients.keys() == {"bob"}
 
 
-def test_a_refused_file_is_tried_again_though_its_retry_came_due_while_another_arrived(world: KeeperWorld) -> None:
+def test_a_refused_file_is_tried_again_though_its_retry_came_due_while_another_arrived(
+    world: KeeperWorld, gate: Gate
+) -> None:
     world.firewall.refusing.add("apply")
     edit(world, OTHER_PORTS, 30)
     arrive(world)
     assert world.process.switch._retry_at is not None
-    arriving(world, OTHER_PORTS)
+    arriving(world, gate, OTHER_PORTS)
     world.clock.advance(64)  # due, and another file is on its way
-    arrive(world)
+    arrive(world, gate)
     assert "refuses" in str(fault(world))
     assert world.process.switch._retry_at is not None
     world.firewall.refusing.clear()
@@ -214,15 +243,15 @@ def test_a_refused_file_is_tried_again_though_its_retry_came_due_while_another_a
     assert world.parts.keeper.config.knock_timeout == 44
 
 
-def test_unhide_waits_for_the_last_part_and_the_port_stays_shown(world: KeeperWorld) -> None:
+def test_unhide_waits_until_the_file_is_read_and_the_port_stays_shown(world: KeeperWorld, gate: Gate) -> None:
     edit(world, BOTH, 30, "[9999/tcp]")
     arrive(world)
-    arriving(world, BOTH, "[9999/tcp]")
+    arriving(world, gate, BOTH, "[9999/tcp]")
     answer = world.ask("unhide", ports=["9999/tcp"])
     assert answer["reading"] is True
     assert answer["shown"] == []
     assert "9999/tcp" in hides(world)
-    arrive(world)
+    arrive(world, gate)
     assert world.ask("unhide", ports=["9999/tcp"])["shown"] == ["9999/tcp"]
     assert "9999/tcp" not in hides(world)
     arrive(world)
@@ -231,12 +260,13 @@ def test_unhide_waits_for_the_last_part_and_the_port_stays_shown(world: KeeperWo
     assert world.parts.keeper.client(BOB.public.raw) is not None
 
 
-def test_an_edit_while_parts_arrive_is_being_read_before_anybody_is_told_that_it_is_in_force(
-    world: KeeperWorld,
+def test_an_edit_while_the_file_is_read_is_read_before_anybody_is_told_that_it_is_in_force(
+    world: KeeperWorld, gate: Gate
 ) -> None:
-    arriving(world, BOTH)
+    arriving(world, gate, BOTH)
     edit(world, ONLY_BOB, 55)
     told = world.ask("reload", sha256=content_hash(world.config))
+    gate.open()
     while told["reading"]:
         told = world.ask("reload", sha256=content_hash(world.config))
     assert told["same"] is True
@@ -245,42 +275,44 @@ def test_an_edit_while_parts_arrive_is_being_read_before_anybody_is_told_that_it
     assert world.parts.keeper.config.clients.keys() == {"bob"}
 
 
-def test_a_small_edit_while_a_large_file_arrives_is_in_force_behind_it(
-    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
+def test_a_small_edit_while_a_large_file_is_read_is_in_force_behind_it(
+    world: KeeperWorld, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arriving(world, BOTH)
+    arriving(world, gate, BOTH)
     monkeypatch.setattr(config_watch, "LARGE", 1 << 15)
     edit(world, ONLY_BOB, 55)
-    arrive(world)
+    arrive(world, gate)
     assert world.parts.keeper.config.knock_timeout == 55
     assert world.parts.keeper.config.clients.keys() == {"bob"}
 
 
-def test_a_broken_edit_while_parts_arrive_leaves_the_whole_one_in_force_and_is_a_fault(world: KeeperWorld) -> None:
-    arriving(world, ONLY_BOB)
+def test_a_broken_edit_while_the_file_is_read_leaves_the_whole_one_in_force_and_is_a_fault(
+    world: KeeperWorld, gate: Gate
+) -> None:
+    arriving(world, gate, ONLY_BOB)
     world.write_config("{alice: [")
-    arrive(world)
+    arrive(world, gate)
     assert fault(world) is not None
     assert world.parts.keeper.config.knock_timeout == 44
     assert world.parts.keeper.config.clients.keys() == {"bob"}
 
 
-def test_a_knock_between_two_parts_is_judged_by_the_config_before(world: KeeperWorld) -> None:
+def test_a_knock_while_the_file_is_read_is_judged_by_the_config_before(world: KeeperWorld, gate: Gate) -> None:
     def opened() -> set[str]:
         return {str(item) for door in world.firewall.doors() for item in door.port_list.ports}
 
-    arriving(world, OTHER_PORTS)
+    arriving(world, gate, OTHER_PORTS)
     world.send(frame(packet_v2()))
     world.process.on_frames()
     assert world.parts.watch.is_reading
     assert world.grants() == {"alice"}
     assert opened() == {"22/tcp", "54154/tcp"}
-    arrive(world)
+    arrive(world, gate)
     assert opened() == {"2222/tcp", "54154/tcp"}
 
 
-def test_asked_to_stop_while_parts_arrive_it_stops(world: KeeperWorld) -> None:
-    arriving(world)
+def test_asked_to_stop_while_the_file_is_read_it_stops(world: KeeperWorld, gate: Gate) -> None:
+    arriving(world, gate)
     assert world.process.run(lambda: os.kill(os.getpid(), signal.SIGTERM)) is Ending.ASKED
     assert world.parts.keeper.config.knock_timeout in {30, 44}
 
