@@ -36,4 +36,6 @@ def _why(error: UnsupportedError | OSError) -> tuple[str, str]:
         return "CAP_BPF is missing", "start openme with it"
     if error.errno in {errno.EPERM, errno.ENOSYS}:
         return os.strerror(error.errno), _ALLOW
+    if error.errno == errno.ENOMEM:
+        return os.strerror(error.errno), "let a socket have 20 KB for it: sysctl -w net.core.optmem_max=20480, or more"
     return error.strerror or "the kernel gives no reason", "a kernel from 5.10 on with CONFIG_BPF_SYSCALL has it"
