@@ -167,7 +167,8 @@ class FreshDebian:
                 *("systemd-nspawn", "--quiet", *_UNREGISTERED, f"--directory={self.root}", f"--hostname={self.name}"),
                 "--boot",
                 f"--network-namespace-path=/run/netns/{self.network.name}",
-                "--capability=CAP_NET_ADMIN,CAP_NET_RAW",  # over a network namespace of its own, as on a real host
+                # Over a network namespace of its own, and for the kernel filter: what root has on a real host.
+                *("--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_BPF", "--system-call-filter=bpf"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,
