@@ -163,6 +163,8 @@ def test_where_the_kernel_refuses_the_process_makes_the_check(
     (line,) = (line for line in watched.log().splitlines() if "kernel filter" in line)
     assert f"the kernel filter is not in force ({why})" in line
     assert cure in line
+    (warning,) = watched.ask("sessions")["warnings"]
+    assert warning in line
     with watched.listener_stopped():
         watched.send(*noise())
         assert watched.waiting() > 0
@@ -175,6 +177,7 @@ def test_where_the_kernel_refuses_the_process_makes_the_check(
 def test_a_server_that_has_it_says_nothing(watched: Watched) -> None:
     watched.start(log_level="info")
     assert "kernel filter" not in watched.log()
+    assert watched.ask("sessions")["warnings"] == []
 
 
 def test_what_the_unit_allows_is_enough(watched: Watched) -> None:
