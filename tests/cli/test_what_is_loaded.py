@@ -80,7 +80,9 @@ def test_a_command_is_found_without_loading_any(here: Place) -> None:
     assert loaded == {"openme.cli.commands", "openme.cli.main", "openme.cli.output", "openme.cli.paths"}
 
 
-@pytest.mark.parametrize("words", [["knock", "--help"], ["status", "--help"], ["profiles", "--help"], ["--help"]])
+@pytest.mark.parametrize(
+    "words", [["knock", "--help"], ["status", "--help"], ["profiles", "--help"], ["keygen", "--help"], ["--help"]]
+)
 def test_the_client_commands_load_without_linux(here: Place, words: list[str]) -> None:
     assert "openme.cli.main" in run_elsewhere(here, *words)
 
@@ -101,6 +103,12 @@ def test_a_knock_leaves_without_linux_and_loads_no_server(here: Place) -> None:
         [sys.executable, "-c", NEEDED], env=here.environment, capture_output=True, text=True, check=True, timeout=30
     )
     assert sorted(loaded - ours - {"openme"} - set(needed.stdout.split())) == []
+
+
+def test_a_key_is_made_without_linux_and_loads_no_library_for_key_files(here: Place) -> None:
+    loaded = run_elsewhere(here, "--client-config", str(here.root / "client.yaml"), "keygen")
+    assert (here.root / "client.yaml").exists()
+    assert [name for name in loaded if name.startswith(("cryptography", "bcrypt", "openme.server"))] == []
 
 
 def test_a_server_command_does_need_linux(here: Place) -> None:

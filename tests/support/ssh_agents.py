@@ -61,6 +61,7 @@ class FakeAgent:
     path: str
     requests: list[bytes] = field(default_factory=list)
     asked: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)  # by a client that it had hang
 
 
 @contextmanager
@@ -110,6 +111,7 @@ def _converse(connection: socket.socket, agent: FakeAgent, says: Says | bytes) -
         answer = says(request)
         if answer is None:
             connection.recv(1)
+            agent.left.set()
             return
         connection.sendall(string(answer))
 
