@@ -124,6 +124,10 @@ def test_no_repr_shows_a_key() -> None:
     text = repr(schedule)
     for secret in (schedule.aead_key, schedule.aead_nonce, schedule.receipt.key, schedule.receipt.nonce):
         assert repr(secret) not in text
+    key = v2.WIRE.key(EPOCH, PRIVATE)
+    assert (repr(PRIVATE) in repr(key), repr(PUBLIC) in repr(key)) == (False, True)
+    unsealed = v2.WIRE.unsealed_untrusted(PACKET, key)
+    assert repr(unsealed.aead_key) not in repr(unsealed)
 
 
 # -- nothing else opens
