@@ -21,7 +21,7 @@ class Replies:
         peer.setblocking(False)  # noqa: FBT003  # the standard library's signature
         rest = _sent(peer, memoryview(answer))
         if not rest:
-            peer.close()
+            _end(peer)
             return
         self._waiting[peer] = rest
         self._selector.register(peer, selectors.EVENT_WRITE, lambda: self._go_on(peer))
@@ -44,7 +44,14 @@ class Replies:
         del self._waiting[peer]
         with suppress(KeyError, ValueError):
             self._selector.unregister(peer)
-        peer.close()
+        _end(peer)
+
+
+def _end(peer: socket.socket) -> None:
+    """Let the asker see that this was all, also where a process that was forked meanwhile holds the socket too."""
+    with suppress(OSError):
+        peer.shutdown(socket.SHUT_WR)
+    peer.close()
 
 
 def _sent(peer: socket.socket, answer: memoryview) -> memoryview:

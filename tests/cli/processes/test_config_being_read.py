@@ -164,6 +164,20 @@ def test_readers_leave_no_descriptor_behind(world: KeeperWorld, monkeypatch: pyt
     assert descriptors() == before
 
 
+@pytest.mark.parametrize("command", ["reload", "revoke"])
+def test_a_request_that_finds_the_file_changed_is_answered_while_it_is_read(
+    world: KeeperWorld, gate: Gate, command: str
+) -> None:
+    """The process that reads holds whatever the server had open when it was forked, the asker's socket too."""
+    gate.close()
+    edit(world)
+    world.ask(command, **({"name": "bob"} if command == "revoke" else {}))
+    assert world.parts.watch.is_reading
+    assert ("bob" in world.parts.keeper.config.clients) == (command == "reload")
+    arrive(world, gate)
+    assert ("bob" in world.parts.keeper.config.clients) == (command == "reload")
+
+
 def test_who_is_revoked_while_the_file_is_read_is_out_now_and_when_it_is_in_force(
     world: KeeperWorld, gate: Gate
 ) -> None:

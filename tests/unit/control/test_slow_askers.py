@@ -38,6 +38,24 @@ def test_a_short_answer_is_sent_at_once(selector: selectors.BaseSelector) -> Non
     assert ours.fileno() == -1
 
 
+@pytest.mark.parametrize("answer", [b"answer", LONG], ids=["short", "long"])
+def test_an_answer_ends_for_its_reader_though_another_process_holds_the_socket_too(
+    selector: selectors.BaseSelector, answer: bytes
+) -> None:
+    """As one does that was forked meanwhile, to read a large config."""
+    ours, theirs = pair()
+    with closing(theirs), ours.dup():
+        replies = Replies(selector)
+        replies.send(ours, answer)
+        received = bytearray()
+        while len(received) < len(answer):
+            turn(selector)
+            received += theirs.recv(1 << 20)
+        turn(selector)
+        assert theirs.recv(1) == b""
+        assert received == answer
+
+
 def test_a_long_answer_goes_as_it_is_read(selector: selectors.BaseSelector) -> None:
     ours, theirs = pair()
     replies = Replies(selector)
