@@ -124,8 +124,9 @@ def test_add_killed_at_any_step_leaves_the_key_revoked_or_the_client_whole(
     monkeypatch.setattr(clients, name, last)
     monkeypatch.setattr(clients, "all_or_nothing", lambda do, _undo: do())  # who is killed undoes nothing
     names = dict.fromkeys(("ports", "expires", "profile", "qr_out", "out"))
+    key = clients._public_key(str(alice))
     with pytest.raises(Killed):
-        clients.ADD.run(argparse.Namespace(config=here.config, name=words[1], pubkey=alice, v1=True, qr=False, **names))
+        clients.ADD.run(argparse.Namespace(config=here.config, name=words[1], pubkey=key, v1=True, qr=False, **names))
     monkeypatch.undo()
     is_filed = "alice" in load_server_config(here.config).clients
     is_listed = alice.raw in read_revoked(here.state).keys
