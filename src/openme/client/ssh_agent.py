@@ -4,7 +4,6 @@ An agent that refuses never says why. So what can be known is asked for afterwar
 which type, and whether it is meant for certain hosts alone. Loaded only where a profile's `identity` names an agent.
 """
 
-import difflib
 import os
 import secrets
 import socket
@@ -24,6 +23,7 @@ from openme.client.agent_messages import (
     signature_untrusted,
 )
 from openme.client.errors import SigningError
+from openme.closest import closest
 from openme.keys.ed25519 import KEY_SIZE, ClientPrivateKey, ClientPublicKey
 from openme.keys.ssh_data import BadSshDataError, called
 
@@ -162,9 +162,8 @@ def _missing(fingerprint: str, keys: tuple[Listed, ...]) -> SigningError:
         return SigningError(
             f"{fingerprint} in the SSH agent is {called(other.kind)}, and knocks are signed by Ed25519 keys", _MAKE_ONE
         )
-    near = difflib.get_close_matches(fingerprint, [key.fingerprint for key in keys], 1, _ALIKE)
-    if near:
-        return SigningError(f"the SSH agent has no key {fingerprint}", f"did you mean {near[0]}?")
+    if near := closest(fingerprint, [key.fingerprint for key in keys], _ALIKE):
+        return SigningError(f"the SSH agent has no key {fingerprint}", f"did you mean {near}?")
     return SigningError(
         f"the SSH agent has no key {fingerprint}, but {_named(keys)}", "ssh-add the key's file; ssh-add -l shows them"
     )

@@ -9,10 +9,10 @@ from openme.keeper.events import Events, NewConfig
 from openme.processes.listener_reports import Reports
 from openme.seam.channel import Outbox
 from openme.seam.messages import LeaveHealthPort
+from openme.server.config_switch import LAST_RETRY
 from openme.server.health_port import why_not_ours, worded
 
 _ASKING_INTERVAL = 1.0  # seconds between two orders to leave it
-_LEAVING_INTERVAL = 64.0  # seconds until rules that the firewall refused are tried again
 
 _log = logging.getLogger("openme.keeper")
 
@@ -54,7 +54,7 @@ class LeavingHealthPort:
                 self._next_asking = now.monotonic + _ASKING_INTERVAL
                 self._outbox.put([LeaveHealthPort()])
             return
-        self._next_leaving = now.monotonic + _LEAVING_INTERVAL
+        self._next_leaving = now.monotonic + LAST_RETRY
         config = config.with_health_port(listens=False)
         if self._use(config, now):
             _log.warning("%s", worded(config, why_not_ours(config) or "it was named by a group or client"))
