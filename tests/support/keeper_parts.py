@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from openme.config.model import ServerConfig
 from openme.firewall.base import IPAddress
@@ -133,7 +133,6 @@ class GivenFile:
         self.fault: str | None = None
         self.is_reading = False
         self.changed: ServerConfig | None = None
-        self.refused: list[tuple[Any, ...]] = []
         self.read_anew = 0
 
     def refresh(self) -> ServerConfig | None:
@@ -145,7 +144,6 @@ class GivenFile:
     def refuse(self, in_force: ServerConfig, reason: str) -> None:
         """The firewall did not take it."""
         self.config, self.fault = in_force, reason
-        self.refused.append((in_force, reason))
 
     def read_again(self) -> None:
         """Somebody wants the file to be read once more."""

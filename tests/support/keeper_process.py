@@ -29,7 +29,9 @@ from openme.keeper.rules import rules_for
 from openme.seam.channel import ORDER_SIZES, channel, received
 from openme.seam.messages import Order, unpack_order
 from openme.server.config_watch import ConfigWatch
+from openme.server.control_service import Answer
 from openme.server.keeper_process import KeeperProcess, Parts
+from openme.server.slices import Slices
 from openme.server.trial import Trial
 from openme.store.places import has_lived
 from openme.store.sqlite import SqliteStore, make_memory
@@ -121,17 +123,21 @@ class ScriptedFirewall(MemoryFirewall):
 def answered(process: KeeperProcess, request: dict[str, object]) -> dict[str, Any]:
     """What a process says to a request over the control socket, once the work that it asks for is done."""
     try:
-        answer = process.answer(request_untrusted(json.dumps(request).encode()))
-        while not isinstance(answer, Reply):
-            try:
-                next(answer)
-            except StopIteration as done:
-                answer = done.value
-            else:
-                process.slices.advance()
+        return reply_value(settled(process.answer(request_untrusted(json.dumps(request).encode())), process.slices))
     except OpenmeError as error:
         return refusal_value(error)
-    return reply_value(answer)
+
+
+def settled(answer: Answer, slices: Slices) -> Reply:
+    """The reply that an answer comes to while all other long work goes on too; OpenmeError."""
+    while not isinstance(answer, Reply):
+        try:
+            next(answer)
+        except StopIteration as done:
+            answer = done.value
+        else:
+            slices.advance()
+    return answer
 
 
 class KeptMessages:

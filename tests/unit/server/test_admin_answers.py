@@ -26,6 +26,7 @@ from openme.server.hidden_ports import HiddenPorts
 from openme.server.history import History
 from openme.server.interface_rules import InterfaceRules
 from support.keeper_parts import GivenFile, Ground, Listening, listening
+from support.keeper_process import settled
 from support.knocks import ALICE, ELSEWHERE, HOME, config
 
 if TYPE_CHECKING:
@@ -59,14 +60,7 @@ class Stand:
 
     def ask(self, request: Request[ReplyT]) -> ReplyT:
         answer = self.answers.answer(request, self.ground.clock.now)
-        while not isinstance(answer, Reply):
-            try:
-                next(answer)
-            except StopIteration as end:
-                answer = end.value
-            else:
-                self.ground.slices.advance()
-        return cast("ReplyT", answer)
+        return cast("ReplyT", settled(answer, self.ground.slices))
 
 
 @pytest.fixture

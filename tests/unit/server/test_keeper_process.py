@@ -676,15 +676,6 @@ def test_close_ends_the_doors_of_that_client_alone(world: KeeperWorld) -> None:
 # -- the loop itself
 
 
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.usefixtures("own_signals")
 def test_a_signal_that_came_before_the_loop_ends_it(world: KeeperWorld) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.ENDINGS)

@@ -34,11 +34,11 @@ def test_the_first_reason_to_end_counts() -> None:
     assert loop.ending is Ending.TRIAL_OVER
 
 
+@pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize(("number", "ending"), [(signal.SIGTERM, Ending.ASKED), (signal.SIGHUP, None)])
 def test_a_signal_wakes_the_loop_and_one_that_asks_to_stop_ends_it(
     number: signal.Signals, ending: Ending | None
 ) -> None:
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     loop = Loop()
     try:
         with loop.signals():
@@ -49,14 +49,12 @@ def test_a_signal_wakes_the_loop_and_one_that_asks_to_stop_ends_it(
             assert loop.ending is ending
             assert loop.selector.select(0) == []
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
         loop.selector.close()
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_what_was_ignored_stays_so_and_who_was_woken_before_is_woken_again() -> None:
     """A server behind `nohup` or a shell without jobs is started with Ctrl-C ignored."""
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     loop = Loop()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)  # noqa: FBT003  # the standard library's signature
@@ -69,18 +67,14 @@ def test_what_was_ignored_stays_so_and_who_was_woken_before_is_woken_again() -> 
             assert signal.set_wakeup_fd(-1) == theirs.fileno()
         finally:
             signal.set_wakeup_fd(earlier)
-            for each, handler in before.items():
-                signal.signal(each, handler)
             loop.selector.close()
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_after_the_loop_its_pipe_is_gone() -> None:
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     loop = Loop()
     with loop.signals():
         (key,) = [key for key in loop.selector.get_map().values() if key.events == selectors.EVENT_READ]
     assert isinstance(key.fileobj, socket.socket)
     assert key.fileobj.fileno() == -1
-    for each, handler in before.items():
-        signal.signal(each, handler)
     loop.selector.close()

@@ -7,14 +7,13 @@ import selectors
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from openme.clocks import Now
-from openme.config.model import ServerConfig
 from openme.control.requests import Reply, StoredReply, request_untrusted
 from openme.firewall.base import CutTarget, IPAddress, IsOpen, Steps, nowhere
 from openme.firewall.memory import MemoryFirewall
@@ -31,6 +30,7 @@ from openme.server.keeper_process import KeeperProcess, Parts
 from openme.store.base import Claim, Holder
 from openme.store.sqlite import SqliteStore, make_memory
 from openme.wire.knock import Knock
+from support.keeper_parts import GivenFile
 from support.knocks import ALICE, ELSEWHERE, HOME, NOW, config, later, nonce
 
 if TYPE_CHECKING:
@@ -59,39 +59,11 @@ class Slow(MemoryFirewall):
 
 
 @dataclass
-class Watch:
-    """Stands for the file: what is set here is read at the next look."""
-
-    config: ServerConfig
-    path: Path = Path("config.yaml")
-    fault = None
-    is_reading = False
-    is_arriving = False
-    changed: ServerConfig | None = None
-
-    def refresh(self) -> ServerConfig | None:
-        changed, self.changed = self.changed, None
-        self.config = changed or self.config
-        return changed
-
-    def keys_of(self, name: str) -> frozenset[bytes]:
-        client = self.config.clients.get(name)
-        return frozenset() if client is None else frozenset({client.public_key.raw})
-
-    def revoke(self, name: str, _keys: Iterable[bytes] = ()) -> ServerConfig | None:
-        if name not in self.config.clients:
-            return None
-        clients = {other: client for other, client in self.config.clients.items() if other != name}
-        self.config = replace(self.config, clients=clients)
-        return self.config
-
-
-@dataclass
 class Process:
     keeper: Keeper
     store: SqliteStore
     firewall: Slow
-    watch: Watch
+    watch: GivenFile
     parts: Parts
     state_file: Path
     stack: ExitStack
@@ -147,7 +119,7 @@ def made(tmp_path: Path) -> Iterator[Process]:
         store.load(60 * 10**9, NOW.unix_ns)
         parsed = config()
         keeper = Keeper(parsed, lambda _: False)
-        firewall, watch = Slow(), Watch(parsed)
+        firewall, watch = Slow(), GivenFile(parsed)
         firewall.start(rules_for(parsed))
         state_file = tmp_path / "sessions.json"
         parts = Parts(keeper, store, firewall, cast("ConfigWatch", watch), Journal(), ours, control, state_file)
