@@ -15,11 +15,13 @@ import shlex
 from collections.abc import Callable
 from collections.abc import Mapping as Map
 from collections.abc import Sequence as Seq
+from contextlib import suppress
 from itertools import starmap
 from pathlib import Path
 
 from openme.collector import collector_paused
 from openme.config import hide_edit
+from openme.config.clients_block import before_clients
 from openme.config.faults import ConfigError, ConfigFault
 from openme.config.files import check_server_file, file_error, open_regular, read_text
 from openme.config.keys import Surroundings, names, read_keys
@@ -95,12 +97,23 @@ def state_dir_of(path: Path) -> Path:
             os.close(descriptor)
     except ConfigError:
         return Path(DEFAULT_STATE_DIR)
+    # A revocation must not wait until a hundred thousand clients have been read.
+    with suppress(ConfigError):
+        if (found := _state_dir_in(before_clients(text), path)) is not None:
+            return found
     try:
-        _, server = _root(_without_bom(text)[1], path).entries.get("server", (None, None))
+        return _state_dir_in(text, path) or Path(DEFAULT_STATE_DIR)
     except ConfigError:
-        found = re.search(r"""^\s+["']?state_dir["']?\s*:\s*["']?(/[^"'#\n]*?)["']?\s*(#.*)?$""", text, re.MULTILINE)
-        return Path(found[1] if found else DEFAULT_STATE_DIR)
-    _, value = server.entries.get("state_dir", (None, None)) if isinstance(server, Mapping) else (None, None)
+        line = re.search(r"""^\s+["']?state_dir["']?\s*:\s*["']?(/[^"'#\n]*?)["']?\s*(#.*)?$""", text, re.MULTILINE)
+        return Path(line[1] if line else DEFAULT_STATE_DIR)
+
+
+def _state_dir_in(text: str, path: Path) -> Path | None:
+    """What a text names or leaves to openme; None if it has no section of the server's. ConfigError."""
+    _, server = _root(_without_bom(text)[1], path).entries.get("server", (None, None))
+    if not isinstance(server, Mapping):
+        return None
+    _, value = server.entries.get("state_dir", (None, None))
     return Path(value.text if isinstance(value, Scalar) and value.text else DEFAULT_STATE_DIR)
 
 

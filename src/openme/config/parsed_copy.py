@@ -17,7 +17,6 @@ import hashlib
 import hmac
 import json
 import os
-import re
 import secrets
 import stat
 import struct
@@ -30,6 +29,7 @@ from typing import Any
 
 from openme import files
 from openme.config.client_table import BadTable, ClientTable, TableClients, ports_from_json, ports_to_json
+from openme.config.clients_block import without_clients
 from openme.config.faults import ConfigError, ConfigFault
 from openme.config.model import DisabledClient, ServerConfig
 from openme.config.nodes import PARSER
@@ -44,8 +44,6 @@ _SEAL_SIZE = hashlib.sha256().digest_size
 _LENGTH = struct.Struct("=I")
 _SEALED = len(_HEAD) + _SEAL_SIZE  # where what is sealed begins
 _PERSON = b"openme copy"  # the hash of the file that commands and server compare is another, and of no use here
-_CLIENTS = re.compile(r"^clients:[ \t]*(?:#[^\n]*)?\r?$", re.MULTILINE)
-_NEXT_KEY = re.compile(r"\n[^\s#]")
 
 
 class BadCopy(Exception):  # noqa: N818  # not an error by itself: the file is read instead
@@ -68,20 +66,6 @@ def program() -> bytes:
     except OSError:
         paths = []
     return digest.digest() if paths else secrets.token_bytes(digest.digest_size)
-
-
-def without_clients(text: str) -> str | None:
-    """The file without what stands below `clients:`, every other line where it was; None if it has no plain such part.
-
-    A guess by its lines. `front_of_copy` sees whether it was right.
-    """
-    begin = _CLIENTS.search(text)
-    if begin is None:
-        return None
-    following = _NEXT_KEY.search(text, begin.end())
-    end = len(text) if following is None else following.start()
-    lines = "\n" * text.count("\n", begin.end(), end)
-    return f"{text[: begin.start()]}clients: {{}}{lines}{text[end:]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import pytest
 from openme import files
 from openme.config import parsed_copy
 from openme.config.client_table import with_table
+from openme.config.clients_block import without_clients
 from openme.config.parsed_copy import (
     FILE_NAME,
     BadCopy,
@@ -22,7 +23,6 @@ from openme.config.parsed_copy import (
     program,
     read_copy,
     remove_copy,
-    without_clients,
     write_copy,
 )
 from openme.config.server import parse_server_config
