@@ -75,6 +75,12 @@ COMMANDS = (
     Command("rotate", "server", "keys:ROTATE", "change the server's keys"),
     Command("knock", "client", "knock:KNOCK", "open the door"),
     Command("status", "client", "knock:STATUS", "is the door open?"),
+    Command(
+        "connect", "client", "connect:CONNECT", "carry a connection through the door: ssh's ProxyCommand", answers=True
+    ),
+    Command(
+        "ssh-config", "client", "ssh_config:SSH_CONFIG", "what makes ssh use connect, for ~/.ssh/config", answers=True
+    ),
     Command("keygen", "client", "keygen:KEYGEN", "make a client's key, or take one that is there"),
     Command("profiles", "client", "profiles:PROFILES", "the servers that this client knows", answers=True),
     Command(

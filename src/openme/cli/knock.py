@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 from openme.cli.commands import Action
 from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, complain, hint, note, warn
+from openme.cli.renewing import renewed, warn_of_keys
 from openme.client import (
     AddressError,
     Attempt,
     ClientError,
-    DiskError,
-    KeysRefusedError,
     Outcome,
     Proof,
     Session,
@@ -21,7 +20,7 @@ from openme.client import (
 from openme.durations import format_duration
 from openme.errors import OpenmeError
 from openme.interrupts import ending
-from openme.moments import day, rfc3339
+from openme.moments import rfc3339
 
 if TYPE_CHECKING:
     import subprocess
@@ -93,38 +92,19 @@ class _Client:
         if args.check:
             code = self._check(attempt)
             if code and not args.continuous:
-                self._warn_of_keys()
+                warn_of_keys(self.session)
                 return code
         if args.continuous:
             return self._continue(args, attempt)
         if post_knock:
             # Beside it and never before it: nobody waits for new keys.
             with _started(post_knock) as command:
-                problem = None if args.check else self._renew(attempt)
+                problem = None if args.check else renewed(self.session, attempt)
                 code = max(code, _after(command.wait()))
         else:
-            problem = None if args.check else self._renew(attempt)
-        self._warn_of_keys(problem)
+            problem = None if args.check else renewed(self.session, attempt)
+        warn_of_keys(self.session, problem)
         return code
-
-    def _renew(self, attempt: Attempt) -> str | None:
-        """Fetch new keys after a knock that was just sent, if they are due; why what came was not kept."""
-        try:
-            self.session.renew(attempt)
-        except (DiskError, KeysRefusedError) as error:
-            return error.message
-        return None
-
-    def _warn_of_keys(self, problem: str | None = None) -> None:
-        """Say what went wrong with new keys, and that those there are end soon."""
-        if problem:
-            warn(problem)
-        end = self.session.keys_end()
-        if end is not None:
-            warn(
-                f"profile {self.profile.name} has epoch keys until {day(end)}, and cannot knock after that: new ones"
-                " come with a receipt (openme knock --check), or in a new file (on the server: openme renew NAME)"
-            )
 
     def _say_sent(self, attempt: Attempt) -> None:
         profile = self.profile
@@ -155,7 +135,7 @@ class _Client:
             return code if command is None or command.poll() is None else max(code, _after(command.returncode))
 
         with ending(ended):
-            self._warn_of_keys(None if args.check else self._renew(attempt))
+            warn_of_keys(self.session, None if args.check else renewed(self.session, attempt))
             for following in self.session.again(args.interval, args.ip):
                 if isinstance(following, ClientError):
                     warn(following.message)
@@ -163,7 +143,7 @@ class _Client:
                 self._say_sent(following)
                 if args.check:
                     code = self._check(following)
-                elif problem := self._renew(following):
+                elif problem := renewed(self.session, following):
                     warn(problem)
         return code
 
@@ -218,7 +198,7 @@ class _Client:
             if outcome.left_out:
                 note(f"{profile.server_host} has {outcome.left_out} more addresses; they were not looked at")
         _say_problems(outcome)
-        self._warn_of_keys()
+        warn_of_keys(self.session)
         if args.json:
             answer_json(
                 {

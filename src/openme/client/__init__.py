@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from openme.client.addresses import Endpoint
     from openme.client.async_session import AsyncSession
+    from openme.client.dialling import Dialler
     from openme.client.errors import (
         AddressError,
+        BrokenError,
         ClientError,
         DiskError,
         KeysRefusedError,
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from openme.client.identity import Identity, public_key_of
     from openme.client.knock import Attempt, Sent, protocol_of
     from openme.client.policy import Outcome, Reached, State
-    from openme.client.profiles import choose_profile, load_profiles, profiles_path
+    from openme.client.profiles import choose_profile, leads_to, load_profiles, profile_for, profiles_path
     from openme.client.receipt import Proof
+    from openme.client.relaying import relay
     from openme.client.renewal import WARN_SECONDS
     from openme.client.session import Session
     from openme.config.faults import ConfigError
@@ -36,9 +39,11 @@ __all__ = [
     "AddressError",
     "AsyncSession",
     "Attempt",
+    "BrokenError",
     "ClientConfig",
     "ClientError",
     "ConfigError",
+    "Dialler",
     "DiskError",
     "Endpoint",
     "Identity",
@@ -57,10 +62,13 @@ __all__ = [
     "State",
     "UnknownHostError",
     "choose_profile",
+    "leads_to",
     "load_profiles",
+    "profile_for",
     "profiles_path",
     "protocol_of",
     "public_key_of",
+    "relay",
 ]
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of ours
@@ -77,12 +85,16 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of ours
                 from openme.client import policy as home
             case "Attempt" | "Sent" | "protocol_of":
                 from openme.client import knock as home
-            case "choose_profile" | "load_profiles" | "profiles_path":
+            case "choose_profile" | "leads_to" | "load_profiles" | "profile_for" | "profiles_path":
                 from openme.client import profiles as home
             case "Identity" | "public_key_of":
                 from openme.client import identity as home
             case "Proof":
                 from openme.client import receipt as home
+            case "Dialler":
+                from openme.client import dialling as home
+            case "relay":
+                from openme.client import relaying as home
             case "WARN_SECONDS":
                 from openme.client import renewal as home
             case "Endpoint":

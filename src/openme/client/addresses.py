@@ -51,10 +51,12 @@ def encoded(host: str) -> bytes | str:
     return host.encode("ascii") if host.isascii() else host
 
 
-def unknown_host(host: str, error: socket.gaierror | UnicodeError) -> UnknownHostError:
-    """What a resolver's error says to the user."""
+def unknown_host(
+    host: str, error: socket.gaierror | UnicodeError, check: str = "server_host in the profile"
+) -> UnknownHostError:
+    """What a resolver's error says to the user. `check`: where the name comes from."""
     reason = error.strerror if isinstance(error, socket.gaierror) else "not a host name"
-    return UnknownHostError(f"{host}: {reason}", "check server_host in the profile, and this machine's network")
+    return UnknownHostError(f"{host}: {reason}", f"check {check}, and this machine's network")
 
 
 def endpoints_of(found: Iterable[AddressInfo]) -> list[Endpoint]:

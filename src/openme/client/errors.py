@@ -43,6 +43,10 @@ class DiskError(ClientError):
     """What was learnt could not be kept; the OSError is the cause. What was asked for was done all the same."""
 
 
+class BrokenError(ClientError):
+    """A connection that stood was cut off: reset by the peer, or no longer answered."""
+
+
 class ShutError(ClientError):
     """The door stayed shut, however often it was knocked at. `attempt` is the last knock."""
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LOOK_SECONDS = 2.0  # for a look at a door that nobody has just knocked at
+HEAD_START = 0.02
+"""Seconds between a knock of `reach` and the first connection, which would overtake the opening of the door."""
 KNOCKS = 3
 """Knocks of `reach` before it gives up."""
 REACH_SECONDS = 2.0
@@ -172,6 +174,7 @@ class Policy:
                 return Reached(found, None)
         while True:
             attempt = await self.knock(ip)
+            await self._driver.pause(HEAD_START)
             found = await self._dialled(dial, tuple(sent.endpoint for sent in attempt.sent), seconds)
             if found is not None:
                 return Reached(found, attempt)

@@ -1,5 +1,6 @@
 """The client's file, and which of its profiles is meant."""
 
+from ipaddress import ip_address
 from pathlib import Path
 
 from openme.client.errors import ProfileError
@@ -46,3 +47,43 @@ def choose_profile(config: ClientConfig, name: str | None = None) -> Profile:
     else:
         hint = f"profiles: {', '.join(profiles)}" if profiles else f"{config.path} holds no profiles"
     raise ProfileError(f"there is no profile {name}", hint)
+
+
+def profile_for(config: ClientConfig, host: str) -> Profile:
+    """The profile for a host that somebody wants to reach: the one whose server_host it is, or that is called so.
+
+    Else `default` (spec config.md "Commands"). ProfileError if there is none, or several for this host.
+    """
+    matching = {profile.name: profile for profile in config.profiles.values() if _is_same(profile.server_host, host)}
+    for name in (host, DEFAULT_PROFILE):
+        if name in matching:
+            return matching[name]
+    if len(matching) > 1:
+        raise ProfileError(f"several profiles are for {host}: {', '.join(matching)}", "name one: --profile NAME")
+    if found := next(iter(matching.values()), config.profiles.get(host) or config.profiles.get(DEFAULT_PROFILE)):
+        return found
+    known = {profile.server_host: None for profile in config.profiles.values()} | dict.fromkeys(config.profiles)
+    if near := closest(host, known):
+        hint = f"did you mean {near}?"
+    elif known:
+        hint = f"name one: --profile NAME (profiles: {', '.join(config.profiles)})"
+    else:
+        hint = f"{config.path} holds no profiles"
+    raise ProfileError(f"no profile is for {host}", hint)
+
+
+def leads_to(profile: Profile, host: str) -> bool:
+    """Whether `host` means the server of this profile: by its server_host, or by the profile's name."""
+    return host == profile.name or _is_same(profile.server_host, host)
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two hosts are the same, as names whatever their case and final dot, or as addresses."""
+    return _normal(one) == _normal(other)
+
+
+def _normal(host: str) -> str:
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return host.removesuffix(".").casefold()
