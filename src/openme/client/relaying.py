@@ -44,12 +44,13 @@ class _Way:
         """The descriptor that it waits for, and the event of poll(2)."""
         return (self.sink, select.POLLOUT) if self.is_full else (self.source, select.POLLIN)
 
-    def move(self) -> None:
-        """Move what there is. EAGAIN does not say which end it is, so the other one is waited for next."""
+    def move(self) -> bool:
+        """Move what there is; False at the source's end. EAGAIN does not say of which end: the other is asked next."""
         try:
-            self.is_open = os.splice(self.source, self.sink, _SPLICED, flags=os.SPLICE_F_NONBLOCK) > 0
+            return os.splice(self.source, self.sink, _SPLICED, flags=os.SPLICE_F_NONBLOCK) > 0
         except BlockingIOError:
             self.is_full = not self.is_full
+            return True
 
 
 def _splice(connection: socket.socket, source: int, sink: int) -> None:
@@ -82,7 +83,7 @@ def _splice(connection: socket.socket, source: int, sink: int) -> None:
             failure = failure or connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if up.is_open and _has_come(up, ready):
             try:
-                up.move()
+                up.is_open = up.move()
             except OSError as error:
                 up.is_open, failure = False, error.errno or 0
             else:
@@ -90,7 +91,7 @@ def _splice(connection: socket.socket, source: int, sink: int) -> None:
                     _shut(connection)
         if down.is_open and _has_come(down, ready):
             try:
-                down.move()
+                down.is_open = down.move()
             except BrokenPipeError:
                 return
             except OSError as error:
@@ -137,7 +138,7 @@ def _copy(connection: socket.socket, source: int, sink: int) -> None:
         try:
             while rest:
                 rest = rest[os.write(sink, rest) :]
-        except BrokenPipeError:
+        except ConnectionError:  # a socket with something unread in it is not closed, but reset
             return
     _end(sink)
     if any(map(_is_broken, failures)):

@@ -25,7 +25,7 @@ from openme.client.errors import (
     UnknownHostError,
 )
 from openme.client.identity import Identity
-from openme.client.policy import Policy, State
+from openme.client.policy import HEAD_START, Policy, State
 from openme.client.session import Session
 from openme.config.profile_model import ClientConfig, EpochKeys, Profile
 from openme.keys.ed25519 import ClientPublicKey
@@ -423,9 +423,15 @@ def test_each_knock_has_more_patience_than_the_one_before(tmp_path: Path) -> Non
     world = World()
     dial = Dialler(world, 4)
     reached = finish(policy(tmp_path, world).reach(dial, None, look=0.5, knocks=3, seconds=2))
-    assert dial.had == [(0.5, 0), (2, 1), (4, 2), (8, 3)]
+    assert [(round(seconds, 6), knocks) for seconds, knocks in dial.had] == [(0.5, 0), (2, 1), (4, 2), (8, 3)]
     assert (reached.connection, len(set(world.sent))) == ("connection", 3)
     assert reached.attempt is not None
+
+
+def test_a_connection_begins_a_moment_after_its_knock_so_as_not_to_overtake_it(tmp_path: Path) -> None:
+    world = World()
+    finish(policy(tmp_path, world).reach(Dialler(world, 2, takes=0), None, look=0.5, knocks=3, seconds=2))
+    assert world.time == HEAD_START > 0
 
 
 def test_a_dial_that_is_refused_at_once_is_asked_again_and_knocks_no_more_for_it(tmp_path: Path) -> None:
