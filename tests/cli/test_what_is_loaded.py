@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ class Refuse:
             raise ModuleNotFoundError(f"only Linux has {name}", name=name)
 
 
+import os, select
+
+del os.splice, select.poll
+told = os.fdopen(os.dup(1), "w")  # `connect` lets go of stdout
 sys.meta_path.insert(0, Refuse())
 for name in REFUSED:
     sys.modules.pop(name, None)
@@ -31,7 +36,8 @@ try:
     code = main(sys.argv[1:])
 except SystemExit as end:
     code = end.code or 0
-print("LOADED", *sorted(sys.modules))
+sys.stdout.flush()
+print("LOADED", *sorted(sys.modules), file=told, flush=True)
 sys.exit(code)
 """
 
@@ -109,6 +115,26 @@ def test_a_key_is_made_without_linux_and_loads_no_library_for_key_files(here: Pl
     loaded = run_elsewhere(here, "--client-config", str(here.root / "client.yaml"), "keygen")
     assert (here.root / "client.yaml").exists()
     assert [name for name in loaded if name.startswith(("cryptography", "bcrypt", "openme.server"))] == []
+
+
+def test_a_connection_is_carried_without_linux_by_reading_and_writing(here: Place) -> None:
+    """No splice(2), no poll(2), as on Windows; and of a session only what it needs."""
+    alice = here.client("alice")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(10)
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(b"welcome\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        port = str(listening.getsockname()[1])
+        loaded = run_elsewhere(here, "--client-config", str(alice), "connect", "127.0.0.1", port)
+        thread.join(10)
+    assert "threading" in loaded
+    assert [name for name in sorted(loaded) if name.startswith(("openme.server", "asyncio", "ssl", "subprocess"))] == []
 
 
 def test_a_server_command_does_need_linux(here: Place) -> None:

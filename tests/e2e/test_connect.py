@@ -59,6 +59,12 @@ def counted(world: ServerWorld, name: str) -> int:
     return int(next(row["counter"]["packets"] for row in rows if "counter" in row))
 
 
+def break_path(world: ServerWorld, name: str, *rules: str) -> None:
+    """Have packets to the server dropped or refused by these rules, before openme's see them."""
+    chain = "\n".join(("type filter hook prerouting priority -450; policy accept;", *rules))
+    world.server.nft(f"table inet {name} {{\nchain c {{\n{chain}\n}}\n}}\n")
+
+
 def served(world: ServerWorld) -> ServerWorld:
     """With an echo service behind the hidden port, a server, and counters."""
     world.serve(tcp=[PORT])
@@ -108,10 +114,7 @@ def test_once_the_grant_has_run_out_it_knocks_again(make_world: MakeWorld) -> No
 def test_a_knock_that_is_lost_is_followed_by_another(world: ServerWorld) -> None:
     alice = world.add("alice")
     served(world)
-    world.server.nft(
-        "table inet lossy { chain c { type filter hook prerouting priority -450; policy accept;"
-        f" udp dport {KNOCK_PORT} numgen inc mod 1000 < 1 counter drop; }} }}"
-    )
+    break_path(world, "lossy", f"udp dport {KNOCK_PORT} numgen inc mod 1000 < 1 counter drop")
     done = connect(world, alice, SERVER[4], PORT)
     assert (done.returncode, done.stdout) == (DONE, "hello")
     assert done.stderr == f"openme: {SERVER[4]} port {PORT} does not answer yet; knocked again\n"
@@ -124,10 +127,7 @@ def test_a_grant_that_runs_out_while_it_waits_is_followed_by_another(make_world:
     world = make_world(knock_timeout="1s")
     alice = world.add("alice")
     served(world)
-    world.server.nft(
-        "table inet gone { chain c { type filter hook prerouting priority -450; policy accept;"
-        f" tcp dport {PORT} drop; }} }}"
-    )
+    break_path(world, "gone", f"tcp dport {PORT} drop")
     waiting = world.client.popen(OPENME, "--client-config", str(alice), "connect", SERVER[4], str(PORT))
     until(lambda: world.log().count("alice: opened") == 2)
     world.server.nft("delete table inet gone")
@@ -157,10 +157,13 @@ def test_a_door_for_a_single_use_that_is_open_is_used_without_a_knock(world: Ser
     assert counted(world, "knocks") == knocks
 
 
+# What neighbours ask each other is let through: it is the path that is broken.
 BROKEN = {
-    # What neighbours ask each other is let through: it is the path that is broken.
-    "silent": "meta l4proto { tcp, udp } drop",
-    "refused": "meta l4proto tcp reject with tcp reset; meta nfproto FAMILY meta l4proto udp drop",
+    "silent": ["meta nfproto FAMILY meta l4proto { tcp, udp } drop"],
+    "refused": [
+        "meta nfproto FAMILY meta l4proto tcp reject with tcp reset",
+        "meta nfproto FAMILY udp dport 1-65535 drop",
+    ],
 }
 
 
@@ -175,8 +178,7 @@ def test_a_family_that_is_broken_is_no_hindrance(
     hosts.write_text(f"{v6(1)} gate.example\n{v4(1)} gate.example\n")
     alice = world.add("alice", server_host="gate.example")
     served(world)
-    rule = f"meta nfproto FAMILY {BROKEN[how]};".replace("FAMILY", broken)
-    world.server.nft(f"table inet half {{ chain c {{ type filter hook input priority -450; policy accept; {rule} }} }}")
+    break_path(world, "half", *(rule.replace("FAMILY", broken) for rule in BROKEN[how]))
     assert outcome(connect(world, alice, "gate.example", PORT, hosts=hosts)) == (DONE, "hello", "")
     assert counted(world, "connections") == 1
 
@@ -283,6 +285,7 @@ def test_both_ends_are_passed_on_by_themselves(world: ServerWorld) -> None:
     assert service.stdout.readline() == "late\n"
     assert running.poll() is None
     running.stdin.close()
+    running.stdin = None
     assert running.wait(10) == DONE
     assert service.stdout.readline() == "b''\n"
 
@@ -292,10 +295,12 @@ def test_a_signal_ends_it_by_that_signal_in_silence_while_it_waits_and_while_it_
     world: ServerWorld, number: signal.Signals
 ) -> None:
     alice = world.add("alice")
+    break_path(world, "gone", f"tcp dport {PORT} drop")
     waiting = world.client.popen(OPENME, "--client-config", str(alice), "connect", SERVER[4], str(PORT))
     until(lambda: re.search(r":22\s", world.client.run("ss", "-Htn", "state", "syn-sent")))
     waiting.send_signal(number)
     assert waiting.wait(10) == -number
+    world.server.nft("delete table inet gone")
     served(world)
     carrying = world.client.popen(OPENME, "--client-config", str(alice), "connect", SERVER[4], str(PORT))
     assert carrying.stdin is not None
