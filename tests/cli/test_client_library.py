@@ -82,7 +82,8 @@ def test_errors_are_told_by_their_class(here: Place) -> None:
     assert re.fullmatch(r"\S+config\.yaml: .* \(.*chmod.*\)\n", done.err), done.err
 
 
-def test_a_connection_of_the_callers_is_reached_by_a_knock(here: Place) -> None:
+@pytest.mark.parametrize("word", ["def dial", "with Dialler"])
+def test_a_connection_of_the_callers_is_reached_by_a_knock(here: Place, word: str) -> None:
     """The service listens once the knock was heard: the first dial finds nobody."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
@@ -106,7 +107,7 @@ def test_a_connection_of_the_callers_is_reached_by_a_knock(here: Place) -> None:
         for after_knock, said in ((True, "knocked welcome\n"), (False, "open already welcome\n")):
             service = threading.Thread(target=serve(after_knock))
             service.start()
-            done = run(here, example("def dial"), str(port))
+            done = run(here, example(word), str(port))
             service.join(30)
             assert (done.code, done.out, done.err) == (0, said, "")
 
@@ -133,11 +134,8 @@ def test_an_identity_signs_in_place_of_the_profiles_key(here: Place) -> None:
 
 
 def test_every_example_is_run() -> None:
-    assert len(EXAMPLES) == 5
-    assert (
-        len({example(word) for word in ("outcome.proofs", "asyncio.run", "DiskError", "def dial", "def knock_with")})
-        == 5
-    )
+    words = ("outcome.proofs", "asyncio.run", "DiskError", "def dial", "with Dialler", "def knock_with")
+    assert len(EXAMPLES) == len({example(word) for word in words}) == len(words)
 
 
 # -- what is public

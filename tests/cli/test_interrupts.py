@@ -33,6 +33,7 @@ WORDS = {
     "add": ["add", "alice", "--out", "alice.yaml"],
     "init": ["init", "--server", "192.0.2.1", "--config", "new.yaml", "--state-dir", "new"],
     "knock": ["knock"],
+    "connect": ["connect", "127.0.0.1", "22"],
     "continuous": ["knock", "--continuous"],
     "sessions": ["sessions", "-w"],
     "serve": ["serve", "--state-file", ""],

@@ -29,7 +29,7 @@ from openme.ports import parse_port_spec
 SHUT = 3
 BROKEN = 4
 STDIN, STDOUT = 0, 1
-LOOK_SECONDS = 0.25
+LOOK_SECONDS = 0.15
 """For a port that may be open: most are reached and back in less. Where not, all that it costs is a needless knock."""
 FIRST_SECONDS = 1.0
 """Until the second knock; then twice as long, and once more: seven seconds in all."""

@@ -118,7 +118,8 @@ def _overview() -> str:
     ]
     for group, commands in groupby(COMMANDS, key=lambda command: command.group):
         lines += ["", f"{group}:", *(f"  {command.name:<14}{command.help}" for command in commands)]
-    lines += ["", "openme COMMAND --help tells more; exit codes: 0 done, 1 failed, 2 wrong usage, 3 the door is shut"]
+    codes = "0 done, 1 failed, 2 wrong usage, 3 the door is shut, 4 the connection broke"
+    lines += ["", f"openme COMMAND --help tells more; exit codes: {codes}"]
     return "\n".join(lines)
 
 

@@ -30,6 +30,11 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
+    def select(self, seconds: float) -> list[object]:
+        """Nobody answers within that time."""
+        self.sleep(max(seconds, 0.001))
+        return []
+
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
@@ -101,7 +106,7 @@ def test_silence_takes_its_time_and_no_more(stack: ExitStack, monkeypatch: pytes
     silent(stack, port)
     clock = Clock(monkeypatch)
     with Dialler(port) as dial:
-        monkeypatch.setattr(dial, "_select", lambda seconds: clock.sleep(max(seconds, 0.001)) or [])
+        monkeypatch.setattr(dial, "_select", clock.select)
         assert dial([V4], 2.0) is None
         assert 52.0 <= clock.now < 52.01
         assert dial.problem is None, "nobody has said anything"
@@ -113,7 +118,7 @@ def test_what_is_under_way_is_not_given_up_between_two_dials(stack: ExitStack, m
     silent(stack, port)
     clock = Clock(monkeypatch)
     with Dialler(port) as dial:
-        monkeypatch.setattr(dial, "_select", lambda seconds: clock.sleep(max(seconds, 0.001)) or [])
+        monkeypatch.setattr(dial, "_select", clock.select)
         dial([V4], 0.25)
         first = list(dial._begun)
         dial([V4], 1.0)
@@ -142,7 +147,7 @@ def test_a_dialler_that_is_closed_leaves_nothing_behind(stack: ExitStack, monkey
     silent(stack, port)
     clock = Clock(monkeypatch)
     with Dialler(port) as dial:
-        monkeypatch.setattr(dial, "_select", lambda seconds: clock.sleep(max(seconds, 0.001)) or [])
+        monkeypatch.setattr(dial, "_select", clock.select)
         dial([V4], 1.0)
         begun = list(dial._begun)
     assert begun
