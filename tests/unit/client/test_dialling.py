@@ -11,7 +11,7 @@ from openme.client import dialling
 from openme.client.addresses import Endpoint
 from openme.client.dialling import Dialler
 from openme.client.errors import UnknownHostError
-from openme.client.race import GIVEN_UP
+from openme.client.race import GIVEN_UP, SPACING
 from support.ports import free_port
 
 V4 = Endpoint(socket.AF_INET, "127.0.0.1")
@@ -90,13 +90,18 @@ def test_a_family_that_refuses_or_has_no_network_is_no_hindrance(
             assert found.getpeername()[0] == good.host
 
 
-def test_where_all_refuse_it_says_so_at_once_and_is_asked_again(stack: ExitStack) -> None:
+@pytest.mark.parametrize("endpoints", [[V6, V4], [NOWHERE, V4]], ids=str)
+def test_where_all_refuse_it_says_so_at_once_and_is_asked_again(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, endpoints: list[Endpoint]
+) -> None:
     port = free_port()
+    clock = Clock(monkeypatch)
     with Dialler(port) as dial:
-        assert dial([V6, V4], SECONDS) is None
+        assert dial(endpoints, SECONDS) is None
+        assert clock.now == 50.0 + SPACING, "the second has its turn as soon as the first has failed"
         assert dial.problem == "Connection refused"
         listening(stack, V4, port)
-        found = dial([V6, V4], SECONDS)
+        found = dial(endpoints, SECONDS)
         assert found is not None
         found.close()
 
@@ -128,18 +133,26 @@ def test_what_is_under_way_is_not_given_up_between_two_dials(stack: ExitStack, m
         assert all(sock.fileno() == -1 for sock in first)
 
 
-def test_one_connection_is_made_and_the_attempts_beside_it_end_before_they_are_one(stack: ExitStack) -> None:
+def test_one_connection_is_made_and_the_attempts_beside_it_end_before_they_are_one(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     port = free_port()
-    server = listening(stack, V4, port)
+    full = silent(stack, port)
+    clock = Clock(monkeypatch)
     with Dialler(port) as dial:
-        found = dial([V4], SECONDS)
+        with monkeypatch.context() as patched:
+            patched.setattr(dial, "_select", clock.select)
+            assert dial([V4], 0.5) is None
+        begun = list(dial._begun)
+        assert begun
+        server = listening(stack, V6, port)
+        found = dial([V6], SECONDS)
         assert found is not None
         assert dial._begun == {}
+        assert all(sock.fileno() == -1 for sock in begun), "not when the session is over"
     server.accept()[0].close()
     found.close()
-    server.settimeout(0.2)
-    with pytest.raises(TimeoutError):
-        server.accept()
+    full.close()
 
 
 def test_a_dialler_that_is_closed_leaves_nothing_behind(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:

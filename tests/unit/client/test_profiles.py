@@ -46,6 +46,8 @@ def test_the_host_comes_before_the_name() -> None:
 def test_of_several_for_a_host_it_is_the_one_that_is_called_so_or_default() -> None:
     assert profile_for(config(**{"one": "h.example", "h.example": "h.example"}), "h.example").name == "h.example"
     assert profile_for(config(one="h.example", default="h.example"), "h.example").name == "default"
+    both = config(**{"default": "h.example", "h.example": "h.example"})
+    assert profile_for(both, "h.example").name == "h.example"
     with pytest.raises(ProfileError, match=r"several profiles are for h\.example: one, two") as caught:
         profile_for(config(one="h.example", two="h.example"), "h.example")
     assert caught.value.hint == "name one: --profile NAME"

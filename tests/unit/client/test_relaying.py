@@ -58,7 +58,7 @@ class Ends:
     def _run(self) -> None:
         try:
             relay(self.connection, self.source, self.sink)
-        except BrokenError as error:
+        except (BrokenError, OSError) as error:
             self.problem = error
         self.connection.close()
 
@@ -249,6 +249,56 @@ def test_a_peer_that_has_ended_for_good_is_no_broken_connection(ends: Ends) -> N
     assert ends.hears(100) == b"bye"
     ends.says(b"and another thing")
     ends.close(ends.write)
+    assert ends.ended() is None
+
+
+def test_nor_is_it_one_where_its_end_is_still_on_the_way_when_it_refuses_what_we_say(ends: Ends) -> None:
+    size = 100_000  # more than a pipe holds, and less than a pipe and a socket
+    ends.peer.sendall(bytes(size))
+    ends.peer.close()
+    for _ in range(3):
+        ends.says(b"x")
+        select.select([], [], [], 0.02)
+    assert len(ends.hears(size)) == size
+    ends.close(ends.write)
+    assert ends.ended() is None
+
+
+class Cut:
+    """A connection whose reset is told to whoever sends, so that who reads sees an end like any other."""
+
+    def __init__(self) -> None:
+        self._told = threading.Event()
+
+    def setblocking(self, _blocking: bool) -> None:  # noqa: FBT001
+        pass
+
+    def sendall(self, _data: bytes) -> None:
+        self._told.set()
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    def recv(self, _size: int) -> bytes:
+        assert self._told.wait(SECONDS)
+        return b""
+
+
+def test_a_reset_that_only_the_sender_hears_of_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "splice")
+    (source, write), (read, sink) = os.pipe(), os.pipe()
+    try:
+        os.write(write, b"x")
+        with pytest.raises(BrokenError, match="Connection reset by peer"):
+            relay(Cut(), source, sink)  # type: ignore[arg-type]
+        assert os.read(read, 1) == b"", "the end of what came"
+    finally:
+        for end in (source, write, read, sink):
+            os.close(end)
+
+
+def test_a_reader_that_goes_and_leaves_something_unread_is_no_broken_connection(ends: Ends) -> None:
+    """A socket tells whoever is just writing to it of a reset, and not that nobody reads."""
+    fill(ends.peer)
+    ends.close(ends.read)
     assert ends.ended() is None
 
 
