@@ -4,8 +4,9 @@
     ssh.serve(world.server)
     done = ssh.run(world.client, "ssh", "gate", "true")
 
-`tools/unpacked openssh-server` has put sshd under .cache; `make test` runs both. sshd has a mount namespace of its own, in which /run
-is empty and /etc/passwd knows root and its helper: nothing of this machine's users or files is asked or changed.
+`tools/unpacked openssh-server` has put sshd under .cache; `make test` runs both. sshd has a mount namespace of its own,
+in which /run is empty and /etc/passwd knows root and its helper: nothing of this machine's users or files is asked or
+changed.
 """
 
 import subprocess
@@ -80,9 +81,8 @@ class Ssh:
         """Start sshd on a host, until its namespace goes; the file that it logs to."""
         config, log = (self.folder / f"sshd-{host.name}-{port}.{kind}" for kind in ("conf", "log"))
         config.write_text(SERVER.format(port=port, folder=self.folder))
-        host.popen(
-            *("sh", "-c", IN_ITS_OWN_PLACE, "sh", str(self.folder), str(UNPACKED), "sshd", "-D", "-E", str(log), "-f", str(config))
-        )
+        sshd = [str(UNPACKED), "sshd", "-D", "-E", str(log), "-f", str(config)]
+        host.popen("sh", "-c", IN_ITS_OWN_PLACE, "sh", str(self.folder), *sshd)
         until(lambda: log.exists() and "Server listening on :: port" in log.read_text())
         return log
 

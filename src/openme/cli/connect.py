@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 
 from openme.cli.commands import Action
+from openme.cli.knocking import renewed, session_with, warn_of_keys
 from openme.cli.options import port_number
 from openme.cli.output import note, warn
-from openme.cli.renewing import renewed, warn_of_keys
 from openme.client import (
     Attempt,
     BrokenError,
@@ -56,7 +56,7 @@ def _run(args: argparse.Namespace) -> int:
     is_there = leads_to(profile, args.host)
     if not is_there and args.profile is None:
         note(f"no profile is for {args.host}: using profile {profile.name}, which knocks at {profile.server_host}")
-    session = Session(config, profile.name)
+    session = session_with(config, profile.name)
     where = f"{profile.server_host if is_there else args.host} port {args.port}"
     with _connected(session, None if is_there else args.host, args.port, where) as connection:
         try:

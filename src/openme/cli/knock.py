@@ -4,9 +4,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from openme.cli.commands import Action
+from openme.cli.knocking import renewed, session_with, warn_of_keys
 from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, complain, hint, note, warn
-from openme.cli.renewing import renewed, warn_of_keys
 from openme.client import (
     AddressError,
     Attempt,
@@ -24,7 +24,6 @@ from openme.moments import rfc3339
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
 
 SHUT = 3
 DEFAULT_INTERVAL = 25.0  # seconds; below the usual knock_timeout of 30, so that the door stays open
@@ -62,13 +61,7 @@ def _knock_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _client(args: argparse.Namespace) -> "_Client":
-    return _Client(Session(load_profiles(args.client_config), args.profile, passphrase=_passphrase))
-
-
-def _passphrase(path: "Path") -> bytearray:
-    from openme.cli.passphrase import passphrase  # noqa: PLC0415  # with subprocess, for sealed keys alone
-
-    return passphrase(path)
+    return _Client(session_with(load_profiles(args.client_config), args.profile))
 
 
 class _Client:

@@ -1,12 +1,11 @@
 """The stanzas of `openme ssh-config`; what ssh makes of them is in tests/cli."""
 
 import sys
-from dataclasses import replace
 
 import pytest
 
 from openme.cli.ssh_config import own_command, quoted, stanzas
-from openme.config.model import Profile
+from openme.config.profile_model import Profile
 from support.knocks import ALICE, SERVER
 
 BASE = Profile("x", "host.example", SERVER.public, 9, 10, ALICE, ALICE.public)
@@ -14,7 +13,7 @@ OPENME = ["/usr/local/bin/openme"]
 
 
 def profiles(**hosts: str) -> list[Profile]:
-    return [replace(BASE, name=name, server_host=host) for name, host in hosts.items()]
+    return [BASE._replace(name=name, server_host=host) for name, host in hosts.items()]
 
 
 def test_a_stanza_names_profile_and_host_and_knocks_with_that_profile() -> None:

@@ -1,13 +1,12 @@
 """Which profile is meant by the host that somebody wants to reach."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from openme.client.errors import ProfileError
 from openme.client.profiles import leads_to, profile_for
-from openme.config.model import ClientConfig, Profile
+from openme.config.profile_model import ClientConfig, Profile
 from support.knocks import ALICE, SERVER
 
 BASE = Profile("x", "host.example", SERVER.public, 9, 10, ALICE, ALICE.public)
@@ -17,7 +16,7 @@ def config(**hosts: str) -> ClientConfig:
     """Profiles by name, each for a host."""
     return ClientConfig(
         Path("/home/alice/config.yaml"),
-        {name: replace(BASE, name=name, server_host=host) for name, host in hosts.items()},
+        {name: BASE._replace(name=name, server_host=host) for name, host in hosts.items()},
     )
 
 

@@ -1,8 +1,24 @@
-"""What a command that has knocked does for the epoch keys, and says of them."""
+"""What the commands that knock have in common: the session, and what becomes of the epoch keys after a knock."""
+
+from typing import TYPE_CHECKING
 
 from openme.cli.output import warn
-from openme.client import Attempt, DiskError, KeysRefusedError, Session
+from openme.client import Attempt, ClientConfig, DiskError, KeysRefusedError, Session
 from openme.moments import day
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def session_with(config: ClientConfig, name: str | None) -> Session:
+    """A session with the profile of that name, for which somebody may be asked for a passphrase."""
+    return Session(config, name, passphrase=_passphrase)
+
+
+def _passphrase(path: "Path") -> bytearray:
+    from openme.cli.passphrase import passphrase  # noqa: PLC0415  # with subprocess, for sealed keys alone
+
+    return passphrase(path)
 
 
 def renewed(session: Session, attempt: Attempt) -> str | None:
