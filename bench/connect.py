@@ -2,7 +2,7 @@
 
     .venv/bin/python bench/connect.py [ROUNDS]
 
-Needs root, nc (netcat-openbsd) and tools/unpacked sshd openssh-server. Client and server are network namespaces, with
+Needs root, nc (netcat-openbsd) and tools/unpacked openssh-server. Client and server are network namespaces, with
 ssh, sshd and `openme serve` in them. Each of ROUNDS (5) takes all the ways by turns, so that what else the machine does
 meets them alike; a ratio is the median of those of each round. Above 1 is faster.
 """

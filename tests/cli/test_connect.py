@@ -167,8 +167,8 @@ def test_killed_it_takes_the_connection_with_it(here: Place, alice: Path) -> Non
     [
         ([], 2, "the following arguments are required: HOST, PORT", "see: openme connect --help"),
         (["127.0.0.1"], 2, "the following arguments are required: PORT", "see: openme connect --help"),
-        (["127.0.0.1", "ssh"], 2, "argument PORT: expected a port from 1 to 65535", "see: openme connect --help"),
-        (["127.0.0.1", "0"], 2, "argument PORT: expected a port from 1 to 65535", "see: openme connect --help"),
+        (["127.0.0.1", "ssh"], 2, "PORT: expected a port from 1 to 65535", "see: openme connect --help"),
+        (["127.0.0.1", "0"], 2, "PORT: expected a port from 1 to 65535", "see: openme connect --help"),
         (["127.0.0.1", "22", "--profil", "a"], 2, "unknown option --profil", "did you mean --profile?"),
         (["127.0.0.1", "22", "--profile", "ofice"], 1, "there is no profile ofice", "did you mean office?"),
         (["127.0.0.2", "22"], 1, "no profile is for 127.0.0.2", "did you mean 127.0.0.1?"),
