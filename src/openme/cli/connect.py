@@ -24,7 +24,6 @@ from openme.client import (
     relay,
 )
 from openme.errors import OpenmeError
-from openme.ports import parse_port_spec
 
 SHUT = 3
 BROKEN = 4
@@ -117,6 +116,8 @@ def _why_shut(session: Session, attempt: Attempt, port: int | None) -> tuple[str
 
 def _includes(spec: str, port: int | None) -> bool:
     """Whether what a server says it has opened has this port for TCP."""
+    from openme.ports import parse_port_spec  # noqa: PLC0415  # with dataclasses: several milliseconds of each start
+
     try:
         return any(part.proto == "tcp" and part.first <= (port or 0) <= part.last for part in parse_port_spec(spec))
     except ValueError:
