@@ -41,6 +41,8 @@ MALFORMED = (
     ("rotate", "what", ("v2-key", ""), ()),
     ("knock", "--ip", ("here", "", "1.2.3", "http://x/", "https://", "https://a b/", "203.0.113.5/32"), ()),
     ("knock", "--interval", ("x", "", "0s", "10ms"), ()),
+    ("connect", "HOST", ("", " ", "a\nb", "\udcff"), ()),
+    ("connect", "PORT", ("0", "65536", "ssh", "22/tcp", ""), ("host",)),
     ("keygen", "PROFILE", ("", " ", "a\nb", "\udcff"), ()),
     ("keygen", "--file", ("", "a\nb", "\udcff", "~nobody-of-that-name/k"), ("--no-passphrase",)),
     ("keygen", "--identity", ("", "agent", "ssh-agent:", "ssh-agent:SHA256:abc", "file:", "file:a\nb", "\udcff"), ()),
@@ -53,10 +55,12 @@ MALFORMED = (
 LOOKED_UP = {
     *((name, "NAME") for name in ("renew", "revoke", "close", "reset", "profiles")),
     *((name, "PROFILE") for name in ("knock", "status")),
+    *(("connect", "--profile"), ("ssh-config", "NAME")),
 }
 """Names of what a file has: files of other tools may have any, so that there is no wrong one, only one that is not
 there.
 """
+CLIENTS_OWN = {"connect", "knock", "profiles", "ssh-config", "status"}
 ANY_TEXT = {("serve", "--state-file"), ("try", "--state-file")}
 """Empty for none."""
 
@@ -141,13 +145,15 @@ def test_every_argument_with_a_value_is_tried() -> None:
         (["knock", "bad name"], "no profile bad name"),
         (["status", ""], "no profile "),
         (["profiles", "nope"], "no profile nope"),
+        (["ssh-config", "nope"], "no profile nope"),
+        (["connect", "--profile", "nope", "host", "22"], "no profile nope"),
         (["list", "--config", "/nowhere/config.yaml"], "no such file"),
     ],
 )
 def test_what_was_understood_and_is_refused_is_exit_code_1(
     place: Path, alice: Path, words: list[str], says: str
 ) -> None:
-    files = ["--client-config", str(alice)] if words[0] in {"knock", "status", "profiles"} else ["--config", str(place)]
+    files = ["--client-config", str(alice)] if words[0] in CLIENTS_OWN else ["--config", str(place)]
     with pytest.raises(OpenmeError) as refused:
         main([*files, *words])
     assert refused.value.exit_code == 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from openme.cli.commands import Action
 from openme.cli.knocking import renewed, session_with, warn_of_keys
-from openme.cli.options import port_number
+from openme.cli.options import port_number, profile_name
 from openme.cli.output import note, warn
 from openme.client import (
     Attempt,
@@ -41,7 +41,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "Exit codes: 0 the connection has ended, 1 no profile for HOST, or it cannot knock, 3 the port stayed shut,\n"
         "4 the connection broke."
     )
-    parser.add_argument("host", metavar="HOST", help="where to: a server's name or address, or the name of its profile")
+    parser.add_argument(
+        "host",
+        type=profile_name,
+        metavar="HOST",
+        help="where to: a server's name or address, or the name of its profile",
+    )
     parser.add_argument("port", type=port_number, metavar="PORT", help="the TCP port")
     parser.add_argument(
         "--profile", metavar="NAME", help="knock with this one (that whose server_host or name is HOST, else default)"
