@@ -41,3 +41,22 @@ def test_figures_of_a_trial_do_not_take_the_place_of_those_that_are_kept() -> No
 
 def test_a_row_that_is_not_there_is_named() -> None:
     assert "no row 'idel'" in bench("idel", code=2)
+
+
+def test_the_soak_runs_and_says_what_went_wrong(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.soak", "--minutes", "0.3", "--into", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    sent, opened = (
+        re.search(rf"^\| {what}[^|]* \| ([\d,]+) ", done.stdout, re.MULTILINE) for what in ("knocks sent", "of these")
+    )
+    assert sent
+    assert opened
+    assert sent[1] == opened[1] != "0"
+    assert (tmp_path / "soak_memory.svg").exists()
