@@ -31,13 +31,13 @@ from openme.config.scalars import flow_list, quote
 from openme.config.section import Section, nearest, shown
 from openme.config.server import around_clients, parse_client_entry, parse_groups, validate_name
 from openme.config.server_keys import DEFAULT_STATE_DIR, FLAGS, SERVER_KEYS
+from openme.config.text_places import column_of, content_end, entry_end, line_end, line_start, newline_of, without_bom
 from openme.keys.ed25519 import key_id_of
 from openme.ports import PortRange, merged, without
 
 Fields = Map[str, str | Seq[str]]
 
 _BY_HAND = "edit the file by hand, then run: openme check-config"
-_BOM = "\ufeff"
 
 
 class NameTakenError(ConfigError):
@@ -110,7 +110,7 @@ def state_dir_of(path: Path) -> Path:
 
 def _state_dir_in(text: str, path: Path) -> Path | None:
     """What a text names or leaves to openme; None if it has no section of the server's. ConfigError."""
-    _, server = _root(_without_bom(text)[1], path).entries.get("server", (None, None))
+    _, server = _root(without_bom(text)[1], path).entries.get("server", (None, None))
     if not isinstance(server, Mapping):
         return None
     _, value = server.entries.get("state_dir", (None, None))
@@ -133,7 +133,7 @@ def _edit(path: Path, change: Callable[[str, Path], str]) -> None:
 @collector_paused()
 def insert_client(text: str, path: Path, name: str, fields: Fields) -> str:
     """The file's text with a client more. Pure; ConfigError as for add_client."""
-    bom, body = _without_bom(text)
+    bom, body = without_bom(text)
     root = _root(body, path)
     clients = _clients(root, path)
     if isinstance(clients, Mapping):
@@ -151,7 +151,7 @@ def insert_client(text: str, path: Path, name: str, fields: Fields) -> str:
 @collector_paused()
 def delete_client(text: str, path: Path, name: str) -> str:
     """The file's text with a client less. Pure; ConfigError as for remove_client."""
-    bom, body = _without_bom(text)
+    bom, body = without_bom(text)
     root = _root(body, path)
     clients = _clients(root, path)
     names = [key.text for key, _ in clients.pairs] if isinstance(clients, Mapping) else []
@@ -171,13 +171,13 @@ def delete_client_hiding(text: str, path: Path, name: str) -> str:
     A list in an unusual notation stays as it is: the right is taken away all the same, and the server, which knows
     what it has hidden, goes on hiding it.
     """
-    before = _root(_without_bom(text)[1], path)
+    before = _root(without_bom(text)[1], path)
     groups = parse_groups(Section(path, before, "", []), [])
     ports = without(hide_edit.named_by_it_alone(before, name, groups), hide_edit.hidden_ports(before))
     edited = delete_client(text, path, name)
     if not ports:
         return edited
-    bom, body = _without_bom(edited)
+    bom, body = without_bom(edited)
     root = _root(body, path, ours=True)
     wanted = merged((*hide_edit.hidden_ports(root), *ports))
     changed = _checked_hide(root, hide_edit.with_more(body, root, ports), path, wanted)
@@ -187,7 +187,7 @@ def delete_client_hiding(text: str, path: Path, name: str) -> str:
 @collector_paused()
 def delete_hidden(text: str, path: Path, ports: Seq[PortRange]) -> str:
     """The file's text with fewer ports under `hide:`. Pure; ConfigError as for unhide_ports."""
-    bom, body = _without_bom(text)
+    bom, body = without_bom(text)
     root = _root(body, path)
     wanted = without(hide_edit.hidden_ports(root), ports)
     changed = _checked_hide(root, hide_edit.with_less(body, root, ports), path, wanted)
@@ -212,7 +212,7 @@ def _checked_hide(old: Mapping, changed: str | None, path: Path, wanted: tuple[P
 @collector_paused()
 def set_server_keys(text: str, path: Path, values: Map[str, str | Seq[str] | None]) -> str:
     """The file's text with other values under `server:`. Pure; ConfigError as for set_server."""
-    bom, body = _without_bom(text)
+    bom, body = without_bom(text)
     before = _root(body, path)
     for key, value in values.items():
         body = _with_server_key(body, _server(_root(body, path), path), key, value, path)
@@ -236,14 +236,14 @@ def _server(root: Mapping, path: Path) -> Mapping:
 
 def _with_server_key(body: str, server: Mapping, key: str, value: str | Seq[str] | None, path: Path) -> str:
     written = "" if value is None else _value(key, value)
-    newline = "\r\n" if "\r\n" in body else "\n"
+    newline = newline_of(body)
     if key not in server.entries:
         if value is None:
             return body
         anchor = server.entries.get("private_key", server.pairs[-1])
-        column = _column(body, server.pairs[0][0].start)
+        column = column_of(body, server.pairs[0][0].start)
         return _spliced(
-            body, _line_end(body, _content_end(anchor[1], body)), newline, [f"{' ' * column}{key}: {written}"]
+            body, line_end(body, content_end(anchor[1], body)), newline, [f"{' ' * column}{key}: {written}"]
         )
     name, held = server.entries[key]
     if "\n" in body[name.start : held.end] or (not isinstance(held, Scalar) and not held.flow):
@@ -251,14 +251,10 @@ def _with_server_key(body: str, server: Mapping, key: str, value: str | Seq[str]
     if value is not None:
         return body[: held.start] + written + body[held.end :]
     end = body.find("\n", held.end) + 1
-    return body[: _line_start(body, name.start)] + (body[end:] if end else "")
+    return body[: line_start(body, name.start)] + (body[end:] if end else "")
 
 
 # ---- where things stand
-
-
-def _without_bom(text: str) -> tuple[str, str]:
-    return (_BOM, text[1:]) if text.startswith(_BOM) else ("", text)
 
 
 def _root(text: str, path: Path, *, ours: bool = False) -> Mapping:
@@ -285,72 +281,29 @@ def _clients(root: Mapping, path: Path) -> Node | None:
     return value
 
 
-def _content_end(node: Node, text: str) -> int:
-    """The offset behind the last character of a value. The parser's own end of a block lies behind later comments."""
-    while not isinstance(node, Scalar) and not node.flow:
-        children = node.items if isinstance(node, Sequence) else [child for pair in node.pairs for child in pair]
-        if not children:
-            return node.start
-        node = max(children[-2:], key=lambda n: n.start)
-    end = node.end
-    while end > node.start and text[end - 1] in " \r\n":
-        end -= 1
-    return end
-
-
-def _line_start(text: str, offset: int) -> int:
-    return text.rfind("\n", 0, offset) + 1
-
-
-def _line_end(text: str, offset: int) -> int:
-    """The offset of the line break that ends the line of `offset`, or of the end of the text."""
-    end = text.find("\n", offset)
-    if end < 0:
-        return len(text)
-    return end - 1 if end > offset and text[end - 1] == "\r" else end
-
-
-def _entry_end(text: str, offset: int, column: int) -> int:
-    """The end of the line of `offset`, or of the last full-line comment right below it that is indented deeper."""
-    end = _line_end(text, offset)
-    while True:
-        start = text.find("\n", end) + 1
-        if start == 0:
-            return end
-        line = text[start : _line_end(text, start)]
-        stripped = line.lstrip(" ")
-        if not stripped.startswith("#") or len(line) - len(stripped) <= column:
-            return end
-        end = _line_end(text, start)
-
-
-def _column(text: str, offset: int) -> int:
-    return offset - _line_start(text, offset)
-
-
 # ---- changes
 
 
 def _inserted(body: str, root: Mapping, name: str, fields: Fields, path: Path) -> str:
     clients = _clients(root, path)
-    newline = "\r\n" if "\r\n" in body else "\n"
+    newline = newline_of(body)
     step = _step(body, root)
     if clients is None:
-        if root.flow or not root.pairs or _column(body, root.pairs[0][0].start):
+        if root.flow or not root.pairs or column_of(body, root.pairs[0][0].start):
             raise _by_hand(path, root.line)
-        end = _line_end(body, max(_content_end(node, body) for pair in root.pairs[-1:] for node in pair))
+        end = line_end(body, max(content_end(node, body) for pair in root.pairs[-1:] for node in pair))
         return _spliced(body, end, newline, ["clients:", *_block(name, fields, " " * step, " " * step)])
     key = root.entries["clients"][0]
     if isinstance(clients, Mapping) and clients.pairs and not clients.flow:
         first = clients.pairs[0][0]
-        column = _column(body, first.start)
+        column = column_of(body, first.start)
         last = clients.pairs[-1]
-        end = _entry_end(body, max(_content_end(node, body) for node in last), column)
+        end = entry_end(body, max(content_end(node, body) for node in last), column)
         return _spliced(body, end, newline, _block(name, fields, " " * column, " " * _inner_step(body, clients, step)))
     if isinstance(clients, Mapping) and (clients.pairs or root.flow or "\n" in body[clients.start : clients.end]):
         if not clients.pairs:
             return f"{body[: clients.start + 1]}{_flow(name, fields)}{body[clients.start + 1 :]}"
-        end = max(_content_end(node, body) for node in clients.pairs[-1])
+        end = max(content_end(node, body) for node in clients.pairs[-1])
         return f"{body[:end]}, {_flow(name, fields)}{body[end:]}"
     if root.flow:
         return f"{body[: clients.start]} {{{_flow(name, fields)}}}{body[clients.end :]}"
@@ -359,23 +312,23 @@ def _inserted(body: str, root: Mapping, name: str, fields: Fields, path: Path) -
     while body[start - 1] == " ":
         start -= 1
     body = body[:start] + body[clients.end :]
-    indent = " " * (_column(body, key.start) + step)
-    return _spliced(body, _line_end(body, start), newline, _block(name, fields, indent, " " * step))
+    indent = " " * (column_of(body, key.start) + step)
+    return _spliced(body, line_end(body, start), newline, _block(name, fields, indent, " " * step))
 
 
 def _deleted(body: str, root: Mapping, clients: Mapping, index: int, path: Path) -> str:
     key, value = clients.pairs[index]
-    value_end = max(_content_end(value, body), key.end)
+    value_end = max(content_end(value, body), key.end)
     if clients.flow:
         if index + 1 < len(clients.pairs):
             return body[: key.start] + body[clients.pairs[index + 1][0].start :]
         if index:
-            return body[: max(_content_end(n, body) for n in clients.pairs[index - 1])] + body[value_end:]
+            return body[: max(content_end(n, body) for n in clients.pairs[index - 1])] + body[value_end:]
         return body[: key.start] + body[value_end:].lstrip(" ").removeprefix(",")
-    start = _line_start(body, key.start)
+    start = line_start(body, key.start)
     if body[start : key.start].strip(" "):
         raise _by_hand(path, key.line)
-    end = _entry_end(body, value_end, key.start - start)
+    end = entry_end(body, value_end, key.start - start)
     if end < len(body):
         end = body.index("\n", end) + 1
     elif start:  # the last line of a file without a final line break: the break above goes
@@ -394,14 +347,14 @@ def _step(body: str, root: Mapping) -> int:
     """How far the file indents what stands below a top-level key."""
     for _, value in root.pairs:
         if isinstance(value, Mapping) and value.pairs and not value.flow:
-            return max(_column(body, value.pairs[0][0].start) - _column(body, root.pairs[0][0].start), 1)
+            return max(column_of(body, value.pairs[0][0].start) - column_of(body, root.pairs[0][0].start), 1)
     return 2
 
 
 def _inner_step(body: str, clients: Mapping, default: int) -> int:
     for key, value in clients.pairs:
         if isinstance(value, Mapping) and value.pairs and not value.flow and value.start > key.start:
-            return max(_column(body, value.pairs[0][0].start) - _column(body, key.start), 1)
+            return max(column_of(body, value.pairs[0][0].start) - column_of(body, key.start), 1)
     return default
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence as Seq
 
 from openme.config.nodes import Mapping, Scalar, Sequence
 from openme.config.scalars import flow_list, quote
+from openme.config.text_places import line_end, line_start, newline_of
 from openme.ports import PortRange, merged, parse_port_spec, without
 
 KEY = "hide"
@@ -72,10 +73,10 @@ def with_more(body: str, root: Mapping, ports: Iterable[PortRange]) -> str | Non
         end = value.items[-1].end
         return f"{body[:end]}, {texts}{body[end:]}"
     last = value.items[-1] if value.items else None
-    if not isinstance(last, Scalar) or (dash := _ITEM.match(body, _line_start(body, last.start))) is None:
+    if not isinstance(last, Scalar) or (dash := _ITEM.match(body, line_start(body, last.start))) is None:
         return None
-    end = _line_end(body, last.end)
-    return body[:end] + "".join(f"{_newline(body)}{dash[0]}{quote(spec)}" for spec in specs) + body[end:]
+    end = line_end(body, last.end)
+    return body[:end] + "".join(f"{newline_of(body)}{dash[0]}{quote(spec)}" for spec in specs) + body[end:]
 
 
 def with_less(body: str, root: Mapping, ports: Iterable[PortRange]) -> str | None:
@@ -110,38 +111,23 @@ def _kept(body: str, item: Scalar, ports: tuple[PortRange, ...]) -> list[str]:
 
 
 def _with_item(body: str, item: Scalar, texts: Seq[str]) -> str | None:
-    start, end = _line_start(body, item.start), _line_end(body, item.end)
+    start, end = line_start(body, item.start), line_end(body, item.end)
     dash = _ITEM.match(body, start)
     if dash is None or dash.end() != item.start:
         return None
     if not texts:
         following = body.find("\n", end) + 1
         return body[:start] + (body[following:] if following else "")
-    more = "".join(f"{_newline(body)}{dash[0]}{text}" for text in texts[1:])
+    more = "".join(f"{newline_of(body)}{dash[0]}{text}" for text in texts[1:])
     return body[: item.start] + texts[0] + body[item.end : end] + more + body[end:]
 
 
 def _with_new_list(body: str, root: Mapping, specs: Seq[str]) -> str | None:
     key, _ = root.entries.get("clients", (None, None))
-    if key is None or root.flow or (start := _line_start(body, key.start)) != key.start:
+    if key is None or root.flow or (start := line_start(body, key.start)) != key.start:
         return None
     # Comment lines right above `clients:` are about the clients.
-    while start and body.startswith("#", above := _line_start(body, start - 1)):
+    while start and body.startswith("#", above := line_start(body, start - 1)):
         start = above
-    newline = _newline(body)
+    newline = newline_of(body)
     return f"{body[:start]}{KEY}: {flow_list(specs)}{newline}{newline}{body[start:]}"
-
-
-def _newline(body: str) -> str:
-    return "\r\n" if "\r\n" in body else "\n"
-
-
-def _line_start(body: str, offset: int) -> int:
-    return body.rfind("\n", 0, offset) + 1
-
-
-def _line_end(body: str, offset: int) -> int:
-    end = body.find("\n", offset)
-    if end < 0:
-        return len(body)
-    return end - 1 if end > offset and body[end - 1] == "\r" else end

@@ -36,25 +36,30 @@ def parse_client_config(text: str, path: Path) -> ClientConfig:
     """The profiles in `text`; `path` only names the file in errors. ConfigError carries every fault."""
     faults: list[ConfigFault] = []
     root = root_section(compose(text, path), path, faults, ("profiles",))
-    profiles: dict[str, Profile] = {}
-    waiting: dict[str, KeyPair] = {}
+    found, _ = profiles_in(root, faults)
+    if faults:
+        raise ConfigError(*faults)
+    profiles = {name: held for name, held in found.items() if isinstance(held, Profile)}
+    waiting = {name: held for name, held in found.items() if isinstance(held, KeyPair)}
+    return ClientConfig(path, profiles, waiting)
+
+
+def profiles_in(root: Section, faults: list[ConfigFault]) -> tuple[dict[str, Profile | KeyPair], dict[str, Mapping]]:
+    """What stands under `profiles` in a file's outermost map, by name: checked, and where it stands. Faults are noted."""
+    found: dict[str, Profile | KeyPair] = {}
+    nodes: dict[str, Mapping] = {}
     node = root.section("profiles")
     if node is not None:
-        section = Section(path, node, "profiles", faults)
+        section = Section(root.path, node, "profiles", faults)
         for name, (key, value) in section.entries.items():
             if not name.strip() or not name.isprintable():
                 section.fault_at("", key.line, "expected a printable name")
             elif not isinstance(value, Mapping):
                 section.fault_at(name, key.line, "expected a map with server_host and keys")
-            else:
-                profile = _profile(path, name, key.line, value, faults)
-                if isinstance(profile, Profile):
-                    profiles[name] = profile
-                elif profile is not None:
-                    waiting[name] = profile
-    if faults:
-        raise ConfigError(*faults)
-    return ClientConfig(path, profiles, waiting)
+            elif (held := _profile(root.path, name, key.line, value, faults)) is not None:
+                found[name] = held
+                nodes[name] = value
+    return found, nodes
 
 
 def _profile(path: Path, name: str, line: int, node: Mapping, faults: list[ConfigFault]) -> Profile | KeyPair | None:
