@@ -82,6 +82,7 @@ COMMANDS = (
         "ssh-config", "client", "ssh_config:SSH_CONFIG", "what makes ssh use connect, for ~/.ssh/config", answers=True
     ),
     Command("keygen", "client", "keygen:KEYGEN", "make a client's key, or take one that is there"),
+    Command("import", "client", "import_profiles:IMPORT", "take profiles from a file, stdin or a QR code"),
     Command("profiles", "client", "profiles:PROFILES", "the servers that this client knows", answers=True),
     Command(
         "demo",

@@ -18,6 +18,11 @@ def path_or_stdout(text: str) -> Path | None:
     return None if text == "-" else path(text)
 
 
+def path_or_stdin(text: str) -> Path | None:
+    """A path; None for `-`, which is stdin, as without the argument."""
+    return None if text == "-" else path(text)
+
+
 def path_for_a_config(text: str) -> Path:
     """A path that can be written into a config."""
     if not is_visible(text):

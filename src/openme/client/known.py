@@ -14,13 +14,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nacl.bindings import crypto_scalarmult
-from nacl.exceptions import CryptoError
-
-from openme.client.errors import KeysRefusedError
+from openme.client.errors import KeysRefusedError, ProfileError
 from openme.config.profile_model import ClientConfig, EpochKeys, Profile
 from openme.files import replace_file
 from openme.keys.ed25519 import KEY_SIZE
+from openme.keys.x25519 import is_usable
 from openme.wire.base import RECEIPT_ID_SIZE, RECEIPT_KEY_SIZE, RECEIPT_NONCE_SIZE, ReceiptKeys
 from openme.wire.knock import IPAddress
 from openme.wire.receipt import EpochKeyList
@@ -82,7 +80,7 @@ class Known:
             added.append(key)
         if not added:
             return
-        if not all(map(_usable, added)):
+        if not all(map(is_usable, added)):
             raise KeysRefusedError("an epoch key in the receipt is a low-order point: none was stored")
         if (other := self.other_host_with(profile, added)) is not None:
             raise KeysRefusedError(
@@ -118,6 +116,25 @@ class Known:
             if profile.server_host not in other.same_server_as and (len(keys) == 1 or None in keys):
                 return other
         return None
+
+    def refuse_shared_epoch_keys(self, profile: Profile) -> None:
+        """ProfileError if another host's profile has one of the epoch keys in this one's file (spec wire-v2.md)."""
+        keys = () if profile.epoch_keys is None else profile.epoch_keys.keys
+        if (other := self.other_host_with(profile, keys)) is not None:
+            raise ProfileError(
+                f"profile {profile.name}: epoch_keys: profile {other.name} for {other.server_host} has the same:"
+                " one server may be passing the other's keys off as its own",
+                _one_server(profile, other),
+            )
+
+    def refuse_shared_server_key(self, profile: Profile) -> None:
+        """ProfileError if another host's profile has the version 1 key of this one, and may have its client key."""
+        if (other := self.other_host_with_server_key(profile)) is not None:
+            raise ProfileError(
+                f"profile {profile.name}: server_pubkey: profile {other.name} for {other.server_host} has the same,"
+                " and is signed for by the same key: one server may be passing the other's key off as its own",
+                _one_server(profile, other),
+            )
 
     # -- the last knock
 
@@ -198,16 +215,13 @@ class Known:
                 yield path
 
 
+def _one_server(profile: Profile, other: Profile) -> str:
+    """The profile that was there first is one that can be edited, whatever becomes of this one."""
+    return f"if both are one server, add to profile {other.name}: same_server_as: [{profile.server_host}]"
+
+
 def _name(keys: EpochKeys) -> str:
     return hashlib.sha256(keys.keys[0]).hexdigest()[:16]
-
-
-def _usable(key: bytes) -> bool:
-    try:
-        crypto_scalarmult(bytes(KEY_SIZE), key)
-    except CryptoError:
-        return False
-    return True
 
 
 def _value(knock: PastKnock) -> dict[str, Any]:

@@ -117,22 +117,10 @@ class Policy:
         self._known = Known(config)
         self._has_epochs = version_of(profile).keys is Keys.EPOCH
         self._networks = Nat64(self._known.networks, self._known.note_networks)
-        if self._has_epochs and profile.epoch_keys is not None:
-            other = self._known.other_host_with(profile, profile.epoch_keys.keys)
-            if other is not None:
-                raise ProfileError(
-                    f"profile {profile.name}: epoch_keys: profile {other.name} for {other.server_host} has the same:"
-                    " one server may be passing the other's keys off as its own",
-                    f"if both are one server, add to profile {profile.name}: same_server_as: [{other.server_host}]",
-                )
+        if self._has_epochs:
+            self._known.refuse_shared_epoch_keys(profile)
         elif identity is not None or profile.identity is not None:
-            other = self._known.other_host_with_server_key(profile)
-            if other is not None:
-                raise ProfileError(
-                    f"profile {profile.name}: server_pubkey: profile {other.name} for {other.server_host} has the same,"
-                    " and is signed for by the same key: one server may be passing the other's key off as its own",
-                    f"if both are one server, add to profile {profile.name}: same_server_as: [{other.server_host}]",
-                )
+            self._known.refuse_shared_server_key(profile)
 
     # -- knocking
 

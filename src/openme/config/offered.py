@@ -7,8 +7,8 @@ are; its comments, its notation and whatever else it says go no further.
 
 import codecs
 import json
+from collections.abc import Iterator
 from collections.abc import Mapping as Map
-from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +18,15 @@ from openme.config.keys import names
 from openme.config.nodes import MAX_DEPTH, Mapping, Node, Scalar, Sequence, compose
 from openme.config.profile import profiles_in
 from openme.config.profile_keys import EPOCH_KEYS, PROFILE_KEYS
+from openme.config.profile_lines import PROFILES, Field
 from openme.config.profile_model import KeyPair, Profile
-from openme.config.section import root_section
+from openme.config.section import root_section, shown
+from openme.keys.x25519 import is_usable
 from openme.visible import is_visible
 
 MOST_BYTES = 2**20
 """Of text: some three hundred profiles with a year of epoch keys each."""
-MOST_PROFILES = 1000
-
-Field = str | Map[str, str] | Seq[str]
+MOSTPROFILES = 1000
 
 _PHONE_KEYS = {
     "host": "server_host",
@@ -36,25 +36,23 @@ _PHONE_KEYS = {
     "client_pubkey": "public_key",
 }
 _PHONE_NAME = "profile"
-_PROFILES = "profiles"
 _UNNAMED = "default"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Offered(NamedTuple):
-    """A profile that is offered. `fields`: its keys with their values as they were written, in a fixed order."""
+    """A profile that is offered.
+
+    `held`: what it says, checked. `fields`: those of its keys that are to be taken, as they were written.
+    """
 
     name: str
     held: Profile | KeyPair
     fields: Map[str, Field]
 
-    def without(self, key: str) -> "Offered":
-        """The same but for one key, which nothing else depends on."""
-        fields = {name: value for name, value in self.fields.items() if name != key}
-        held = (
-            self.held if isinstance(self.held, KeyPair) else self.held._replace(**{key: Profile._field_defaults[key]})
-        )
-        return Offered(self.name, held, fields)
+    def without(self, *keys: str) -> "Offered":
+        """The same without these keys, on which no other depends."""
+        return self._replace(fields={name: value for name, value in self.fields.items() if name not in keys})
 
 
 def offered_untrusted(raw: bytes, source: Path) -> tuple[Offered, ...]:
@@ -66,21 +64,24 @@ def offered_untrusted(raw: bytes, source: Path) -> tuple[Offered, ...]:
     root = _root_untrusted(text, source)
     faults: list[ConfigFault] = []
     flat = (
-        isinstance(root, Mapping) and _PROFILES not in root.entries and not _PHONE_KEYS.keys().isdisjoint(root.entries)
+        isinstance(root, Mapping) and PROFILES not in root.entries and not _PHONE_KEYS.keys().isdisjoint(root.entries)
     )
     if isinstance(root, Mapping) and flat:
         root = _from_phone(root, source, faults)
-    section = root_section(root, source, faults, (_PROFILES,))
+    section = root_section(root, source, faults, (PROFILES,))
     found, nodes = profiles_in(section, faults)
+    for name, held in found.items():
+        for key, line in _with_low_order(name, held, nodes[name]):
+            faults.append(ConfigFault(source, line, key, "expected public keys, found a point of low order"))
     if faults:
         raise ConfigError(*(_in_phone_words(fault) for fault in faults) if flat else faults)
     if not found:
         raise file_error(source, "no profile is in it", "give it what openme add NAME printed on the server")
-    if len(found) > MOST_PROFILES:
-        raise file_error(source, f"expected at most {MOST_PROFILES} profiles")
+    if len(found) > MOSTPROFILES:
+        raise file_error(source, f"expected at most {MOSTPROFILES} profiles")
     for name in found:
         if not is_visible(name):
-            raise ConfigError(ConfigFault(source, nodes[name].line, _PROFILES, "expected names that can be seen"))
+            raise ConfigError(ConfigFault(source, nodes[name].line, PROFILES, "expected names that can be seen"))
     return tuple(Offered(name, held, _fields(nodes[name])) for name, held in found.items())
 
 
@@ -153,6 +154,10 @@ def _too_deep(source: Path) -> ConfigError:
     return file_error(source, f"expected at most {MAX_DEPTH} levels")
 
 
+def _is_flat(root: Mapping) -> bool:
+    return PROFILES not in root.entries and not _PHONE_KEYS.keys().isdisjoint(root.entries)
+
+
 def _from_phone(flat: Mapping, source: Path, faults: list[ConfigFault]) -> Mapping:
     """The flat object of the phone apps as a client's file."""
     root_section(flat, source, faults, (_PHONE_NAME, *_PHONE_KEYS))  # for what is unknown, or given twice
@@ -167,7 +172,7 @@ def _from_phone(flat: Mapping, source: Path, faults: list[ConfigFault]) -> Mappi
     profiles = Mapping(flat.line, 0, 0, flow=True)
     profiles.pairs.append((Scalar(flat.line, 0, 0, _UNNAMED if title is None else title.text, plain=False), profile))
     root = Mapping(flat.line, 0, 0, flow=True)
-    root.pairs.append((Scalar(flat.line, 0, 0, _PROFILES, plain=True), profiles))
+    root.pairs.append((Scalar(flat.line, 0, 0, PROFILES, plain=True), profiles))
     return root
 
 
@@ -175,10 +180,20 @@ def _in_phone_words(fault: ConfigFault) -> ConfigFault:
     """A fault with the name that the key has where the user looks for it."""
     key = fault.key.rpartition(".")[2]
     theirs = next((phone for phone, ours in _PHONE_KEYS.items() if ours == key), key)
-    return fault._replace(key=theirs) if fault.key.startswith(f"{_PROFILES}.") else fault
+    return fault._replace(key=theirs) if fault.key.startswith(f"{PROFILES}.") else fault
 
 
 # ---- values
+
+
+def _with_low_order(name: str, held: Profile | KeyPair, node: Mapping) -> Iterator[tuple[str, int]]:
+    """The keys of a profile with which nothing can be kept secret, and their lines."""
+    if isinstance(held, KeyPair):
+        return
+    published = {"server_pubkey": (held.server_pubkey,), "epoch_keys": held.epoch_keys.keys if held.epoch_keys else ()}
+    for key, points in published.items():
+        if not all(map(is_usable, points)):
+            yield f"{PROFILES}.{shown(name)}.{key}", node.entries[key][0].line
 
 
 def _fields(node: Mapping) -> dict[str, Field]:

@@ -45,7 +45,7 @@ def parse_client_config(text: str, path: Path) -> ClientConfig:
 
 
 def profiles_in(root: Section, faults: list[ConfigFault]) -> tuple[dict[str, Profile | KeyPair], dict[str, Mapping]]:
-    """What stands under `profiles` in a file's outermost map, by name: checked, and where it stands. Faults are noted."""
+    """What stands under `profiles` in a file's outermost map, by name: checked, and where. Faults are noted."""
     found: dict[str, Profile | KeyPair] = {}
     nodes: dict[str, Mapping] = {}
     node = root.section("profiles")

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from nacl.bindings import crypto_scalarmult_base
+from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
+from nacl.exceptions import CryptoError
 
 from openme.keys.ed25519 import KEY_SIZE, KeyTextError, decode_base64_key, encode_base64
 
@@ -10,6 +11,15 @@ from openme.keys.ed25519 import KEY_SIZE, KeyTextError, decode_base64_key, encod
 def public_key_of(private_key: bytes) -> bytes:
     """The 32-byte public key of a 32-byte private key (RFC 7748 section 6.1)."""
     return crypto_scalarmult_base(private_key)
+
+
+def is_usable(public_key: bytes) -> bool:
+    """Whether something can be kept secret with it: a point of low order gives everybody the same (RFC 7748, 6.1)."""
+    try:
+        crypto_scalarmult(bytes(KEY_SIZE), public_key)
+    except CryptoError:
+        return False
+    return True
 
 
 class ServerPrivateKey(NamedTuple):

@@ -376,7 +376,7 @@ def test_one_server_cannot_pass_the_others_version_1_key_off_as_its_own(tmp_path
             ProfileError, match=r"server_pubkey: profile other for other\.example has the same"
         ) as caught:
             policy(tmp_path, World(), mine, other._replace(public_key=public), identity=agent)
-        assert "same_server_as: [other.example]" in str(caught.value.hint)
+        assert f"add to profile other: same_server_as: [{mine.server_host}]" in str(caught.value.hint)
     for fine in (
         other._replace(same_server_as=(mine.server_host,)),
         other._replace(server_host=mine.server_host),
