@@ -26,7 +26,7 @@ from openme.visible import is_visible
 
 MOST_BYTES = 2**20
 """Of text: some three hundred profiles with a year of epoch keys each."""
-MOSTPROFILES = 1000
+MOST_PROFILES = 1000
 
 _PHONE_KEYS = {
     "host": "server_host",
@@ -77,8 +77,8 @@ def offered_untrusted(raw: bytes, source: Path) -> tuple[Offered, ...]:
         raise ConfigError(*(_in_phone_words(fault) for fault in faults) if flat else faults)
     if not found:
         raise file_error(source, "no profile is in it", "give it what openme add NAME printed on the server")
-    if len(found) > MOSTPROFILES:
-        raise file_error(source, f"expected at most {MOSTPROFILES} profiles")
+    if len(found) > MOST_PROFILES:
+        raise file_error(source, f"expected at most {MOST_PROFILES} profiles")
     for name in found:
         if not is_visible(name):
             raise ConfigError(ConfigFault(source, nodes[name].line, PROFILES, "expected names that can be seen"))
