@@ -421,8 +421,8 @@ def hints(err: str) -> list[str]:
 
 def test_a_file_comes_with_what_to_do_next(here: Place) -> None:
     assert hints(here.shell("openme add alice --out alice.yaml").err) == [
-        "next: bring alice.yaml to the client as ~/.openme/config.yaml, mode 0600, then remove alice.yaml here",
-        "there: openme knock --check",
+        "next: bring alice.yaml to the client, then remove alice.yaml here",
+        "there: openme import alice.yaml",
     ]
     assert hints(here.shell("openme add phone --out p.yaml --qr-out p.svg").err) == [
         "next: scan the QR code with the phone, then remove p.yaml and p.svg here"
@@ -432,21 +432,18 @@ def test_a_file_comes_with_what_to_do_next(here: Place) -> None:
     ]
     key = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="  # RFC 8032 section 7.1, test 1
     (hint,) = hints(here.shell(f"openme add bob --pubkey {key} --out bob.yaml").err)
-    assert hint == (
-        "next: bring bob.yaml to the client, which adds its lines to the profile that 'openme keygen' made; there:"
-        " openme knock --check"
-    )
+    assert hint == ("next: bring bob.yaml to the client, whose profile it completes; there: openme import bob.yaml")
     line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIK2QDyEJY9oY3tVLVwER48SrYo6+N8LUu5EHjH9VY6gc me"
     where = "ssh-agent:SHA256:0UMswL6CDH3t/7MuklgsXlWEY43JSGAfjS4Q5XKgEXI"
     assert hints(here.shell(f"openme add dave --pubkey '{line}' --out dave.yaml").err) == [
-        "next: bring dave.yaml to the client as ~/.openme/config.yaml; there: openme knock --check",
+        "next: bring dave.yaml to the client; there: openme import dave.yaml",
         f"it knocks with {where}; for a key that no agent has, write identity: file:PATH there instead",
     ]
     assert hints(here.shell("openme add carol").err) == []
 
 
 def test_the_next_step_works(here: Place) -> None:
-    here.shell("openme add alice --out alice.yaml && mkdir -m 700 .openme && mv alice.yaml .openme/config.yaml")
+    here.shell("openme add alice --out alice.yaml && openme import alice.yaml")
     with here.serving():
         done = here.run("knock", "--check", "--ip", "203.0.113.5")  # no door is opened for 127.0.0.1
     assert (done.code, done.out.splitlines()[0]) == (0, "open")

@@ -83,26 +83,6 @@ def test_comments_and_other_profiles_stay(here: Place) -> None:
     assert profiles(here).read_text().startswith(text)
 
 
-def test_the_two_halves_fit_as_the_page_shows_it(here: Place) -> None:
-    """Client, server, client: the page's own lines, each where it belongs; then a knock opens the door."""
-    text = PAGE.read_text("utf-8")
-    (made,) = re.findall(r"^```console\n\$ (openme keygen)\n.*?^```", text, re.MULTILINE | re.DOTALL)
-    (added,) = re.findall(r"^sudo (openme add alice --pubkey )'KEY' --out alice.yaml$", text, re.MULTILINE)
-    (merged,) = re.findall(r"^(sed .*alice\.yaml >> ~/\.openme/config\.yaml)$", text, re.MULTILINE)
-    public = client(here, *made.split()[1:]).out.strip()
-    here.ok(*added.split()[1:], public, "--out", str(here.root / "alice.yaml"))
-    assert "private" not in (here.root / "alice.yaml").read_text()
-    subprocess.run(["sh", "-euc", merged], cwd=here.root, env=here.environment, check=True, timeout=60)
-    config = load_client_config(profiles(here))
-    assert (list(config.profiles), config.waiting) == (["default"], {})
-    profile = config.profiles["default"]
-    assert profile.private_key is not None
-    assert load_server_config(here.config).clients["alice"].public_key == profile.public_key
-    with here.serving() as server:
-        assert client(here, "knock", "--ip", "203.0.113.5").code == 0
-        server.logs("alice: opened")
-
-
 def test_a_profile_that_waits_says_what_the_server_has_to_do(here: Place) -> None:
     public = client(here, "keygen", "office").out.strip()
     for words in ((), ("office",)):
@@ -353,8 +333,8 @@ def test_what_add_says_to_do_fits_the_key_that_it_was_given(here: Place) -> None
     agents = here.ok("add", "a", "--pubkey", mine.with_suffix(".pub").read_text(), "--out", str(here.root / "a.yaml"))
     assert f"it knocks with ssh-agent:{public_key(mine.with_suffix('.pub')).ssh_fingerprint}" in agents.err
     made = here.ok("add", "b", "--pubkey", client(here, "keygen").out.strip(), "--out", str(here.root / "b.yaml"))
-    assert "keygen" in made.err
+    assert "whose profile it completes; there: openme import b.yaml" in made.err
     assert "identity" not in (here.root / "b.yaml").read_text()
     renewed = here.ok("renew", "a")
     assert "identity" not in renewed.out  # the client keeps it: a server does not know where a key is
-    assert "keeps its private_key, or identity" in renewed.err
+    assert "whose profile these lines bring up to date: openme import" in renewed.err

@@ -87,7 +87,15 @@ def test_a_command_is_found_without_loading_any(here: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["knock", "--help"], ["status", "--help"], ["profiles", "--help"], ["keygen", "--help"], ["--help"]]
+    "words",
+    [
+        ["knock", "--help"],
+        ["status", "--help"],
+        ["profiles", "--help"],
+        ["keygen", "--help"],
+        ["import", "--help"],
+        ["--help"],
+    ],
 )
 def test_the_client_commands_load_without_linux(here: Place, words: list[str]) -> None:
     assert "openme.cli.main" in run_elsewhere(here, *words)
@@ -115,6 +123,13 @@ def test_a_key_is_made_without_linux_and_loads_no_library_for_key_files(here: Pl
     loaded = run_elsewhere(here, "--client-config", str(here.root / "client.yaml"), "keygen")
     assert (here.root / "client.yaml").exists()
     assert [name for name in loaded if name.startswith(("cryptography", "bcrypt", "openme.server"))] == []
+
+
+def test_a_profile_is_imported_without_linux_and_no_image_library_is_loaded(here: Place) -> None:
+    alice = here.client("alice")
+    loaded = run_elsewhere(here, "--client-config", str(here.root / "client.yaml"), "import", str(alice))
+    assert (here.root / "client.yaml").exists()
+    assert [name for name in loaded if name.startswith(("zxingcpp", "PIL", "openme.server", "subprocess"))] == []
 
 
 def test_a_connection_is_carried_without_linux_by_reading_and_writing(here: Place) -> None:

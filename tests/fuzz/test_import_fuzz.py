@@ -20,11 +20,15 @@ ROUNDS = rounds(150)
 SOURCE, PATH = Path("given"), Path("config.yaml")
 
 
+def one_line(error: OpenmeError) -> None:
+    assert "\n" not in error.message
+
+
 def taken(raw: bytes) -> tuple[Offered, ...]:
     try:
         return offered_untrusted(raw, SOURCE)
     except ConfigError as error:
-        assert "\n" not in error.message
+        one_line(error)
         return ()
 
 
@@ -33,7 +37,7 @@ def put(there: str, offers: tuple[Offered, ...], *, replace: bool) -> str | None
     try:
         result = merged(there, PATH, offers, replace=replace)
     except ConfigError as error:
-        assert "\n" not in error.message
+        one_line(error)
         return None
     config = parse_client_config(result.text, PATH)
     assert {step.name for step in result.steps} <= config.profiles.keys() | config.waiting.keys()
@@ -74,5 +78,5 @@ def test_mutations_of_an_image() -> None:
         try:
             read += bool(texts_untrusted(mutated(raw, chance), SOURCE))
         except OpenmeError as error:
-            assert "\n" not in error.message
+            one_line(error)
     assert read < ROUNDS

@@ -1,4 +1,4 @@
-"""For any profile and any client's file: import of an export is the profile, and merging keeps what it does not concern."""
+"""For any profile and any client's file: import of an export is the profile, merging keeps all the rest."""
 
 import random
 import re

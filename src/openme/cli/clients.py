@@ -239,16 +239,13 @@ def _say_next(args: argparse.Namespace, *, secret: bool, identity: str | None) -
     if args.qr or args.qr_out:
         hint(f"next: scan the QR code with the phone, {away}")
     elif secret:
-        hint(f"next: bring {args.out} to the client as ~/.openme/config.yaml, mode 0600, {away}")
-        hint("there: openme knock --check")
+        hint(f"next: bring {args.out} to the client, {away}")
+        hint(f"there: openme import {args.out.name}")
     elif identity is not None:
-        hint(f"next: bring {args.out} to the client as ~/.openme/config.yaml; there: openme knock --check")
+        hint(f"next: bring {args.out} to the client; there: openme import {args.out.name}")
         hint(f"it knocks with {identity}; for a key that no agent has, write identity: file:PATH there instead")
     else:
-        hint(
-            f"next: bring {args.out} to the client, which adds its lines to the profile that 'openme keygen' made;"
-            " there: openme knock --check"
-        )
+        hint(f"next: bring {args.out} to the client, whose profile it completes; there: openme import {args.out.name}")
 
 
 def _undo(args: argparse.Namespace, handover: Handover, added: ClientPublicKey | None) -> str:
@@ -310,7 +307,11 @@ def _renew(args: argparse.Namespace) -> int:
     handover.print(text)
     handover.tell(secret=False)
     _note_file(config, client.public_key, epoch_keys)
-    hint("the client keeps its private_key, or identity: these lines replace the others in its profile")
+    hint(
+        f"next: bring {args.out} to the client, whose profile it brings up to date: openme import {args.out.name}"
+        if args.out is not None
+        else "next, on the client, whose profile these lines bring up to date: openme import"
+    )
     return 0
 
 

@@ -81,7 +81,7 @@ def _run(args: argparse.Namespace) -> int:
     note(f"added profile {name} to {path}")
     answer(str(public))
     hint(f"next, on the server: openme add NAME --pubkey {public}")
-    hint(f"then put the lines that it prints below its profile's name into profile {name}, but for public_key")
+    hint("then, here, with what that prints: openme import")
     return 0
 
 

@@ -86,7 +86,7 @@ def build(
     if signer is None:
         raise ProfileError(
             f"profile {profile.name} has no private_key",
-            "complete it with the file that 'openme add' made for this client",
+            "import the file that 'openme add' made for this client: openme import FILE",
         )
     knock = Knock(now_ns, secrets.token_bytes(RANDOM_NONCE_SIZE), target)
     version = version_of(profile)

@@ -40,7 +40,8 @@ def choose_profile(config: ClientConfig, name: str | None = None) -> Profile:
     if (pair := config.waiting.get(name)) is not None:
         raise ProfileError(
             f"profile {name} has no server yet",
-            f"complete it with what 'openme add NAME --pubkey {pair.public_key or 'KEY'}' prints on the server",
+            f"on the server: openme add NAME --pubkey {pair.public_key or 'KEY'}; with what that prints, here: openme"
+            " import",
         )
     if near := closest(name, profiles):
         hint = f"did you mean {near}?"

@@ -14,7 +14,9 @@ from openme.config.section import Section, root_section, shown
 
 def load_client_config(path: Path) -> ClientConfig:
     """The client's file at `path`; ConfigError for whatever is wrong, a loose mode beside a private key included."""
-    descriptor = open_regular(path, "save there what openme add NAME printed on the server, with mode 0600")
+    descriptor = open_regular(
+        path, "on the server: openme add NAME --out FILE; here, with that file: openme import FILE"
+    )
     try:
         status = os.fstat(descriptor)
         text = read_text(descriptor, path)

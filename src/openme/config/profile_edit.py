@@ -138,10 +138,10 @@ def _edit(path: Path, change: Callable[[str], str]) -> None:
 
 def _alone(directory: Path, path: Path) -> AbstractContextManager[None]:
     """No other command of ours changes the file meanwhile, where the system can see to that."""
-    if os.name != "posix":
+    try:
+        from openme.config.locked import locked_directory  # noqa: PLC0415  # not on Windows
+    except ImportError:
         return nullcontext()
-    from openme.config.locked import locked_directory  # noqa: PLC0415  # not on Windows
-
     return locked_directory(directory, path)
 
 

@@ -28,6 +28,7 @@ def epochs(first: int, count: int = 3, seed: int = 1, length: float = 604800) ->
 
 def text_of(
     name: str = "home",
+    *,
     host: str = "h.example",
     server: bytes = SERVER,
     public: ClientPublicKey = KEY.public,
