@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from openme.config.offered import offered_untrusted
 from openme.config.profile import parse_client_config
 from openme.config.profile_merge import merged
-from openme.config.profile_model import EpochKeys, Profile
+from openme.config.profile_model import EpochKeys, KeyPair, Profile
 from openme.config.profile_text import render_profile
 from openme.config.scalars import quote
 from openme.keys.ed25519 import ClientPrivateKey
@@ -68,7 +68,8 @@ def files(draw: st.DrawFn) -> str:
 
 def all_of(text: str) -> dict[str, object]:
     config = parse_client_config(text, PATH)
-    return {name: held._replace(line=0) for name, held in [*config.profiles.items(), *config.waiting.items()]}
+    everyone: dict[str, Profile | KeyPair] = {**config.profiles, **config.waiting}
+    return {name: held._replace(line=0) for name, held in everyone.items()}
 
 
 def comments(text: str) -> list[str]:
