@@ -3,6 +3,7 @@
 import random
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,11 +11,14 @@ from hypothesis import strategies as st
 from openme.config.offered import offered_untrusted
 from openme.config.profile import parse_client_config
 from openme.config.profile_merge import merged
-from openme.config.profile_model import EpochKeys, KeyPair, Profile
+from openme.config.profile_model import EpochKeys, Profile
 from openme.config.profile_text import render_profile
 from openme.config.scalars import quote
 from openme.keys.ed25519 import ClientPrivateKey
 from openme.keys.x25519 import ServerPrivateKey
+
+if TYPE_CHECKING:
+    from openme.config.profile_model import KeyPair
 
 PATH = Path("c.yaml")
 KEYS = [ClientPrivateKey(bytes([n + 1]) * 32) for n in range(8)]
