@@ -103,6 +103,10 @@ def test_a_code_on_a_screenshot_is_found(here: Place) -> None:
     screen.paste(code, (150, 600))
     screen.save(here.root / "screen.png")
     assert client(here, "import", "screen.png").code == 0
+    clear = code.copy()
+    clear.putdata([(0, 0, 0, 255) if pixel[0] < 128 else (0, 0, 0, 0) for pixel in code.get_flattened_data()])
+    clear.save(here.root / "clear.png")
+    assert client(here, "import", "clear.png", "--as", "clear").code == 0
     screen.crop((0, 0, 400, 400)).save(here.root / "none.png")
     assert "no QR code was found in it" in client(here, "import", "none.png").error
     (here.root / "cut.png").write_bytes((here.root / "code.png").read_bytes()[:200])
@@ -171,8 +175,9 @@ def test_renewed_keys_come_into_the_profile_with_its_comments(here: Place) -> No
     client(here, "import", str(exported(here, "alice")))
     text = profiles(here).read_text().replace("profiles:", "# mine\nprofiles:") + "    ip: source  # NAT\n"
     profiles(here).write_text(text)
+    before = profiles(here).stat()
     assert "already" in client(here, "import", "alice.yaml").err
-    assert profiles(here).read_text() == text
+    assert (profiles(here).read_text(), profiles(here).stat().st_ino) == (text, before.st_ino)
     here.ok("rotate", "ratchet")
     renewed = here.ok("renew", "alice").out
     done = client(here, "import", given=renewed)
@@ -315,6 +320,22 @@ def test_a_server_with_anothers_keys_is_refused_whatever_its_file_says_of_itself
     profiles(here).write_bytes(before)
     done = client(here, "import", "--take", "same_server_as", given=text + more)
     assert done.code == 0, done.err
+
+
+def test_two_servers_with_one_key_are_refused_also_where_both_come_at_once(here: Place) -> None:
+    alice = exported(here, "alice").read_text()
+    other = alice.replace("127.0.0.1", "other.example").replace("default", "other").partition("\n")[2]
+    done = client(here, "import", given=alice + other)
+    assert "epoch_keys: profile other for other.example has the same" in done.error
+    assert not profiles(here).parent.exists()
+
+
+def test_a_signer_for_several_servers_is_not_given_one_servers_version_1_key_twice(here: Place) -> None:
+    text = re.sub(r"private_key: .*", 'identity: "file:/k"', exported(here, "alice", "--v1").read_text())
+    assert client(here, "import", given=text).code == 0
+    done = client(here, "import", "--as", "other", given=text.replace("127.0.0.1", "other.example"))
+    assert (done.code, "server_pubkey: profile default for 127.0.0.1 has the same" in done.error) == (1, True)
+    assert list(load_client_config(profiles(here)).profiles) == ["default"]
 
 
 # -- what would be

@@ -210,6 +210,13 @@ def test_a_replaced_profile_keeps_its_own_key_where_the_new_one_has_none() -> No
     assert parse_client_config(back.text, PATH).profiles["home"].epoch_keys is None
 
 
+def test_only_the_profile_of_that_name_is_replaced() -> None:
+    """One that is found by its key is refreshed, as without."""
+    result = merge(MINE, text_of("x", host="new.example", keys=epochs(2951)), replace=True)
+    profile = parse_client_config(result.text, PATH).profiles["home"]
+    assert (profile.server_host, profile.ip, result.steps[0].kind) == ("new.example", "source", "refreshed")
+
+
 def test_by_name_another_of_the_same_key_is_not_looked_for() -> None:
     result = merge(MINE, text_of("x", keys=epochs(2951)), by_name=True)
     assert result.steps[0].kind == "added"
