@@ -18,7 +18,7 @@ import select
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -114,8 +114,11 @@ class Terminal:
 class FreshDebian:
     """One installation. `network` is its own, connected to nothing yet."""
 
-    def __init__(self, stack: ExitStack, suite: str, name: str, folder: Path) -> None:
-        """`folder`: for what it writes; on a file system that can be a layer (not on another overlay)."""
+    def __init__(self, stack: ExitStack, suite: str, name: str, folder: Path, devices: Sequence[str] = ()) -> None:
+        """`folder`: for what it writes; on a file system that can be a layer (not on another overlay). `devices`: of
+        this machine's that it has too.
+        """
+        self._devices = [f"--bind={device}" for device in devices]
         tree = f"fresh-{suite}"
         subprocess.run([CHECKOUT / "tools/debian-tree", tree, suite, _PACKAGES], check=True)
         self.name = name
@@ -165,6 +168,7 @@ class FreshDebian:
         process = subprocess.Popen(
             [
                 *("systemd-nspawn", "--quiet", *_UNREGISTERED, f"--directory={self.root}", f"--hostname={self.name}"),
+                *self._devices,
                 "--boot",
                 f"--network-namespace-path=/run/netns/{self.network.name}",
                 # Over a network namespace of its own, and for the kernel filter: what root has on a real host.
