@@ -13,8 +13,7 @@ from openme.cli.options import profile_name
 from openme.cli.output import answer, hint, note, warn
 from openme.cli.paths import path_or_stdin
 from openme.cli.qr_image import MOST_BYTES, PNG, texts_untrusted
-from openme.client import profiles_path
-from openme.client.known import Known
+from openme.client import profiles_path, refuse_shared_keys
 from openme.config.files import file_error
 from openme.config.offered import Offered, offered_untrusted
 from openme.config.profile import parse_client_config
@@ -154,13 +153,10 @@ def _refuse_shared_keys(result: Merged, path: Path) -> None:
     if not result.text:
         return
     config = parse_client_config(result.text, path)
-    known = Known(config)
     for step in result.steps:
         profile = config.profiles.get(step.name)
         if profile is not None and step.kind != "unchanged":
-            known.refuse_shared_epoch_keys(profile)
-            if profile.identity is not None:
-                known.refuse_shared_server_key(profile)
+            refuse_shared_keys(config, profile)
 
 
 # ---- what is said

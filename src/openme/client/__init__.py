@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from openme.client.identity import Identity, public_key_of
     from openme.client.knock import Attempt, Sent, protocol_of
+    from openme.client.known import refuse_shared_keys
     from openme.client.policy import Outcome, Reached, State
     from openme.client.profiles import choose_profile, leads_to, load_profiles, profile_for, profiles_path
     from openme.client.receipt import Proof
@@ -68,6 +69,7 @@ __all__ = [
     "profiles_path",
     "protocol_of",
     "public_key_of",
+    "refuse_shared_keys",
     "relay",
 ]
 
@@ -85,6 +87,8 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of ours
                 from openme.client import policy as home
             case "Attempt" | "Sent" | "protocol_of":
                 from openme.client import knock as home
+            case "refuse_shared_keys":
+                from openme.client import known as home
             case "choose_profile" | "leads_to" | "load_profiles" | "profile_for" | "profiles_path":
                 from openme.client import profiles as home
             case "Identity" | "public_key_of":

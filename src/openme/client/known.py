@@ -215,6 +215,14 @@ class Known:
                 yield path
 
 
+def refuse_shared_keys(config: ClientConfig, profile: Profile) -> None:
+    """ProfileError if the profile has keys that one for another host has (spec wire-v2.md)."""
+    known = Known(config)
+    known.refuse_shared_epoch_keys(profile)
+    if profile.identity is not None:
+        known.refuse_shared_server_key(profile)
+
+
 def _one_server(profile: Profile, other: Profile) -> str:
     """The profile that was there first is one that can be edited, whatever becomes of this one."""
     return f"if both are one server, add to profile {other.name}: same_server_as: [{profile.server_host}]"
