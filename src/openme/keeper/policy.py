@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from openme.config.client_index import Openable
 from openme.config.model import ClientEntry
 from openme.firewall.base import IPNetwork, PortList
 from openme.networks import collapsed, is_within, network_around
-from openme.ports import merged, port
+from openme.ports import PortRange, merged, port
 from openme.reasons import Reason
 from openme.wire.knock import IPAddress
 
@@ -30,6 +31,8 @@ _REFUSED: dict[Reason, tuple[IPv4Network | IPv6Network, ...]] = {
 # (RFC 4380). From this length on no more of them are than of `prefix_v4: 16`.
 _HOLD_IPV4 = (ip_network("64:ff9b::/47"), ip_network("2001::/32"))
 _FEW_OF_IPV4 = 112
+
+_MOST_LISTS = 1024  # that are known without being made anew: a grant holds its own, and there may be very many
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ def refused_target(address: IPAddress, is_own: Callable[[IPAddress], bool | None
     return Reason.OWN_ADDRESS if own else None
 
 
+@lru_cache(_MOST_LISTS)
 def health_list(health_port: int, prefix_v4: int = 32, prefix_v6: int = 128) -> PortList:
     """The health port as a list of its own: whoever opens a door opens it too, but it never uses a single use up."""
     return PortList((port("tcp", health_port),), prefix_v4=prefix_v4, prefix_v6=prefix_v6)
@@ -99,15 +103,27 @@ def may_come_from(client: ClientEntry, address: IPAddress) -> bool:
 
 
 def client_lists(client: ClientEntry | Openable, health_port: int) -> tuple[PortList, ...]:
-    """The port lists that this client's doors consist of."""
+    """The port lists that this client's doors consist of; the same objects for all who may open the same."""
+    prefixes = client.prefix_v4, client.prefix_v6
+    return _lists(client.ports, client.single_use, *prefixes, None if client.disable_health_port else health_port)
+
+
+@lru_cache(_MOST_LISTS)
+def _lists(
+    ports: tuple[PortRange, ...],
+    single_use: bool,  # noqa: FBT001  # as they stand in a client's entry
+    prefix_v4: int,
+    prefix_v6: int,
+    health_port: int | None,
+) -> tuple[PortList, ...]:
     lists: list[PortList] = []
-    if client.ports:
-        ports = merged(client.ports)
-        lists.append(PortList(ports, client.single_use, prefix_v4=client.prefix_v4, prefix_v6=client.prefix_v6))
+    if ports:
+        lists.append(PortList(merged(ports), single_use, prefix_v4=prefix_v4, prefix_v6=prefix_v6))
     # Named among the client's own ports it is a service's: a second list would open it anew after a single use.
-    is_own = any(item.proto == "tcp" and item.first <= health_port <= item.last for item in client.ports)
-    if not client.disable_health_port and not is_own:
-        lists.append(health_list(health_port, client.prefix_v4, client.prefix_v6))
+    if health_port is not None and not any(
+        item.proto == "tcp" and item.first <= health_port <= item.last for item in ports
+    ):
+        lists.append(health_list(health_port, prefix_v4, prefix_v6))
     return tuple(dict.fromkeys(lists))
 
 

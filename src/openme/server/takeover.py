@@ -1,6 +1,7 @@
 """The doors that an earlier run left open in the kernel."""
 
 import logging
+from collections import defaultdict
 
 from openme.clocks import Now
 from openme.config.model import ServerConfig
@@ -9,6 +10,7 @@ from openme.keeper.grants import Grant
 from openme.keeper.keeper import Keeper
 from openme.keeper.policy import client_lists, door_network, may_come_from
 from openme.store.base import Holder, Store
+from openme.wire.knock import IPAddress
 
 _log = logging.getLogger("openme.server")
 
@@ -37,6 +39,9 @@ def adopted_grants(
     """
     grants: list[Grant] = []
     held: set[int] = set()
+    at: defaultdict[IPAddress, list[Door]] = defaultdict(list)
+    for door in doors:
+        at[door.address].append(door)
     for holder in holders:
         client = config.index.by_key(holder.client_key)
         if client is None or (client.expires is not None and client.expires <= now.utc):
@@ -44,7 +49,7 @@ def adopted_grants(
         if door_network(client, holder.named) != holder.network or not may_come_from(client, holder.named):
             continue
         lists = client_lists(client, config.health_port)
-        own = [d for d in doors if d.address == holder.address and d.port_list in lists]
+        own = [door for door in at.get(holder.address, ()) if door.port_list in lists]
         # The kernel knows the remaining time; the stored one tells a shared door's holders apart.
         if not own or holder.expires_at < now.unix - 1:
             continue
