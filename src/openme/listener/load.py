@@ -5,7 +5,7 @@ anybody: it only says in which queue a datagram waits.
 """
 
 import secrets
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 
 from openme.wire.base import Version
 from openme.wire.knock import IPAddress
@@ -98,18 +98,19 @@ class Copies:
         self._most = most
         self._per_source = per_source
         self._packets = packets
-        self._given: OrderedDict[bytes, Counter[str]] = OrderedDict()
+        self._hosts: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()  # one for each copy
 
     def too_many(self, packet: bytes, host: str) -> bool:
         """Whether enough copies of this one have been worked on: in all, or from this address."""
-        given = self._given.get(packet[: self._prefix_size])
-        return given is not None and (given.total() >= self._most or given[host] >= self._per_source)
+        hosts = self._hosts.get(packet[: self._prefix_size], ())
+        return len(hosts) >= self._most or hosts.count(host) >= self._per_source
 
     def note(self, packet: bytes, host: str) -> None:
         """It has been worked on."""
-        self._given.setdefault(packet[: self._prefix_size], Counter())[host] += 1
-        if len(self._given) > self._packets:
-            self._given.popitem(last=False)
+        prefix = packet[: self._prefix_size]
+        self._hosts[prefix] = (*self._hosts.get(prefix, ()), host)
+        if len(self._hosts) > self._packets:
+            self._hosts.popitem(last=False)
 
 
 def copies_of(version: Version) -> Copies:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from math import inf
 
 from openme.keys.erasing import wipe
-from openme.seam.messages import ForgetReceipt, KnockNotOpened, KnockOpened, ReceiptPart
+from openme.seam.messages import MAX_RECEIPTS, ForgetReceipt, KnockNotOpened, KnockOpened, ReceiptPart
 from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import seal_receipt
 
 MAX_PENDING = 4096
-MAX_RECEIPTS = 4096
 PENDING_SECONDS = 5.0
 _NS = 10**9
 

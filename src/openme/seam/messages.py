@@ -70,6 +70,9 @@ REPORT_SOURCE_OFFSET = REPORT_NUMBER_OFFSET + NUMBER_SIZE  # 10
 REPORT_SIZE = REPORT_SOURCE_OFFSET + SOURCE_SIZE  # 26
 MAX_NUMBER = (1 << 8 * NUMBER_SIZE) - 1
 
+MAX_RECEIPTS = 2048
+"""That the listener keeps, and the keeper may have it forget: the latest ones."""
+
 REFUSALS = reasons_of(Speaker.LISTENER)
 """Why the listener drops a datagram, in the order of the numbers that stand for it in a report."""
 

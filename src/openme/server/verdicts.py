@@ -1,11 +1,8 @@
 """What the listener is told of a knock: its verdict, and the text of its receipt while there may be one."""
 
-from typing import TYPE_CHECKING
-
 from openme.clocks import Now
-from openme.keeper.deliveries import Deliveries, Offer
+from openme.keeper.deliveries import Deliveries, Offer, OpenReceipts
 from openme.keeper.events import Ended, Events, Moved
-from openme.keeper.grants import Grant
 from openme.keeper.keeper import Keeper
 from openme.keeper.stages import Opened, Refused
 from openme.keys.erasing import wipe
@@ -14,11 +11,7 @@ from openme.seam.channel import Outbox
 from openme.seam.messages import FamiliarAddress, ForgetReceipt, KnockNotOpened, KnockOpened, opening_orders
 from openme.steps import Steps
 
-if TYPE_CHECKING:
-    from openme.wire.knock import IPAddress
-
 _ORDERS_AT_ONCE = 100  # openings that end
-_MAX_RECEIPTS = 256  # of one client and address that are remembered, to be forgotten when the opening ends early
 
 
 class Verdicts:
@@ -28,7 +21,7 @@ class Verdicts:
         self._keeper = keeper
         self._outbox = outbox
         self._deliveries = deliveries
-        self._receipts: dict[tuple[bytes, IPAddress], list[bytes]] = {}
+        self._receipts = OpenReceipts()
 
     def opened(self, opened: Opened, now: Now) -> None:
         """Tell the listener, who makes the receipt now that the firewall has answered. Version 1 has none."""
@@ -43,9 +36,8 @@ class Verdicts:
         if len(orders) > 1:
             wipe(text)  # what was cut from it are copies, which the outbox wipes when they are sent
         self._outbox.put(orders)
-        representatives = self._receipts.setdefault((grant.client_key, grant.address), [])
-        representatives.append(representative)
-        del representatives[:-_MAX_RECEIPTS]
+        if text:
+            self._receipts.add(representative, grant.key)
 
     def refused(self, refused: Refused) -> None:
         """Tell the listener that nothing has opened."""
@@ -67,21 +59,14 @@ class Verdicts:
     def moved(self, event: Moved) -> None:
         """Know the receipts of grants whose network has another first address now by that one."""
         for before, after in event.grants:
-            if before.address != after.address and (representatives := self._take(before)):
-                held = self._receipts.setdefault((after.client_key, after.address), [])
-                held[:0] = representatives
-                del held[:-_MAX_RECEIPTS]
+            self._receipts.move(before.key, after.key)
 
     def ended(self, event: Ended) -> Steps[None]:
         """Have the listener forget the receipts of early ends; those of the others end by their time, as it knows."""
         # Whoever is let in anew meanwhile keeps what that gives him.
-        receipts = [(self._take(grant), why) for grant, why in event.grants]
+        receipts = [(self._receipts.take(grant.key), why) for grant, why in event.grants]
         for number, (representatives, why) in enumerate(receipts, 1):
             if why is not End.TIME_OVER:
                 self._outbox.put([ForgetReceipt(representative) for representative in representatives])
             if number % _ORDERS_AT_ONCE == 0:
                 yield
-
-    def _take(self, grant: Grant) -> list[bytes]:
-        """The representatives of the knocks of an opening that has ended, which are not remembered any longer."""
-        return self._receipts.pop((grant.client_key, grant.address), [])

@@ -11,7 +11,8 @@ is remembered: nonces are let go one by one, the oldest first.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
+from typing import NamedTuple
 
 from openme.reasons import Reason
 from openme.store.base import AlreadyUsed, CannotStore, ClaimRefusal, Reset, Run
@@ -38,28 +39,43 @@ class Remembered:
     lets_go: bool = True
 
 
+class _Kept(NamedTuple):
+    """A nonce that is kept, and what else is known of its knock."""
+
+    timestamp_ns: int
+    nonce: bytes
+    source: IPAddress
+
+
 @dataclass(slots=True)
 class _ClientMemory:
-    """`oldest`: a heap of (timestamp, nonce) of all `nonces`."""
+    """`oldest`: a heap of what `nonces` has; no two of them are alike in timestamp and nonce."""
 
     high_ns: int
     low_ns: int
-    nonces: dict[bytes, tuple[int, IPAddress]] = field(default_factory=dict)
+    nonces: dict[bytes, _Kept] = field(default_factory=dict)
     runs: tuple[Run, ...] = ()
     shut: tuple[Run, ...] = ()
-    oldest: list[tuple[int, bytes]] = field(default_factory=list)
+    oldest: list[_Kept] = field(default_factory=list)
+
+    def keep(self, timestamp_ns: int, nonce: bytes, source: IPAddress) -> None:
+        """Keep one more. Most come from where another came from: that address is in memory once."""
+        if self.oldest and (known := self.oldest[-1].source) == source:
+            source = known
+        self.nonces[nonce] = kept = _Kept(timestamp_ns, nonce, source)
+        heappush(self.oldest, kept)
 
     def is_full(self, low_ns: int) -> bool:
         """Whether there is room for no nonce more once those older than `low_ns` have gone."""
         if len(self.nonces) < MAX_NONCES:
             return False
-        return sum(timestamp_ns >= low_ns for timestamp_ns, _ in self.oldest) >= MAX_NONCES
+        return sum(kept.timestamp_ns >= low_ns for kept in self.oldest) >= MAX_NONCES
 
     def let_go(self, low_ns: int) -> bool:
         """Forget the nonces of what was signed before; whether there were any."""
         any_went = False
-        while self.oldest and self.oldest[0][0] < low_ns:
-            del self.nonces[heappop(self.oldest)[1]]
+        while self.oldest and self.oldest[0].timestamp_ns < low_ns:
+            del self.nonces[heappop(self.oldest).nonce]
             any_went = True
         return any_went
 
@@ -94,10 +110,7 @@ class ReplayMemory:
                 memory = self._clients[client_key] = _ClientMemory(
                     timestamp_ns, timestamp_ns, runs=((timestamp_ns, timestamp_ns),)
                 )
-            memory.nonces[nonce] = (timestamp_ns, source)
-        for memory in self._clients.values():
-            memory.oldest = [(timestamp_ns, nonce) for nonce, (timestamp_ns, _) in memory.nonces.items()]
-            heapify(memory.oldest)
+            memory.keep(timestamp_ns, nonce, source)
 
     def set_window(self, window_ns: int) -> None:
         """Follow a changed `replay_window`. A longer one keeps more from now on, and brings nothing back."""
@@ -139,7 +152,7 @@ class ReplayMemory:
             return AlreadyUsed(Reason.STALE)
         memory = self._clients.get(client_key) or _ClientMemory(timestamp_ns, timestamp_ns - 2 * self._window_ns)
         if first := memory.nonces.get(knock.random_nonce):
-            return AlreadyUsed(Reason.REPLAY, first[1])
+            return AlreadyUsed(Reason.REPLAY, first.source)
         if timestamp_ns < memory.low_ns or any(first <= timestamp_ns <= last for first, last in memory.shut):
             return AlreadyUsed(Reason.STALE)
         high_ns = max(memory.high_ns, timestamp_ns)
@@ -149,8 +162,7 @@ class ReplayMemory:
             return CannotStore(Reason.TOO_MANY)
         memory.high_ns, memory.low_ns = high_ns, low_ns
         lets_go = memory.let_go(low_ns)
-        memory.nonces[knock.random_nonce] = (timestamp_ns, source)
-        heappush(memory.oldest, (timestamp_ns, knock.random_nonce))
+        memory.keep(timestamp_ns, knock.random_nonce, source)
         # What was shut and lies behind now stays known, since a reset lets `low_ns` fall.
         behind = [run for run in memory.shut if run[1] < low_ns]
         memory.runs = _with(memory.runs, behind, timestamp_ns, 2 * self._window_ns)

@@ -34,7 +34,8 @@ from openme.seam.messages import (
     UseEpochKey,
     UseV1Key,
 )
-from openme.server import admission, verdicts
+from openme.keeper import deliveries
+from openme.server import admission
 from openme.server.loop import Ending
 from openme.server.trial import Trial
 from openme.store.base import Seen
@@ -512,7 +513,7 @@ def test_the_firewall_is_let_alone_by_a_change_that_is_not_its(world: KeeperWorl
 def test_receipts_of_an_opening_that_ends_early_are_forgotten_up_to_a_bound(
     world: KeeperWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verdicts, "_MAX_RECEIPTS", 5)
+    monkeypatch.setattr(deliveries, "MOST", 5)
     representatives = []
     for number in range(8):
         datagram = packet_v2(timestamp_ns=world.clock.now.unix_ns, label=number)

@@ -65,12 +65,12 @@ def test_those_of_an_end_at_its_time_end_by_themselves_and_are_not_those_of_the_
 
 
 def test_of_many_that_end_the_last_are_told_later_and_whoever_is_let_in_meanwhile_keeps_his(stand: Stand) -> None:
-    many = [stand.opens(b"1", replace(stand.ground.grant(), address=HOME + number)) for number in range(150)]
+    many = [stand.opens(bytes([number]), replace(stand.ground.grant(), address=HOME + number)) for number in range(150)]
     assert len(stand.ends(End.CLOSED, *many)) == 100
-    stand.opens(b"2", many[-1])
+    stand.opens(b"\xff", many[-1])
     stand.ground.work_off()
-    assert stand.forgotten() == [b"1"] * 50
-    assert stand.ends(End.CLOSED, many[-1]) == [b"2"]
+    assert stand.forgotten() == [bytes([number]) for number in range(100, 150)]
+    assert stand.ends(End.CLOSED, many[-1]) == [b"\xff"]
 
 
 def test_receipts_go_with_a_grant_that_has_another_address_now(stand: Stand) -> None:
