@@ -7,10 +7,9 @@ A door for a network is keyed by the network's first address, and its length is 
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from heapq import heapify, heappop, heappush
-from itertools import count
 
 from openme.firewall.base import Door, IPNetwork, PortList
+from openme.keeper.ends import Ends
 from openme.networks import first_of
 from openme.ports import PortRange
 from openme.wire.knock import IPAddress
@@ -18,8 +17,6 @@ from openme.wire.knock import IPAddress
 DoorKey = tuple[PortList, IPAddress]
 GrantKey = tuple[bytes, IPAddress]
 """Whose grant, by 32-byte public key, and for which address: there is one at a time."""
-
-_STALE_ENTRIES = 1000  # of the heap, beside as many as there are grants
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +68,64 @@ class Change:
     close: tuple[DoorKey, ...] = ()
 
 
-class Grants:
-    """The grants in force: by address, then by client key. Which of them end next tells a heap of their deadlines."""
+class _ByAddress:
+    """Grants by address: one that is alone at its own, as nearly all are, takes no mapping of a few hundred bytes."""
 
     def __init__(self) -> None:
-        self._by_address: dict[IPAddress, dict[bytes, Grant]] = {}
+        self._alone: dict[IPAddress, Grant] = {}
+        self._together: dict[IPAddress, dict[bytes, Grant]] = {}  # two and more, by client key
+
+    def __iter__(self) -> Iterator[IPAddress]:
+        yield from self._alone
+        yield from self._together
+
+    def at(self, address: IPAddress) -> Collection[Grant]:
+        """Those at an address."""
+        if (grant := self._alone.get(address)) is not None:
+            return (grant,)
+        together = self._together.get(address)
+        return () if together is None else together.values()
+
+    def put(self, grant: Grant) -> None:
+        """Add it, in the place of another of the same client."""
+        address = grant.address
+        if (together := self._together.get(address)) is not None:
+            together[grant.client_key] = grant
+            return
+        other = self._alone.get(address)
+        if other is None or other.client_key == grant.client_key:
+            self._alone[address] = grant
+        else:
+            del self._alone[address]
+            self._together[address] = {other.client_key: other, grant.client_key: grant}
+
+    def take(self, grant: Grant) -> None:
+        """Take away what its client has at its address, which must be there."""
+        address = grant.address
+        if self._alone.pop(address, None) is None:
+            together = self._together[address]
+            del together[grant.client_key]
+            if len(together) == 1:
+                del self._together[address]
+                (self._alone[address],) = together.values()
+
+
+class Grants:
+    """The grants in force: by address, and by client."""
+
+    def __init__(self) -> None:
+        self._by_address = _ByAddress()
         self._by_client: dict[bytes, dict[IPAddress, Grant]] = {}
         self._lengths: dict[int, set[int]] = {4: set(), 6: set()}  # prefixes that networks have had, by IP version
-        # (deadline, a number, client key, address) of every grant, and of some that were replaced or have ended.
-        self._ends: list[tuple[float, int, bytes, IPAddress]] = []
-        self._numbers = count()  # since addresses of two families have no order
-        self._most_ends = _STALE_ENTRIES
+        self._ends = Ends(lambda address: min((grant.deadline for grant in self._at(address)), default=None))
 
     def __iter__(self) -> Iterator[Grant]:
-        return iter([grant for beside in self._by_address.values() for grant in beside.values()])
+        return iter([grant for address in self._by_address for grant in self._at(address)])
 
     def gradually(self) -> Iterator[Grant]:
         """As they are when it is each one's turn, for who takes them in steps between which they change."""
-        for beside in list(self._by_address.values()):
-            yield from list(beside.values())
+        for address in list(self._by_address):
+            yield from list(self._at(address))
 
     def clients(self) -> Iterable[bytes]:
         """The public keys of those who have open doors."""
@@ -105,7 +141,7 @@ class Grants:
         return any(
             item.proto == service.proto and item.first <= service.first <= item.last
             for first in {address, *around}
-            for grant in self._by_address.get(first, {}).values()
+            for grant in self._at(first)
             if grant.address == address or (grant.network is not None and address in grant.network)
             for port_list in grant.port_lists
             for item in port_list.ports
@@ -117,7 +153,7 @@ class Grants:
 
     def at(self, address: IPAddress, client_key: bytes) -> Grant | None:
         """The client's grant for an address, or for a network that begins with it."""
-        return self._by_address.get(address, {}).get(client_key)
+        return self._by_client.get(client_key, {}).get(address)
 
     def holds(self, grant: Grant) -> bool:
         """Whether this opening is in force still, under whatever ports and name: not a later one in its place."""
@@ -128,35 +164,29 @@ class Grants:
         """The same grants for these addresses, so that a change can be tried without being made."""
         made = Grants()
         for address in addresses:
-            if beside := self._by_address.get(address):
-                made._by_address[address] = dict(beside)
-                for grant in beside.values():
-                    made._note(grant)
+            for grant in self._at(address):
+                made._hold(grant)
         return made
 
     def put_back(self, part: "Grants", addresses: Iterable[IPAddress]) -> None:
         """Hold for these addresses what `part`, taken for just these, has become."""
-        held = part._by_address  # noqa: SLF001  # of this class
         for address in addresses:
-            before, after = self._by_address.pop(address, {}), held.get(address, {})
-            for client_key in before.keys() - after.keys():
-                self._forget(client_key, address)
-            for client_key, grant in after.items():
-                if before.get(client_key) is not grant:
-                    self._note(grant)
-            if after:
-                self._by_address[address] = after
+            for grant in list(self._at(address)):
+                if part.at(address, grant.client_key) is None:
+                    self._drop(grant)
+            for grant in part._at(address):  # noqa: SLF001  # of this class
+                self._hold(grant)
 
     def door(self, key: DoorKey, now: float) -> Door | None:
         """The door with this key for the longest time that somebody's grant asks for; None where nobody's does."""
         port_list, address = key
-        deadlines = [g.deadline for g in self._by_address.get(address, {}).values() if key in g.doors]
+        deadlines = [g.deadline for g in self._at(address) if key in g.doors]
         remaining = max(deadlines, default=now) - now
         return Door(port_list, address, remaining) if remaining > 0 else None
 
     def doors_for(self, grant: Grant, now: float) -> tuple[Door, ...]:
         """The doors to open for a new grant: each for the longest time that it or another client's grant asks for."""
-        beside = [g for key, g in self._by_address.get(grant.address, {}).items() if key != grant.client_key]
+        beside = [g for g in self._at(grant.address) if g.client_key != grant.client_key]
         return tuple(
             Door(port_list, address, max(g.deadline for g in (grant, *beside) if (port_list, address) in g.doors) - now)
             for port_list, address in grant.doors
@@ -173,8 +203,8 @@ class Grants:
             for grant in of_address.values():
                 for key in grant.doors:
                     longest[key] = max(grant.deadline, longest.get(key, grant.deadline))
-            for client_key, grant in self._by_address.get(address, {}).items():
-                if client_key not in of_address:
+            for grant in self._at(address):
+                if grant.client_key not in of_address:
                     for key in grant.doors:
                         if key in longest:
                             longest[key] = max(longest[key], grant.deadline)
@@ -191,10 +221,19 @@ class Grants:
 
     def add(self, grant: Grant) -> Grant | None:
         """Put a grant in force, in place of an earlier one of the same client and address, which is returned."""
-        beside = self._by_address.setdefault(grant.address, {})
-        earlier = beside.get(grant.client_key)
-        beside[grant.client_key] = held = grant if earlier is None else replace(grant, opened_at=earlier.opened_at)
-        self._note(held)
+        earlier = self.at(grant.address, grant.client_key)
+        opened_at = grant.opened_at if earlier is None else earlier.opened_at
+        like = earlier or next(iter(self._by_client.get(grant.client_key, {}).values()), grant)
+        self._hold(
+            # What another grant of this client's says as well is in memory once.
+            replace(
+                grant,
+                client_key=like.client_key,
+                client_name=like.client_name if like.client_name == grant.client_name else grant.client_name,
+                address=grant.address if earlier is None else earlier.address,
+                opened_at=opened_at,
+            )
+        )
         return earlier
 
     def take_back(self, grant: Grant, earlier: Grant | None) -> None:
@@ -202,8 +241,7 @@ class Grants:
         if earlier is None:
             self._drop(grant)
         else:
-            self._by_address[grant.address][grant.client_key] = earlier
-            self._note(earlier)
+            self._hold(earlier)
 
     def changed_by(
         self, grants: Iterable[Grant], earlier: Iterable[Grant | None], known: Collection[PortList], now: float
@@ -227,12 +265,11 @@ class Grants:
     def expire(self, now: float) -> list[Grant]:
         """Drop and return the grants whose time is over; the kernel has closed their doors by itself."""
         over: list[Grant] = []
-        while self._ends and self._ends[0][0] <= now:
-            _, _, client_key, address = heappop(self._ends)
-            held = self._by_client.get(client_key, {}).get(address)
-            if held is not None and held.deadline <= now:  # else it was given anew, and has another entry
-                self._drop(held)
-                over.append(held)
+        for address in self._ends.due(now):
+            ended = [grant for grant in self._at(address) if grant.deadline <= now]
+            for grant in ended:
+                self._drop(grant)
+            over += ended
         return over
 
     def remove(self, grants: Iterable[Grant], now: float) -> Change:
@@ -248,7 +285,7 @@ class Grants:
         to_open: list[Door] = []
         to_close: list[DoorKey] = []
         for port_list, address in touched:
-            beside = self._by_address.get(address, {}).values()
+            beside = self._at(address)
             remaining = max((g.deadline for g in beside if (port_list, address) in g.doors), default=now) - now
             if remaining <= 0:
                 to_close.append((port_list, address))
@@ -256,28 +293,25 @@ class Grants:
                 to_open.append(Door(port_list, address, remaining))
         return Change(tuple(to_open), tuple(to_close))
 
-    def _drop(self, grant: Grant) -> Grant | None:
-        beside = self._by_address.get(grant.address, {})
-        held = beside.pop(grant.client_key, None)
-        if held is not None:
-            self._forget(grant.client_key, grant.address)
-        if held is not None and not beside:
-            del self._by_address[grant.address]
-        return held
+    def _at(self, address: IPAddress) -> Collection[Grant]:
+        return self._by_address.at(address)
 
-    def _note(self, grant: Grant) -> None:
+    def _hold(self, grant: Grant) -> None:
+        """Have it in force, in the place of another of the same client and address."""
+        beside = self._at(grant.address)
+        if not beside or grant.deadline < min(held.deadline for held in beside):
+            self._ends.note(grant.address, grant.deadline)
+        self._by_address.put(grant)
+        self._by_client.setdefault(grant.client_key, {})[grant.address] = grant
         if grant.network is not None:
             self._lengths[grant.network.version].add(grant.network.prefixlen)
-        self._by_client.setdefault(grant.client_key, {})[grant.address] = grant
-        heappush(self._ends, (grant.deadline, next(self._numbers), grant.client_key, grant.address))
-        if len(self._ends) > self._most_ends:
-            noted = (held for of_client in self._by_client.values() for held in of_client.values())
-            self._ends = [(held.deadline, next(self._numbers), held.client_key, held.address) for held in noted]
-            heapify(self._ends)
-            self._most_ends = 2 * len(self._ends) + _STALE_ENTRIES
 
-    def _forget(self, client_key: bytes, address: IPAddress) -> None:
-        addresses = self._by_client[client_key]
-        del addresses[address]
-        if not addresses:
-            del self._by_client[client_key]
+    def _drop(self, grant: Grant) -> Grant | None:
+        """Have nothing in force for this one's client and address; what was."""
+        of_client = self._by_client.get(grant.client_key, {})
+        dropped = of_client.pop(grant.address, None)
+        if dropped is not None:
+            self._by_address.take(dropped)
+            if not of_client:
+                del self._by_client[grant.client_key]
+        return dropped
