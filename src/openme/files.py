@@ -3,7 +3,8 @@
 import errno
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from openme.interrupts import held_back
@@ -34,12 +35,7 @@ def write_new(
                 status = os.fstat(descriptor)
                 if owner is not None and (status.st_uid, status.st_gid) != (owner.st_uid, owner.st_gid):
                     os.fchown(descriptor, owner.st_uid, owner.st_gid)
-                view = memoryview(content)
-                while view:
-                    written = os.write(descriptor, view)
-                    if written == 0:
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    view = view[written:]
+                _write_all(descriptor, content)
                 if durable:
                     os.fsync(descriptor)
             finally:
@@ -73,6 +69,39 @@ def replace_file(
             raise
     if durable:
         sync_directory(path.parent)
+
+
+@contextmanager
+def replacing(path: Path, own_name: str) -> Iterator[Callable[[bytes], None]]:
+    """Yields what writes a file piece by piece, which takes the place of `path` in one step at the end, mode 0600.
+
+    OSError, and the old file there and no other, if that fails; so too if it is given up. Nothing is synced.
+    `own_name` as for `replace_file`. For a process that no signal interrupts: between two pieces it does other work.
+    """
+    temporary = path.with_name(f".{path.name}.{own_name}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, _WRITE_NEW, 0o600)
+    try:
+        try:
+            if hasattr(os, "fchmod"):
+                os.fchmod(descriptor, 0o600)  # as above
+            yield lambda piece: _write_all(descriptor, piece)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _write_all(descriptor: int, content: bytes | bytearray) -> None:
+    view = memoryview(content)
+    while view:
+        written = os.write(descriptor, view)
+        if written == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        view = view[written:]
 
 
 def sync_directory(directory: Path) -> None:

@@ -119,3 +119,70 @@ def test_the_owner_is_kept(tmp_path: Path) -> None:
     os.chown(path, 12345, 54321)
     files.replace_file(path, b"new", owner=path.stat())
     assert (path.stat().st_uid, path.stat().st_gid) == (12345, 54321)
+
+
+# -- piece by piece
+
+
+@pytest.mark.parametrize("mask", [0, 0o022, 0o777])
+def test_a_file_of_pieces_is_the_owners_alone_whatever_the_umask(tmp_path: Path, mask: int) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    path.chmod(0o666)
+    before = os.umask(mask)
+    try:
+        with files.replacing(path, "me") as put:
+            assert stat.S_IMODE((tmp_path / ".a.me").stat().st_mode) == 0o600
+            put(b"secret")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_bytes() == b"secret"
+
+
+def test_pieces_are_whole_in_the_end_and_until_then_readers_see_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "a", os.write
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:3]))
+    with path.open("rb") as reader:
+        with files.replacing(path, "me") as put:
+            for piece in (b"0123456789", b"", b"abcdef"):
+                put(piece)
+                assert path.read_bytes() == b"old"
+        assert reader.read() == b"old"
+    assert (listing(tmp_path), path.read_bytes()) == (["a"], b"0123456789abcdef")
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_pieces_go_into_nothing_that_somebody_put_in_the_way(tmp_path: Path, hard: bool) -> None:  # noqa: FBT001
+    path, victim, trap = tmp_path / "a", tmp_path / "victim", tmp_path / ".a.me"
+    victim.write_text("theirs")
+    if hard:
+        trap.hardlink_to(victim)
+    else:
+        trap.symlink_to(victim)
+    with files.replacing(path, "me") as put:
+        put(b"secret")
+    assert (victim.read_text(), path.read_text(), path.is_symlink()) == ("theirs", "secret", False)
+    assert listing(tmp_path) == ["a", "victim"]
+
+
+@pytest.mark.parametrize("fails", ["write", "fchmod", "replace", "caller"])
+def test_pieces_that_fail_leave_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    if fails != "caller":
+        monkeypatch.setattr(Path if fails == "replace" else os, fails, refuse)
+    with pytest.raises(OSError, match="No space"), files.replacing(path, "me") as put:
+        put(b"new")
+        if fails == "caller":
+            refuse()
+    monkeypatch.undo()
+    assert (listing(tmp_path), path.read_text()) == (["a"], "old")
+
+
+def test_a_place_for_pieces_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"), files.replacing(tmp_path / "missing" / "a", "me"):
+        pytest.fail("there is nothing to write to")

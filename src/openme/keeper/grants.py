@@ -230,6 +230,7 @@ class Grants:
                 grant,
                 client_key=like.client_key,
                 client_name=like.client_name if like.client_name == grant.client_name else grant.client_name,
+                ports=like.ports if like.ports == grant.ports else grant.ports,
                 address=grant.address if earlier is None else earlier.address,
                 opened_at=opened_at,
             )

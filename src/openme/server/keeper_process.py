@@ -209,7 +209,7 @@ class KeeperProcess:
         self._v1_keys.give(self._parts.keeper.config)
         self._epochs.tick(self._clocks())
         self.outbox.put([Serve()])
-        for _ in self.state_file.write():  # before anybody is told that we serve
+        for _ in self.state_file.begin():  # before anybody is told that we serve
             pass
         self.exchanges.end_what_was_lost_before()
         set_aside()  # or the garbage collector would look through every client again and again: 50 ms for 20,000

@@ -6,24 +6,21 @@ import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from openme.clocks import Now
 from openme.config.model import ClientEntry
-from openme.files import replace_file
+from openme.files import replacing
 from openme.firewall.base import Steps
 from openme.keeper.events import Ended, Events, LetIn, Moved, NewConfig
 from openme.keeper.grants import Grants
 from openme.run_dir import RUN_DIR
 from openme.server.history import History
 from openme.server.slices import Slices
-from openme.server.state_text import StateLines
-
-if TYPE_CHECKING:
-    from openme.keeper.grants import GrantKey
+from openme.server.state_text import StateLines, json_text
 
 DEFAULT_STATE_FILE = RUN_DIR / "sessions.json"
-_LINES_AT_ONCE = 50
+_CLIENTS_AT_ONCE = 50
 _INTERVAL = 1.0  # seconds; a thousand people who knock at once must not mean a thousand files
 
 _log = logging.getLogger("openme.keeper")
@@ -80,7 +77,7 @@ class StateFile:
         self._slices = slices
         self._clocks = clocks
         self._lines = StateLines()
-        self._changed: set[GrantKey] = {grant.key for grant in grants}
+        self._changed: set[bytes] = set(grants.clients())
         self._seen: set[bytes] = set(history)
         self._names_changed = False
         self._is_due = False
@@ -98,18 +95,18 @@ class StateFile:
 
     def let_in(self, event: LetIn) -> None:
         """Somebody is in, or for longer."""
-        self._changed.add(event.grant.key)
+        self._changed.add(event.grant.client_key)
         self._seen.add(event.grant.client_key)
         self._is_due = True
 
     def moved(self, event: Moved) -> None:
         """Grants go on as others."""
-        self._changed.update(grant.key for pair in event.grants for grant in pair)
+        self._changed.update(grant.client_key for pair in event.grants for grant in pair)
         self._is_due = True
 
     def ended(self, event: Ended) -> None:
         """Grants are over."""
-        self._changed.update(grant.key for grant, _ in event.grants)
+        self._changed.update(grant.client_key for grant, _ in event.grants)
         self._is_due = True
 
     def new_config(self, _event: NewConfig) -> None:
@@ -122,6 +119,12 @@ class StateFile:
         if self._is_due and not self._is_being_written and now - self._written >= _INTERVAL:
             self._slices.add(self.write())
 
+    def begin(self) -> Steps[None]:
+        """Write it for the first time, without what a server that was killed has left unfinished beside it."""
+        if self._path is not None:
+            _remove_unfinished(self._path)
+        yield from self.write()
+
     def write(self) -> Steps[None]:
         """Write it."""
         if self._path is None:
@@ -130,7 +133,13 @@ class StateFile:
         self._is_being_written = True
         try:
             yield from self._change_lines()
-            write_state_file(self._path, (yield from self._lines.text(self._clocks().unix, self._rest())))
+            rest = yield from json_text(self._rest())
+            # Nobody is in after a reboot, so that it need not be durable. Made anew each time, so that whatever lies
+            # there, in a directory that others may write too, is not written into.
+            with replacing(self._path, str(os.getpid())) as put:
+                for piece in self._lines.pieces(self._clocks().unix, rest):
+                    put(piece)
+                    yield
             self._has_failed = False
         except OSError as error:
             if not self._has_failed:
@@ -146,20 +155,21 @@ class StateFile:
             self._lines.forget_seen()
             self._seen.update(self._history)
         changed, self._changed = self._changed, set()
-        for number, (client_key, address) in enumerate(changed, 1):
-            self._lines.change((client_key, address), self._grants.at(address, client_key))
-            if number % _LINES_AT_ONCE == 0:
+        for number, client_key in enumerate(changed, 1):
+            yield from self._lines.change(client_key, self._grants.of_client(client_key))
+            if number % _CLIENTS_AT_ONCE == 0:
                 yield
         seen, self._seen = self._seen, set()
         for number, client_key in enumerate(seen, 1):
             if (client := self._client(client_key)) is not None:
                 self._lines.saw(client.name, self._history.at(client_key))
-            if number % _LINES_AT_ONCE == 0:
+            if number % _CLIENTS_AT_ONCE == 0:
                 yield
 
 
-def write_state_file(path: Path, text: str) -> None:
-    """Replace the file as a whole, mode 0600, so that a reader never sees half of it. OSError if the disk refuses."""
-    # Not durable: nobody is in after a reboot. Made anew each time, so that whatever lies there, in a directory that
-    # others may write too, is not written into.
-    replace_file(path, text.encode(), durable=False, own_name=str(os.getpid()))
+def _remove_unfinished(path: Path) -> None:
+    prefix = f".{path.name}."
+    with suppress(OSError):
+        for beside in list(path.parent.iterdir()):
+            if beside.name.startswith(prefix) and beside.name[len(prefix) :].isdecimal():
+                beside.unlink()

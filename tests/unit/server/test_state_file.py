@@ -1,11 +1,13 @@
 """The state file: what other programs read, whole at every moment and for its owner only."""
 
+import errno
 import json
 import os
-import stat
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from ipaddress import ip_network
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,10 +19,11 @@ from openme.keeper.grants import Grant
 from openme.moments import rfc3339
 from openme.ports import parse_port_spec
 from openme.reasons import End
-from openme.server import state_file
+from openme.server import state_text
 from openme.server.history import History
-from openme.server.state_file import StateFile, write_state_file
+from openme.server.state_file import StateFile
 from openme.server.state_text import StateLines, json_text, sessions_value
+from openme.steps import Steps
 from openme.wire.knock import IPAddress
 from support.keeper_parts import Ground
 from support.knocks import ELSEWHERE, HOME, NOW, config, lines
@@ -75,57 +78,6 @@ def test_any_value_becomes_json(value: dict[str, object]) -> None:
     assert json.loads(done(json_text(deepcopy(value)))) == value
 
 
-@pytest.mark.parametrize("mask", [0, 0o022, 0o777])
-def test_the_file_is_the_owners_alone_whatever_the_umask(tmp_path: Path, mask: int) -> None:
-    path = tmp_path / "sessions.json"
-    before = os.umask(mask)
-    try:
-        write_state_file(path, str(ELSEWHERE))
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) & ~0o600 == 0
-    assert path.read_text() == str(ELSEWHERE)
-
-
-def test_a_loose_file_is_replaced_by_a_strict_one(tmp_path: Path) -> None:
-    path = tmp_path / "sessions.json"
-    path.write_text("old")
-    path.chmod(0o666)
-    write_state_file(path, "")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def test_a_file_that_somebody_put_in_our_way_is_not_written_into(tmp_path: Path) -> None:
-    path, victim = tmp_path / "sessions.json", tmp_path / "victim"
-    trap = path.with_name(f".{path.name}.{os.getpid()}")
-    for hard in (False, True):
-        if hard:
-            victim.write_text("")
-            trap.hardlink_to(victim)
-        else:
-            trap.symlink_to(victim)
-        write_state_file(path, "secret")
-        assert not victim.exists() or victim.read_text() == ""
-        assert not path.is_symlink()
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def test_a_reader_sees_the_old_or_the_new_and_nothing_is_left_beside(tmp_path: Path) -> None:
-    path = tmp_path / "sessions.json"
-    write_state_file(path, "old")
-    with path.open() as reader:
-        write_state_file(path, "new")
-        assert reader.read() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["sessions.json"]
-
-
-def test_a_value_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "missing" / "sessions.json"
-    with pytest.raises(OSError, match="No such file"):
-        write_state_file(path, "")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_times_are_utc_to_the_second() -> None:
     assert rfc3339(0.999) == "1970-01-01T00:00:00Z"
 
@@ -137,33 +89,41 @@ def test_a_door_for_a_network_is_listed_with_the_address_and_the_network() -> No
     assert (session["ip"], session["network"]) == (str(HOME), "203.0.113.0/24")
 
 
+def text(lines: StateLines, rest: dict[str, Any]) -> str:
+    return b"".join(lines.pieces(NOW.unix, done(json_text(deepcopy(rest))))).decode()
+
+
 def test_a_door_for_a_network_and_one_for_an_address_in_it_are_lines_of_their_own() -> None:
     network = ip_network("203.0.113.0/24")
     alone = grant("alice")
     wide = replace(alone, address=network.network_address, network=network, knocked_for=HOME)
-    for goes, stays in ((alone, wide), (wide, alone)):
-        lines = StateLines()
-        for one in (alone, wide):
-            lines.change((one.client_key, one.address), one)
-        lines.change((goes.client_key, goes.address), None)
-        (session,) = json.loads(done(lines.text(NOW.unix, {"warnings": []})))["active_sessions"]
+    lines = StateLines()
+    done(lines.change(alone.client_key, [alone, wide]))
+    assert len(json.loads(text(lines, {"warnings": []}))["active_sessions"]) == 2
+    for stays in (alone, wide):
+        done(lines.change(alone.client_key, [stays]))
+        (session,) = json.loads(text(lines, {"warnings": []}))["active_sessions"]
         assert ("network" in session) == (stays is wide)
 
 
 def test_lines_that_follow_changes_are_the_text_of_the_whole() -> None:
     lines, chance = StateLines(), Random(7)
-    held: dict[tuple[bytes, IPAddress], Grant] = {}
+    held: dict[bytes, dict[IPAddress, Grant]] = {}
+    names: dict[bytes, str] = {}
     seen: dict[str, float] = {}
     rest = {"hidden_though_unnamed": ["22/tcp"], "warnings": []}
     for number in range(400):
-        key = chance.choice("abcdef").encode(), HOME + chance.randrange(3)
-        made = replace(grant(chance.choice("xyz"), "22/tcp"), client_key=key[0], address=key[1], opened_at=number)
+        key, address = chance.choice("abcdef").encode(), HOME + chance.randrange(3)
+        own = held.setdefault(key, {})
+        if chance.random() < 0.2:  # as when the config calls him otherwise
+            names[key] = chance.choice(("x", 'q"', "x2", "\u00e9")) + key.decode()
+            own.update({at: replace(one, client_name=names[key]) for at, one in own.items()})
         if chance.random() < 0.3:
-            held.pop(key, None)
-            lines.change(key, None)
+            own.pop(address, None)
         else:
-            held[key] = made
-            lines.change(key, made)
+            name = names.setdefault(key, key.decode())
+            own[address] = replace(grant(name, "22/tcp"), client_key=key, address=address, opened_at=number)
+        done(lines.change(key, list(own.values())))
         if chance.random() < 0.05:
             seen.clear()
             lines.forget_seen()
@@ -171,41 +131,62 @@ def test_lines_that_follow_changes_are_the_text_of_the_whole() -> None:
         seen[name] = NOW.unix + number
         lines.saw(name, NOW.unix + number)
         if number % 20 == 0:
-            whole = done(sessions_value(held.values(), seen, NOW.unix)) | rest
-            told = json.loads(done(lines.text(NOW.unix, deepcopy(rest))))
-            order = [(session["client_name"], session["ip"]) for session in told["active_sessions"]]
-            assert order == sorted(order)
-            assert sorted(map(repr, told.pop("active_sessions"))) == sorted(map(repr, whole.pop("active_sessions")))
+            every = [one for own in held.values() for one in own.values()]
+            whole = done(sessions_value(every, seen, NOW.unix)) | rest
+            told = json.loads(text(lines, rest))
+            assert list(told) == list(whole)
             assert list(told["last_seen"]) == sorted(told["last_seen"])
             assert told == whole
 
 
 def test_the_text_of_lines_is_the_same_to_the_byte() -> None:
     rest: dict[str, list[str]] = {"hidden_though_unnamed": [], "warnings": ["a warning"]}
-    for grants in ([], [grant("bob"), grant("alice", "22/tcp", "8080-8090/udp")]):
+    network = ip_network("203.0.113.0/24")
+    alice = grant("alice", "22/tcp", "8080-8090/udp")
+    wide = replace(grant("alice", "22/tcp"), address=network.network_address, network=network, knocked_for=HOME + 1)
+    for grants in ([], [grant("bob"), alice, wide, grant('"\u202e')]):
         lines = StateLines()
         for one in grants:
-            lines.change((one.client_key, one.address), one)
+            done(lines.change(one.client_key, [other for other in grants if other.client_key == one.client_key]))
             lines.saw(one.client_name, NOW.unix)
         whole = done(sessions_value(grants, {one.client_name: NOW.unix for one in grants}, NOW.unix))
-        assert done(lines.text(NOW.unix, deepcopy(rest))) == done(json_text(whole | deepcopy(rest)))
+        assert text(lines, rest) == done(json_text(whole | deepcopy(rest)))
 
 
-def test_a_change_costs_no_other_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_comes_in_pieces_of_a_bounded_size() -> None:
     lines = StateLines()
-    for number in range(200):
-        lines.change((b"k", HOME + number), replace(grant("alice", "22/tcp"), address=HOME + number))
-    made: list[object] = []
-    real = json.dumps
+    for number in range(3000):
+        done(lines.change(b"%d" % number, [grant(f"client-{number}", "22/tcp")]))
+        lines.saw(f"client-{number}", NOW.unix)
+    pieces = list(lines.pieces(NOW.unix, done(json_text({"warnings": []}))))
+    assert len(pieces) > 6
+    assert max(map(len, pieces)) < 70_000
+    assert len(json.loads(b"".join(pieces))["active_sessions"]) == 3000
 
-    def dumps(value: object) -> str:
-        made.append(value)
-        return real(value)
 
-    monkeypatch.setattr(json, "dumps", dumps)
-    lines.change((b"k", HOME), grant("alice", "23/tcp"))
-    done(lines.text(NOW.unix, {"warnings": []}))
-    assert sum(isinstance(value, dict) for value in made) == 1
+def test_a_change_costs_no_other_clients_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = StateLines()
+    for name in ("alice", "bob"):
+        of_client = [replace(grant(name, "22/tcp"), address=HOME + number) for number in range(200)]
+        done(lines.change(name.encode(), of_client))
+    made: list[Grant] = []
+    real = state_text._session_lines
+
+    def session_lines(grants: Iterable[tuple[str, int, Grant]]) -> Iterator[str]:
+        every = list(grants)
+        made.extend(one for _, _, one in every)
+        return real(every)
+
+    monkeypatch.setattr(state_text, "_session_lines", session_lines)
+    done(lines.change(b"alice", [grant("alice", "23/tcp")]))
+    text(lines, {"warnings": []})
+    assert [one.client_name for one in made] == ["alice"]
+
+
+def test_many_lines_of_one_client_are_made_in_steps() -> None:
+    lines = StateLines()
+    of_client = [replace(grant("alice", "22/tcp"), address=HOME + number) for number in range(1000)]
+    assert len(list(lines.change(b"alice", of_client))) > 8
 
 
 # -- the file as a subscriber
@@ -297,15 +278,10 @@ def test_a_door_that_is_for_a_network_from_now_on_is_one_line(stand: Stand) -> N
     ]
 
 
-def test_what_is_written_is_not_written_again_until_something_changes(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written: list[str] = []
-    monkeypatch.setattr(state_file, "write_state_file", lambda _path, text: written.append(text))
+def test_what_is_written_is_not_written_again_until_something_changes(stand: Stand) -> None:
     stand.let_in("alice")
-    for _ in range(5):
-        stand.tick()
-    assert len(written) == 1
+    first = stand.tick()
+    assert all(stand.tick() == first for _ in range(5))
 
 
 def test_what_happens_while_it_is_written_is_in_the_next_one(stand: Stand) -> None:
@@ -319,12 +295,13 @@ def test_what_happens_while_it_is_written_is_in_the_next_one(stand: Stand) -> No
     assert "bob" in who(stand.tick())
 
 
-def test_it_is_written_once_a_second_however_much_happens(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-    monkeypatch.setattr(state_file, "write_state_file", lambda _path, text: written.append(text))
+def test_it_is_written_once_a_second_however_much_happens(stand: Stand) -> None:
+    written: dict[str, None] = {}
     for number in range(100):
         stand.let_in("alice", HOME + number)
-        stand.tick(0.1)
+        value = stand.tick(0.1)
+        if value is not None:
+            written[json.dumps(value)] = None
     assert 9 <= len(written) <= 11
 
 
@@ -335,6 +312,77 @@ def test_what_was_open_when_it_began_is_in_it(tmp_path: Path) -> None:
     file = state_file_on(ground, path, History({}))
     done(file.write())
     assert who(json.loads(path.read_text())) == ["alice"]
+
+
+@pytest.fixture
+def longer(stand: Stand) -> Steps[None]:
+    """The steps in which a file with Alice in it is replaced by a much longer one."""
+    stand.let_in("alice")
+    stand.tick()
+    for number in range(1000):
+        stand.let_in("bob", ELSEWHERE + number)
+    return stand.file.write()
+
+
+def listing(stand: Stand) -> list[str]:
+    assert stand.path is not None
+    return sorted(path.name for path in stand.path.parent.iterdir())
+
+
+def test_wherever_it_is_killed_the_file_is_the_old_or_the_new_one(stand: Stand, longer: Steps[None]) -> None:
+    assert stand.path is not None
+    old = stand.path.read_text()
+    beside = 0
+    for _ in longer:
+        # A kill leaves all as it is now.
+        assert stand.path.read_text() == old
+        beside += listing(stand) == [f".sessions.json.{os.getpid()}", "sessions.json"]
+    assert beside > 2, "the new one was there in pieces"
+    assert who(json.loads(stand.path.read_text())) == ["alice"] + ["bob"] * 1000
+    assert listing(stand) == ["sessions.json"]
+
+
+@pytest.mark.parametrize("steps", [1, 12, 13, 14])
+def test_a_file_that_is_given_up_is_the_old_one_and_nothing_is_left_beside(
+    stand: Stand, longer: Steps[None], steps: int
+) -> None:
+    assert stand.path is not None
+    old = stand.path.read_text()
+    for _ in range(steps):
+        next(longer)
+    longer.close()
+    assert (listing(stand), stand.path.read_text()) == (["sessions.json"], old)
+
+
+def test_a_disk_that_is_full_before_the_end_leaves_the_old_file_and_is_tried_again(
+    stand: Stand, longer: Steps[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stand.path is not None
+    old, real, pieces = stand.path.read_text(), os.write, count()
+
+    def write(descriptor: int, data: bytes) -> int:
+        if next(pieces) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with lines("openme.keeper") as records:
+        done(longer)
+    assert [record.getMessage() for record in records] == [f"{stand.path}: cannot be written: No space left on device"]
+    assert (listing(stand), stand.path.read_text()) == (["sessions.json"], old)
+    assert len(who(stand.tick())) == 1001
+
+
+def test_what_killed_servers_have_left_unfinished_is_gone_when_it_begins(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.json"
+    for name in (".sessions.json.4711", ".sessions.json.4712", ".sessions.json.backup", "sessions.json.1"):
+        (tmp_path / name).write_text("{")
+    done(state_file_on(Ground(), path, History({})).begin())
+    assert sorted(left.name for left in tmp_path.iterdir()) == [
+        ".sessions.json.backup",
+        "sessions.json",
+        "sessions.json.1",
+    ]
 
 
 def test_a_disk_that_refuses_loses_no_change(stand: Stand) -> None:
