@@ -51,14 +51,14 @@ class OpenReceipts:
 
     def __init__(self) -> None:
         self._whose: OrderedDict[bytes, GrantKey] = OrderedDict()
-        self._of: dict[GrantKey, dict[bytes, None]] = {}
+        self._of: dict[GrantKey, list[bytes]] = {}
 
     def add(self, representative: bytes, grant: GrantKey) -> None:
         """The receipt for a knock that has opened these doors goes to the listener."""
         if representative in self._whose:  # no two knocks share one, unless clients mean it
             self._drop(representative)
         self._whose[representative] = grant
-        self._of.setdefault(grant, {})[representative] = None
+        self._of.setdefault(grant, []).append(representative)
         if len(self._whose) > MOST:
             self._drop(next(iter(self._whose)))
 
@@ -66,11 +66,11 @@ class OpenReceipts:
         """A grant goes on as another, which may have knocks of its own: those of the first come before them."""
         if before != after and (moved := self._of.pop(before, None)):
             self._whose.update(dict.fromkeys(moved, after))
-            self._of[after] = moved | self._of.get(after, {})
+            self._of[after] = moved + self._of.get(after, [])
 
     def take(self, grant: GrantKey) -> list[bytes]:
         """The knocks of a grant that has ended, which are not remembered any longer."""
-        taken = list(self._of.pop(grant, {}))
+        taken = self._of.pop(grant, [])
         for representative in taken:
             del self._whose[representative]
         return taken
@@ -78,6 +78,6 @@ class OpenReceipts:
     def _drop(self, representative: bytes) -> None:
         grant = self._whose.pop(representative)
         of_grant = self._of[grant]
-        del of_grant[representative]
+        of_grant.remove(representative)
         if not of_grant:
             del self._of[grant]

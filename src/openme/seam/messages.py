@@ -70,7 +70,7 @@ REPORT_SOURCE_OFFSET = REPORT_NUMBER_OFFSET + NUMBER_SIZE  # 10
 REPORT_SIZE = REPORT_SOURCE_OFFSET + SOURCE_SIZE  # 26
 MAX_NUMBER = (1 << 8 * NUMBER_SIZE) - 1
 
-MAX_RECEIPTS = 2048
+MAX_RECEIPTS = 1024
 """That the listener keeps, and the keeper may have it forget: the latest ones."""
 
 REFUSALS = reasons_of(Speaker.LISTENER)

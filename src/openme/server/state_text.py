@@ -1,11 +1,13 @@
 """The text of the state file, and of an answer that tells who is in (spec config.md, `serve`)."""
 
 import json
+import zlib
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from heapq import merge
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple, Self
 
 from openme.firewall.base import Steps, T
 from openme.keeper.grants import Grant
@@ -15,6 +17,7 @@ from openme.ports import PortRange
 _AT_ONCE = 100  # sessions or names of one step
 _SORTED_AT_ONCE = 2000
 _PIECE_SIZE = 1 << 16
+_PACKED_FROM = 2000  # bytes of a block
 _SECONDS = 1024  # whose text is known without being made anew
 
 
@@ -91,30 +94,52 @@ def json_text(value: Mapping[str, Any]) -> Steps[str]:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+class _Block(NamedTuple):
+    """Some lines of one client. Many are packed: they are so alike that a tenth of their size is left."""
+
+    content: bytes
+    is_packed: bool
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """These lines."""
+        plain = text.encode()
+        return cls(plain, is_packed=False) if len(plain) < _PACKED_FROM else cls(zlib.compress(plain, 1), is_packed=True)
+
+    def text(self) -> bytes:
+        """The lines."""
+        return zlib.decompress(self.content) if self.is_packed else self.content
+
+
+class _OfClient(NamedTuple):
+    """The lines about a client."""
+
+    name: str
+    blocks: tuple[_Block, ...]
+
+
 class StateLines:
-    """The state file's text as one block of lines a client, of which only those who have changed are made anew."""
+    """The state file's text as blocks of lines, of which only those of clients who have changed are made anew."""
 
     def __init__(self) -> None:
-        self._sessions: dict[bytes, tuple[str, bytes]] = {}  # name and lines, by client key
-        self._in_order: list[tuple[str, bytes]] = []  # the same clients, as name and key
+        self._sessions: dict[bytes, _OfClient] = {}
+        self._in_order: list[tuple[str, bytes]] = []  # the same clients, by name and key
         self._seen: list[tuple[str, str]] = []  # name and line, in their order
         self._seen_line: dict[str, str] = {}
 
     def change(self, client_key: bytes, grants: Sequence[Grant]) -> Steps[None]:
         """These are the client's grants now."""
-        lines: list[str] = []
-        for line in _session_lines(sorted((str(grant.named), n, grant) for n, grant in enumerate(grants))):
-            lines.append(line)
-            if len(lines) % _AT_ONCE == 0:
-                yield
-        before = self._sessions.pop(client_key, None)
-        if lines:
-            self._sessions[client_key] = min(grant.client_name for grant in grants), ",\n".join(lines).encode()
-        after = self._sessions.get(client_key)
-        if before is not None and (after is None or after[0] != before[0]):
-            del self._in_order[bisect_left(self._in_order, (before[0], client_key))]
-        if after is not None and (before is None or after[0] != before[0]):
-            insort(self._in_order, (after[0], client_key))
+        lines = _session_lines(sorted((str(grant.named), number, grant) for number, grant in enumerate(grants)))
+        blocks: list[_Block] = []
+        while some := list(islice(lines, _AT_ONCE)):
+            blocks.append(_Block.of(",\n".join(some)))
+            yield
+        if (before := self._sessions.pop(client_key, None)) is not None:
+            del self._in_order[bisect_left(self._in_order, (before.name, client_key))]
+        if blocks:
+            name = grants[0].client_name
+            self._sessions[client_key] = _OfClient(name, tuple(blocks))
+            insort(self._in_order, (name, client_key))
 
     def saw(self, name: str, at: float) -> None:
         """The client with this name has knocked, at this Unix time."""
@@ -135,8 +160,8 @@ class StateLines:
         a client's addresses.
         """
         yield f'{{\n "updated_at": {json.dumps(rfc3339(now))},\n'.encode()
-        sessions = (self._sessions[client_key][1] for _, client_key in self._in_order)
-        yield from _listed("active_sessions", "[]", sessions)
+        blocks = (block for _, client_key in self._in_order for block in self._sessions[client_key].blocks)
+        yield from _listed("active_sessions", "[]", (block.text() for block in blocks))
         yield from _listed("last_seen", "{}", (line.encode() for _, line in self._seen))
         yield rest[len("{\n") :].encode()
 
