@@ -154,7 +154,7 @@ def test_nothing_asked_is_nothing_answered(store: Store) -> None:
 
 def test_what_policy_refuses_is_used_up_and_holds_nothing(store: Store) -> None:
     assert said(store, asking("a", held=False), asking("a")) == ["first", "replay"]
-    assert store.holders() == []
+    assert list(store.holders()) == []
     assert store.seen() == {}, "it is the last knock that let somebody in"
 
 
@@ -248,16 +248,16 @@ def test_a_client_that_knocks_too_often_is_refused_and_the_knock_is_not_used_up(
 
 def test_a_refused_claim_leaves_nothing(subject: Subject, store: Store) -> None:
     assert said(store, *(asking(number, START + number) for number in range(MAX_NONCES))) == ["first"] * MAX_NONCES
-    before = store.seen(), store.holders(), list(store.holder_keys())
+    before = store.seen(), list(store.holders()), list(store.holder_keys())
     refused = [
         asking(0, START, source=ELSEWHERE, name="copy"),
         asking("old", START - 3 * W, source=ELSEWHERE, name="old"),
         asking("more", START + MAX_NONCES, source=ELSEWHERE, name="more"),
     ]
     assert said(store, *refused) == ["replay", "stale", "too_many"]
-    assert (store.seen(), store.holders(), list(store.holder_keys())) == before
+    assert (store.seen(), list(store.holders()), list(store.holder_keys())) == before
     later = subject.reopened()
-    assert (later.seen(), later.holders(), list(later.holder_keys())) == before
+    assert (later.seen(), list(later.holders()), list(later.holder_keys())) == before
     assert later.loss is None
 
 

@@ -175,10 +175,15 @@ def test_pieces_that_fail_leave_the_old_file(tmp_path: Path, monkeypatch: pytest
     path.write_text("old")
     if fails != "caller":
         monkeypatch.setattr(Path if fails == "replace" else os, fails, refuse)
-    with pytest.raises(OSError, match="No space"), files.replacing(path, "me") as put:
-        put(b"new")
-        if fails == "caller":
-            refuse()
+
+    def write() -> None:
+        with files.replacing(path, "me") as put:
+            put(b"new")
+            if fails == "caller":
+                refuse()
+
+    with pytest.raises(OSError, match="No space"):
+        write()
     monkeypatch.undo()
     assert (listing(tmp_path), path.read_text()) == (["a"], "old")
 

@@ -13,8 +13,8 @@ from openme.wire.knock import IPAddress
 class Ends:
     """The addresses at which somebody's time will be over; times are monotonic seconds.
 
-    Once one of the times for which an address was noted has come, it is known for the next one there: only a time before
-    all others needs to be noted.
+    When a time for which an address was noted has come, it is noted for the next one there by itself. So only a time
+    before all others there needs to be noted.
     """
 
     def __init__(self, first_end: Callable[[IPAddress], float | None]) -> None:
@@ -34,7 +34,7 @@ class Ends:
         addresses.append(address)
 
     def due(self, now: float) -> Iterator[IPAddress]:
-        """The addresses at which somebody's time is over by now; he is to be taken away before the next is asked for."""
+        """The addresses at which somebody's time is over by now; whoever that is goes before the next is asked for."""
         while self._seconds and self._seconds[0] <= now:
             for address in dict.fromkeys(self._later.pop(heappop(self._seconds))):
                 self._wait(address, now)

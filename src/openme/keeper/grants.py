@@ -7,6 +7,7 @@ A door for a network is keyed by the network's first address, and its length is 
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from openme.firewall.base import Door, IPNetwork, PortList
 from openme.keeper.ends import Ends
@@ -14,6 +15,7 @@ from openme.networks import first_of
 from openme.ports import PortRange
 from openme.wire.knock import IPAddress
 
+T = TypeVar("T")
 DoorKey = tuple[PortList, IPAddress]
 GrantKey = tuple[bytes, IPAddress]
 """Whose grant, by 32-byte public key, and for which address: there is one at a time."""
@@ -222,19 +224,19 @@ class Grants:
     def add(self, grant: Grant) -> Grant | None:
         """Put a grant in force, in place of an earlier one of the same client and address, which is returned."""
         earlier = self.at(grant.address, grant.client_key)
-        opened_at = grant.opened_at if earlier is None else earlier.opened_at
-        like = earlier or next(iter(self._by_client.get(grant.client_key, {}).values()), grant)
-        self._hold(
+        like = earlier or next(iter(self._by_client.get(grant.client_key, {}).values()), None)
+        if like is not None:
             # What another grant of this client's says as well is in memory once.
-            replace(
+            grant = replace(
                 grant,
                 client_key=like.client_key,
-                client_name=like.client_name if like.client_name == grant.client_name else grant.client_name,
-                ports=like.ports if like.ports == grant.ports else grant.ports,
+                client_name=_first(like.client_name, grant.client_name),
+                ports=_first(like.ports, grant.ports),
+                port_lists=_first(like.port_lists, grant.port_lists),
                 address=grant.address if earlier is None else earlier.address,
-                opened_at=opened_at,
+                opened_at=grant.opened_at if earlier is None else earlier.opened_at,
             )
-        )
+        self._hold(grant)
         return earlier
 
     def take_back(self, grant: Grant, earlier: Grant | None) -> None:
@@ -316,3 +318,8 @@ class Grants:
             if not of_client:
                 del self._by_client[grant.client_key]
         return dropped
+
+
+def _first(known: T, said: T) -> T:
+    """The first of two that are equal, else the second."""
+    return known if known == said else said

@@ -104,7 +104,8 @@ class _Block(NamedTuple):
     def of(cls, text: str) -> Self:
         """These lines."""
         plain = text.encode()
-        return cls(plain, is_packed=False) if len(plain) < _PACKED_FROM else cls(zlib.compress(plain, 1), is_packed=True)
+        is_packed = len(plain) >= _PACKED_FROM
+        return cls(zlib.compress(plain, 1) if is_packed else plain, is_packed)
 
     def text(self) -> bytes:
         """The lines."""
@@ -188,6 +189,7 @@ def _session_lines(grants: Iterable[tuple[str, int, Grant]]) -> Iterator[str]:
     client's: what many of them say is made once.
     """
     last: Grant | None = None
+    name = ports = ""
     for address, _, grant in grants:
         if last is None or grant.client_name != last.client_name or grant.ports is not last.ports:
             name, ports = json.dumps(grant.client_name), json.dumps(_ports(grant.ports))

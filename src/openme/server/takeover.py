@@ -2,6 +2,8 @@
 
 import logging
 from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from openme.clocks import Now
 from openme.config.model import ServerConfig
@@ -10,7 +12,9 @@ from openme.keeper.grants import Grant
 from openme.keeper.keeper import Keeper
 from openme.keeper.policy import client_lists, door_network, may_come_from
 from openme.store.base import Holder, Store
-from openme.wire.knock import IPAddress
+
+if TYPE_CHECKING:
+    from openme.wire.knock import IPAddress
 
 _log = logging.getLogger("openme.server")
 
@@ -30,7 +34,7 @@ def take_over(firewall: Firewall, keeper: Keeper, store: Store, now: Now) -> Non
 
 
 def adopted_grants(
-    doors: list[Door], holders: list[Holder], config: ServerConfig, now: Now
+    doors: list[Door], holders: Iterable[Holder], config: ServerConfig, now: Now
 ) -> tuple[list[Grant], list[Door]]:
     """Whose the doors are that an earlier run left open: grants for them, and the doors that are nobody's.
 

@@ -167,11 +167,14 @@ class Store(Protocol):
 
     # -- who was in
 
-    def holders(self) -> list[Holder]:
-        """Everybody who was given a door in the last 30 days: of each client a bounded number, those that end last."""
+    def holders(self) -> Iterator[Holder]:
+        """Everybody who was given a door in the last 30 days: of each client a bounded number, those that end last.
+
+        StoreError, at any step, where the store does not give them. Nothing may be claimed meanwhile.
+        """
 
     def holders_of(self, client_key: bytes) -> list[Holder]:
-        """The same of one client. StoreError where the store does not give them."""
+        """The same of one client. StoreError as above."""
 
     def holder_keys(self) -> Iterator[bytes]:
         """The public keys of those whom `holders_of` knows, a moment each. StoreError as above, at any step."""

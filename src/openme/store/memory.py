@@ -69,9 +69,9 @@ class MemoryStore:
         """See `Store.reset_all`."""
         return [] if self._memory is None else self._memory.reset_all(now_ns)
 
-    def holders(self) -> list[Holder]:
+    def holders(self) -> Iterator[Holder]:
         """See `Store.holders`; everybody, for as long as this lives."""
-        return [holder for of_client in self._holders.values() for holder in of_client.values()]
+        return (holder for of_client in self._holders.values() for holder in of_client.values())
 
     def holders_of(self, client_key: bytes) -> list[Holder]:
         """See `Store.holders_of`."""

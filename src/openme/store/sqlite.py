@@ -567,9 +567,12 @@ class SqliteStore:
             self._connection.execute("INSERT OR REPLACE INTO ratchet VALUES (1, ?, ?)", (epoch, public))
             self._connection.execute("DELETE FROM ratchet_next")
 
-    def holders(self) -> list[Holder]:
-        """Everybody who was given a door in the last 30 days: of each client the last `MOST_HOLDERS` addresses."""
-        return self._holders("")
+    def holders(self) -> Iterator[Holder]:
+        """See `Store.holders`: of each client the last `MOST_HOLDERS` addresses."""
+        try:
+            yield from readable(self._connection.execute(_HOLDERS), holder_of)
+        except sqlite3.Error as error:
+            raise self._unread(error) from None
 
     def holders_of(self, client_key: bytes) -> list[Holder]:
         """The addresses that one client was given a door for, as `holders` has them, and what waits for the disk.
@@ -577,7 +580,8 @@ class SqliteStore:
         StoreError where the disk does not give them.
         """
         waiting = [knock.claim.holder for knock in self._waiting if knock.claim.holder is not None]
-        return self._holders(" WHERE client = ?", client_key) + [h for h in waiting if h.client_key == client_key]
+        stored = readable(self._rows(f"{_HOLDERS} WHERE client = ?", client_key), holder_of)
+        return [*stored, *(holder for holder in waiting if holder.client_key == client_key)]
 
     def holder_keys(self) -> Iterator[bytes]:
         """The public keys of those whom `holders_of` knows, a moment each. StoreError as above, at any step."""
@@ -589,21 +593,17 @@ class SqliteStore:
             if last not in waiting:
                 yield last
 
-    def _holders(self, which: str, *values: bytes) -> list[Holder]:
-        rows = self._rows(
-            f"SELECT client, address, name, ports, opened_at, expires_at FROM holder{which}",  # noqa: S608  # ours
-            *values,
-        )
-        return list(readable(rows, holder_of))
-
     def _rows(self, query: str, *values: bytes | int) -> list[Any]:
         """All rows, or StoreError: the database was whole when it was opened, but a disk may fail at any time."""
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(
-                f"the database of {self._directory} cannot be read ({error})", "restart the server: it sets it aside"
-            ) from None
+            raise self._unread(error) from None
+
+    def _unread(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(
+            f"the database of {self._directory} cannot be read ({error})", "restart the server: it sets it aside"
+        )
 
     def seen(self) -> dict[bytes, Seen]:
         """The last accepted knock of every client, by public key. StoreError where the disk does not give them."""
@@ -632,6 +632,7 @@ class SqliteStore:
 
 
 _CLIENT_TIMES = "SELECT client, high_ns, low_ns, runs, shut FROM mark"
+_HOLDERS = "SELECT client, address, name, ports, opened_at, expires_at FROM holder"
 _NONCES = "SELECT client, nonce, timestamp_ns, source FROM nonce"
 _META = "SELECT key, value FROM meta"
 

@@ -1,5 +1,6 @@
 """Who is in: doors that two people share stay open for whoever has more time left."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 from random import Random
 
@@ -236,6 +237,19 @@ def test_what_is_given_anew_again_and_again_takes_no_more_room() -> None:
         grants.add(grant("alice", 1000.0 + number))
     noted = [address for addresses in grants._ends._later.values() for address in addresses]
     assert noted == [HOME]
+
+
+def test_what_a_clients_grants_have_in_common_is_in_memory_once() -> None:
+    grants = Grants()
+    for number in range(3):
+        same = grant(f"alice{number}"[:5], 10.0, PortList(parse_port_spec("22/tcp")), address=HOME + number)
+        grants.add(replace(same, ports=parse_port_spec("22/tcp")))
+    grants.add(grant("alice", 20.0, WEB, address=HOME + 2))
+    first, second, other = grants
+    for shared in ("client_key", "client_name", "ports", "port_lists"):
+        assert getattr(first, shared) is getattr(second, shared)
+    assert other.client_key is first.client_key
+    assert (other.port_lists, other.ports) == ((WEB,), ())
 
 
 def test_with_many_in_force_nobody_looks_at_all_of_them_for_one_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:

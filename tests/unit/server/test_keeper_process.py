@@ -16,6 +16,7 @@ import pytest
 
 from openme import interrupts
 from openme.firewall.base import Door, Steps
+from openme.keeper import deliveries
 from openme.keeper.events import NewConfig
 from openme.keeper.ratchet_file import read_ratchet
 from openme.reasons import Reason
@@ -34,7 +35,6 @@ from openme.seam.messages import (
     UseEpochKey,
     UseV1Key,
 )
-from openme.keeper import deliveries
 from openme.server import admission
 from openme.server.loop import Ending
 from openme.server.trial import Trial

@@ -150,7 +150,7 @@ def test_who_was_in_and_who_was_seen_come_back(tmp_path: Path) -> None:
     accept(store, "a")
     store.close()
     store = made_store(tmp_path)
-    assert store.holders() == [Holder(KEY, ELSEWHERE, "alice", PORTS, START / NS, START / NS + 30)]
+    assert list(store.holders()) == [Holder(KEY, ELSEWHERE, "alice", PORTS, START / NS, START / NS + 30)]
     assert store.seen() == {KEY: Seen("alice", START / NS, HOME)}
     assert read_seen(tmp_path) == {}, "a running server keeps the database to itself"
     store.close()
@@ -201,7 +201,7 @@ def test_a_place_on_the_disk_that_is_none_is_passed_over(tmp_path: Path, place: 
     with closing(sqlite3.connect(tmp_path / DATABASE)) as connection, connection:
         connection.execute("UPDATE holder SET address = ?", (place,))
     store, _ = opened(tmp_path)
-    assert (store.loss, store.holders()) == (None, [])
+    assert (store.loss, list(store.holders())) == (None, [])
     store.close()
 
 
@@ -262,7 +262,7 @@ def test_holders_that_wait_for_the_disk_are_named_too(tmp_path: Path) -> None:
 def test_a_knock_that_opened_nothing_is_remembered_and_holds_nothing(tmp_path: Path) -> None:
     store, _memory = opened(tmp_path)
     accept(store, "a", grant=False)
-    assert store.holders() == []
+    assert list(store.holders()) == []
     store.close()
     assert refusal(reopened(tmp_path), "a") == "replay"
 
@@ -325,7 +325,7 @@ def test_whose_doors_ended_long_ago_is_looked_for_once_an_hour(tmp_path: Path) -
             Holder(KEY, ELSEWHERE, "alice", PORTS, at / NS, at / NS + 30),
         )
         store.claim([claim], expected)
-        assert len(store.holders()) == left
+        assert len(list(store.holders())) == left
     store.close()
 
 
@@ -467,7 +467,7 @@ def test_a_flipped_bit_in_the_name_of_a_column_is_damage_and_stops_nobody(tmp_pa
         store, memory = opened(tmp_path)
         assert store.damage, name
         assert refusal(memory, "a") == "stale"
-        store.ratchet_seen(), store.seen(), store.holders(), store.renewals()
+        store.ratchet_seen(), store.seen(), list(store.holders()), store.renewals()
         store.close()
         for path in tmp_path.iterdir():
             path.unlink()
@@ -942,7 +942,7 @@ def test_what_is_not_the_replay_memorys_may_be_damaged_and_costs_one_row(tmp_pat
     store.close()
     store, _ = opened(tmp_path)
     assert store.loss is None
-    assert (store.seen(), store.holders()) == ({}, [])
+    assert (store.seen(), list(store.holders())) == ({}, [])
     store.close()
 
 
