@@ -668,7 +668,7 @@ def test_a_request_that_makes_no_sense_is_answered_in_words(world: KeeperWorld, 
 
 def test_close_ends_the_doors_of_that_client_alone(world: KeeperWorld) -> None:
     world.knock(packet_v2())
-    world.knock(packet_v2(BOB), source=ELSEWHERE)
+    world.knock(packet_v2(BOB, label="another"), source=ELSEWHERE)
     world.ask("close", name="alice")
     assert world.open_for() == {str(ELSEWHERE)}
     assert len(world.orders(ForgetReceipt)) == 1
