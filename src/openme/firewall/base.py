@@ -192,9 +192,17 @@ class Firewall(Protocol):
         """What `intact` has found to be missing, in a few words for the log."""
 
     def adapt(self) -> None:
-        """Follow what has changed around the firewall and is nobody's change of rules. Called all the time: it costs
-        nothing where nothing has changed, and logs what it cannot do.
+        """Follow what has changed around the firewall and is nobody's change of rules. Called often: it costs nothing
+        where nothing has changed, and logs what it cannot do.
         """
+
+    @property
+    def surroundings(self) -> socket.socket | None:
+        """Readable until `adapt` is called, when that may have something to follow; None where nothing tells."""
+
+    @property
+    def adapts_every(self) -> float:
+        """Seconds between two calls of `adapt` for what nothing tells of; `inf` where `surroundings` tell of all."""
 
     def stop(self) -> None:
         """Remove exactly what `start` made, here and in the host's own chains; no error if nothing is there."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 
 from openme.firewall.base import (
     CutTarget,
@@ -90,6 +91,9 @@ class MemoryFirewall:
 
     def adapt(self) -> None:
         """See `Firewall.adapt`: memory has no surroundings."""
+
+    surroundings = None
+    adapts_every = inf
 
     def stop(self) -> None:
         """See `Firewall.stop`."""

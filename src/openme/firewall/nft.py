@@ -261,6 +261,16 @@ class NftFirewall:
         except FirewallError as error:
             _log.error("unused ports: %s", error.message)
 
+    @property
+    def surroundings(self) -> socket.socket | None:
+        """See `Firewall.surroundings`."""
+        return self._virtual_services.news
+
+    @property
+    def adapts_every(self) -> float:
+        """See `Firewall.adapts_every`."""
+        return self._virtual_services.interval
+
     def intact(self) -> bool:
         """Whether our table is as we left it and every chain of the host's has our rule (at its head or not).
 

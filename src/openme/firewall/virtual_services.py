@@ -1,10 +1,13 @@
 """Whether this host balances load by IPVS: its services are ports in use that no socket waits for.
 
-The kernel lists them in /proc/net/ip_vs, which is there once the module is.
+The kernel lists them in /proc/net/ip_vs, which is there once the module is. It tells when the module comes, and of the
+services nothing.
 """
 
 import os
+import socket
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,8 @@ IP_VS = Path("/proc/net/ip_vs")
 FAMILY = b"IPVS\0"
 MOST_READ = 4096  # the services stand behind three lines of headings
 SERVICES = (b"TCP ", b"UDP ", b"SCTP ", b"FWM ")
+LOOK_INTERVAL = 0.5
+"""Seconds between two looks at the kernel's list, where there is one."""
 
 
 class VirtualServices:
@@ -46,13 +51,25 @@ class VirtualServices:
                 return has_services(os.pread(self._listing, MOST_READ, 0))
             except OSError:
                 return False
-        self._arrived = self._arrived or self._has_arrived()
+        self._arrived = self._has_arrived() or self._arrived
         return self._arrived
+
+    @property
+    def news(self) -> socket.socket | None:
+        """Readable until `exist` has been asked, when the module may have come; None where that tells nothing new."""
+        return None if self._news is None or self._listing is not None else self._news.socket
+
+    @property
+    def interval(self) -> float:
+        """Seconds after which `exist` may say otherwise though `news` was not readable; `inf`: never."""
+        return inf if self._listing is None else LOOK_INTERVAL
 
     def _has_arrived(self) -> bool:
         """Read the kernel's news of families that come and go."""
         # What was lost tells nothing: a module that came is asked for again at the next start.
-        return self._news is not None and any(news is not None and FAMILY in news for news in self._news.news())
+        if self._news is None:
+            return False
+        return any({news is not None and FAMILY in news for news in self._news.news()})  # all of it is read
 
 
 def has_services(listing: bytes) -> bool:

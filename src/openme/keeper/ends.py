@@ -6,6 +6,7 @@ Of those whose time comes later only the second is kept in which that is: eight 
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 
 from openme.wire.knock import IPAddress
 
@@ -32,6 +33,12 @@ class Ends:
             addresses = self._later[second] = []
             heappush(self._seconds, second)
         addresses.append(address)
+
+    @property
+    def next_at(self) -> float:
+        """When `due` is to be asked again: `inf` if nobody has any time, long ago if at once."""
+        later = self._seconds[0] if self._seconds else inf
+        return min(later, self._soon[0][0]) if self._soon else later
 
     def due(self, now: float) -> Iterator[IPAddress]:
         """The addresses at which somebody's time is over by now; whoever that is goes before the next is asked for."""

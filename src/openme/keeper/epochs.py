@@ -6,6 +6,7 @@ never destroys a key, which nothing undoes. Without I/O: the clock is given, the
 
 from collections import deque
 from dataclasses import dataclass
+from math import inf
 
 from openme.keys.ratchet import MAX_STEPS, NS, Ratchet, epoch_at
 from openme.wire.receipt import EpochKeyList
@@ -41,7 +42,7 @@ class Epochs:
         self._renewal = None
 
     def look(self, unix_ns: int, monotonic: float) -> LiveChange:
-        """See what the clock says, at least twice a second. Derives nothing unless the live set changes."""
+        """See what the clock says, when that may have changed. Derives nothing unless the live set changes."""
         self._note_over(unix_ns, monotonic)
         before = set(self.live)
         wanted = self._live_at(unix_ns)
@@ -50,6 +51,18 @@ class Epochs:
         for index in sorted(wanted - before):
             self.live[index] = self.ratchet.public_key(index)
         return LiveChange(tuple(sorted(wanted - before)), tuple(sorted(before - wanted)))
+
+    def next_at(self, unix_ns: int, monotonic: float) -> float:
+        """When `look` or `first_to_keep` is to be asked next, in monotonic seconds, if nobody knocks or sets the clock:
+
+        when an epoch begins or ends to be live, or a process that has run for a whole epoch since has evidence enough.
+        """
+        length_ns = self.ratchet.length * NS
+        begins = ((unix_ns + self._window_ns) // length_ns + 1) * length_ns - self._window_ns
+        past_end = self._window_ns + 1  # at the end itself it is live still
+        ends = ((unix_ns - past_end) // length_ns + 1) * length_ns + past_end
+        ripe = [since + self.ratchet.length for epoch, since in self._over if epoch >= self.ratchet.index]
+        return min(monotonic + (min(begins, ends) - unix_ns) / NS, *(at for at in ripe if at > monotonic), inf)
 
     def _live_at(self, unix_ns: int) -> set[int]:
         length_ns = self.ratchet.length * NS

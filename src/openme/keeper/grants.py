@@ -265,6 +265,15 @@ class Grants:
                     opening[key] = door
         return Change(tuple(opening.values()), tuple(closing))
 
+    @property
+    def next_end(self) -> float:
+        """When `expire` is to look again, in monotonic seconds, `inf` without a grant.
+
+        Not after the first deadline; before it when its second begins, and where a grant that would have ended sooner
+        was given anew or taken away.
+        """
+        return self._ends.next_at
+
     def expire(self, now: float) -> list[Grant]:
         """Drop and return the grants whose time is over; the kernel has closed their doors by itself."""
         over: list[Grant] = []

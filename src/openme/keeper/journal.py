@@ -110,6 +110,11 @@ class Journal:
             source=str(source),
         )
 
+    @property
+    def next_at(self) -> float:
+        """When `report` has something to say, in monotonic seconds: long ago if at once, `inf` if nothing."""
+        return self.counts.next_at
+
     def report(self, now: float) -> None:
         """Say what was refused, at most once per interval; `now` in monotonic seconds."""
         if self.counts.report(now, _log):

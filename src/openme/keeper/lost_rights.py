@@ -67,6 +67,12 @@ class Expiries:
         """Know when the clients of a changed config expire: moment and public key of each, in order of time."""
         self._ends = ends
 
+    @property
+    def next_end(self) -> datetime | None:
+        """The first moment after the last look at which somebody expires."""
+        at = bisect_right(self._ends, self._looked, key=lambda end: end[0])
+        return self._ends[at][0] if at < len(self._ends) else None
+
     def passed(self, now: datetime) -> list[bytes]:
         """Public keys of the clients that have expired since the last look. Where the clock was set back they may
         expire again.

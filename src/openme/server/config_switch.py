@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 from openme.clocks import Now
 from openme.config.model import ServerConfig
@@ -61,6 +62,11 @@ class ConfigSwitch:
         config = self._watch.refresh()
         if config is not None and self.use(config, now):
             _log.info("config in force: %d clients", len(config.clients))
+
+    @property
+    def next_at(self) -> float:
+        """When `follow` has something to do though no file has changed, in monotonic seconds; `inf` if nothing."""
+        return min(inf if self._retry_at is None else self._retry_at, self._watch.next_at)
 
     def use(self, config: ServerConfig, now: Now) -> bool:
         """Put a config in force: in the firewall, and if that takes it for the next knock and for open doors.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,15 @@ class ConfigWatch:
         if self._follow_file():
             return self.config
         return self._follow_revoked() if revoked else None
+
+    @property
+    def next_at(self) -> float:
+        """When `refresh` has to say again what is wrong, in monotonic seconds; `inf` if nothing is.
+
+        That a process has read the file nobody knows beforehand; the kernel tells that it has ended (SIGCHLD).
+        """
+        own = inf if self.fault is None or self._reader is not None else self._last_said + _REMIND
+        return min(own, self._revoked.next_at)
 
     def _follow_file(self) -> bool:
         """Look at the file; whether another config has come into force."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from math import inf
 
 from openme.clocks import Now
 from openme.firewall.base import Door, Firewall, FirewallError, Rules, Steps
@@ -46,6 +47,7 @@ class Doors:
         self._steps = DoorSteps(firewall, grants, slices, lambda: clocks().monotonic)
         self._following = 0
         self._ruleset_changed = False
+        self._devices_differ = False
         self._next_repair = float("-inf")
         self._left_open: tuple[float, str] | None = None
 
@@ -160,7 +162,8 @@ class Doors:
 
     def follow_devices(self, interface: str | None, indexes: tuple[int, ...], now: float) -> None:
         """Have the rules for an interface meet the devices that have had its name; `now` in monotonic seconds."""
-        if indexes == self.rules.interface_indexes or interface != self.rules.interface or now < self._next_repair:
+        self._devices_differ = indexes != self.rules.interface_indexes and interface == self.rules.interface
+        if not self._devices_differ or now < self._next_repair:
             return
         self._next_repair = now + REPAIR_INTERVAL
         rules = replace(self.rules, interface_indexes=indexes)
@@ -170,6 +173,12 @@ class Doors:
             _log.error("the rules do not follow interface %s: %s", interface, error.message)  # one line
             return
         self.rules = rules
+        self._devices_differ = False
+
+    @property
+    def next_at(self) -> float:
+        """When `repair` or `follow_devices` has something to do, in monotonic seconds: long ago if at once, else `inf`."""
+        return self._next_repair if self._ruleset_changed or self._devices_differ else inf
 
     def on_ruleset_change(self) -> None:
         """Somebody has changed the host's ruleset, perhaps we ourselves; perhaps it took our rules with it."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from math import inf
 
 from openme.clocks import Now
 from openme.config.model import ServerConfig
@@ -67,6 +68,13 @@ class EpochService:
         config = self._keeper.config
         if not erase_before(first, epochs, config.state_dir, self._store):
             self._next_erasing = now.monotonic + ERASING_INTERVAL
+
+    def next_at(self, now: Now) -> float:
+        """When `tick` has something to do, if nobody knocks or sets the clock, in monotonic seconds; `inf`: never."""
+        if (epochs := self._keeper.epochs) is None:
+            return inf
+        erasing = self._next_erasing if self._next_erasing > now.monotonic else inf
+        return min(epochs.next_at(now.unix_ns, now.monotonic), erasing)
 
     def save(self, _request: SaveRatchet, now: Now) -> RatchetReply:
         """See that the ratchet file is there: somebody may have removed it, or there was none yet."""

@@ -1,6 +1,7 @@
 """What ends by itself: a door when its time is over, a client's right at the date of its `expires`."""
 
 from collections.abc import Iterable
+from math import inf
 
 from openme.clocks import Now
 from openme.keeper.events import Events, NewConfig
@@ -29,6 +30,12 @@ class Expiry:
         self._doors.expire(now.monotonic)
         if expired := self._expiries.passed(now.utc):
             self._end(expired, now)
+
+    def next_at(self, now: Now) -> float:
+        """When the next door or right ends, if nobody sets the clock, in monotonic seconds; `inf` if none does."""
+        end = self._expiries.next_end
+        right = inf if end is None else now.monotonic + (end - now.utc).total_seconds()
+        return min(self._keeper.grants.next_end, right)
 
     def _end(self, expired: Iterable[bytes], now: Now) -> None:
         early = self._keeper.overdue(expired, now)

@@ -22,6 +22,7 @@ import stat
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 from openme.config.faults import ConfigError
@@ -34,7 +35,7 @@ from openme.ports import PortRange, common, merged, parse_port_spec, port, witho
 FILE_NAME = "hidden_ports"
 MAX_BYTES = 4 * 2**20  # 65,535 single ports of two protocols take 1.4 MB
 _MOST_NAMES = 5
-RETRY = 5.0  # seconds between two looks whether the file is there as it should be
+RETRY = 5.0  # seconds between two times of putting the file there as it should be
 
 _log = logging.getLogger("openme.server")
 
@@ -244,12 +245,22 @@ class HiddenPorts:
 
     def tick(self, now: float) -> None:
         """Write again where the disk has refused, and where the file has gone. `now` in monotonic seconds."""
-        if self._state_dir is None or not self._confirmed or now < self._next_try:
+        if self._state_dir is None or not self._confirmed:
             return
-        self._next_try = now + RETRY
         if self.ports and not _is_there(self._state_dir / FILE_NAME):
             self._on_disk = None
-        self._keep(self.ports)
+        if now >= self.next_at:
+            self._next_try = now + RETRY
+            self._keep(self.ports)
+
+    @property
+    def next_at(self) -> float:
+        """When `tick` has something to write, in monotonic seconds: long ago if at once, `inf` if nothing is known of.
+
+        That the file has gone is seen at a tick.
+        """
+        is_kept = self._state_dir is None or not self._confirmed or self.ports == self._on_disk
+        return inf if is_kept else self._next_try
 
     def _say(self, config: ServerConfig) -> None:
         now = unnamed(config, self.ports)

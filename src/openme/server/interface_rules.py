@@ -1,5 +1,7 @@
 """The rules follow the interface that the config names: devices come, go and get other names."""
 
+from math import inf
+
 from openme.clocks import Now
 from openme.keeper.keeper import Keeper
 from openme.server.doors import Doors
@@ -23,6 +25,11 @@ class InterfaceRules:
         self._watch.look(config.interface, now.monotonic)
         indexes = () if config.interface is None else tuple(sorted(self._watch.indexes))
         self._doors.follow_devices(config.interface, indexes, now.monotonic)
+
+    @property
+    def next_at(self) -> float:
+        """When there is something to `look` at, in monotonic seconds: long ago if at once, `inf` if nothing changed."""
+        return inf if self._watch is None else self._watch.next_at
 
     @property
     def warnings(self) -> list[str]:

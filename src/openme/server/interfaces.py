@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterable
+from math import inf
 
 from openme.errors import FirewallError, OpenmeError
 from openme.firewall.registry import kind_of
@@ -100,6 +101,11 @@ class InterfaceWatch:
             return frozenset(link.index for link in links_now() if link.name == name)
         except FirewallError:
             return frozenset()
+
+    @property
+    def next_at(self) -> float:
+        """When there is something to `look` at, in monotonic seconds: long ago if at once, `inf` if nothing changed."""
+        return self._next_look if self._changed else inf
 
     def look(self, name: str | None, now: float) -> None:
         """Look again where something may have changed.

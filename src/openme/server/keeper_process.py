@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from openme.clocks import Now, read_clocks
@@ -26,6 +27,7 @@ from openme.seam.messages import REPORT_SIZE, Serve
 from openme.server import logs
 from openme.server.admin_answers import AdminAnswers
 from openme.server.admission import Admission
+from openme.server.clock_steps import ClockSteps
 from openme.server.config_switch import ConfigSwitch
 from openme.server.config_watch import ConfigWatch
 from openme.server.control_service import Answer, ControlService
@@ -34,6 +36,7 @@ from openme.server.doors import Doors
 from openme.server.epoch_service import EpochService
 from openme.server.exchanges import Exchanges
 from openme.server.expiry import Expiry
+from openme.server.file_changes import POLL_INTERVAL, FileChanges
 from openme.server.garbage import set_aside
 from openme.server.hidden_ports import HiddenPorts
 from openme.server.history import History
@@ -51,14 +54,14 @@ from openme.store.base import Store
 
 _BATCH = 256  # frames that share one sync of the disk and one firewall transaction
 _BUSY_LISTENER = 0.01  # seconds until orders are offered again to a listener that would not take them
-_TICK = 0.5  # seconds between two looks at expiry and config, so that what ends is closed within a second
+_LATE_LINES = 0.5  # seconds until lines are offered again to a stderr that had no room
 
 _log = logging.getLogger("openme.keeper")
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the keeper works with, made by `server.start`."""
+    """What the keeper works with, made by `server.start`. Of what is None nobody tells, or there is none."""
 
     keeper: Keeper
     store: Store
@@ -73,6 +76,8 @@ class Parts:
     reports: Reports = field(default_factory=Reports)
     hidden: HiddenPorts = field(default_factory=HiddenPorts)
     interfaces: InterfaceWatch | None = None
+    files: FileChanges | None = None
+    clock_steps: ClockSteps | None = None
 
 
 class KeeperProcess:
@@ -118,6 +123,7 @@ class KeeperProcess:
         self._interface = InterfaceRules(parts.interfaces, keeper, self.doors)
         self._leaving = LeavingHealthPort(parts.reports, self.outbox, self.switch.use)
         self._store_faults = StoreFaults(store)
+        self._lines_wait = False
         self._admin = AdminAnswers(
             keeper,
             grants,
@@ -177,6 +183,7 @@ class KeeperProcess:
             try:
                 self._begin()
                 ready()
+                self.tick()  # what has changed before the kernel was asked to tell of it
                 while self.loop.ending is None:
                     self.turn()
             except ChannelClosedError as error:
@@ -201,8 +208,13 @@ class KeeperProcess:
             loop.watch(lock, lambda: _make_room(lock))
         if parts.firewall.changes is not None:
             loop.watch(parts.firewall.changes, self.doors.on_ruleset_change)
+        if parts.firewall.surroundings is not None:
+            loop.watch(parts.firewall.surroundings, lambda: None)  # each turn has it adapt
         if parts.interfaces is not None:
             loop.watch(parts.interfaces.changes, parts.interfaces.has_changed)
+        for news in (parts.files, parts.clock_steps):
+            if news is not None and news.tells:
+                loop.watch(news, news.read)  # each turn looks at them
 
     def _begin(self) -> None:
         """Let the listener begin, and do what is due since the run before."""
@@ -216,7 +228,8 @@ class KeeperProcess:
 
     def turn(self) -> None:
         """One turn of the loop: what has come, then those who wait, then a share of long work, then what is due."""
-        self.loop.wait(self._patience())
+        now = self._clocks()
+        self.loop.wait(max(0.0, self.next_at(now) - now.monotonic))
         self.outbox.flush()
         self.admission.serve_waiting()
         if self.slices:
@@ -224,10 +237,36 @@ class KeeperProcess:
             set_aside()  # what steps have left behind would be looked through again and again as well
         self.tick()
 
-    def _patience(self) -> float:
+    def next_at(self, now: Now) -> float:
+        """When the next turn begins, in monotonic seconds, if nothing is readable before: in the past if at once.
+
+        Each part says when it has something to do that nobody else tells of; for those who cannot, all of them are
+        looked at in intervals besides (docs/decisions/0030-the-keeper-sleeps.md).
+        """
         if self.admission or self.slices:
-            return 0
-        return _BUSY_LISTENER if self.outbox else _TICK
+            return now.monotonic
+        parts = self._parts
+        every = (
+            POLL_INTERVAL if parts.files is None else parts.files.interval,
+            inf if parts.clock_steps is not None and parts.clock_steps.tells else POLL_INTERVAL,
+            parts.firewall.adapts_every,
+            _LATE_LINES if self._lines_wait else inf,
+            _BUSY_LISTENER if self.outbox else inf,
+        )
+        return min(
+            now.monotonic + min(every),
+            self.doors.next_at,
+            self.switch.next_at,
+            self._interface.next_at,
+            self._leaving.next_at,
+            parts.hidden.next_at,
+            self._epochs.next_at(now),
+            self._expiry.next_at(now),
+            self.state_file.next_at,
+            parts.journal.next_at,
+            parts.reports.next_at,
+            inf if parts.trial is None else parts.trial.next_at,
+        )
 
     def on_frames(self) -> None:
         """Read what the listener says: knocks, which are decided, and reports."""
@@ -246,7 +285,7 @@ class KeeperProcess:
             self.admission.admit_untrusted(frames, now)
 
     def tick(self) -> None:
-        """Do what is due."""
+        """Do what is due, and see what may have changed."""
         now, parts = self._clocks(), self._parts
         if self.doors.repair(now.monotonic):
             self.exchanges.end_what_began_without_rules()
@@ -263,7 +302,7 @@ class KeeperProcess:
         self._epochs.note_fetched(parts.reports.take_delivered())
         self._store_faults.tick()
         parts.reports.tick(now.monotonic)
-        logs.write_late()
+        self._lines_wait = logs.write_late()
         if parts.trial is not None and parts.trial.is_over(now.monotonic):
             self.loop.end(Ending.TRIAL_OVER)
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from math import inf
 
 from openme.clocks import Now
 from openme.config.model import ServerConfig
@@ -47,14 +48,20 @@ class LeavingHealthPort:
     def tick(self, now: Now) -> None:
         """Ask, or follow what the answer was."""
         config = self._config
-        if config is None or now.monotonic < self._next_leaving:
+        if config is None or now.monotonic < self.next_at:
             return
         if not self._reports.has_left_health_port:
-            if now.monotonic >= self._next_asking:  # again, as its answer may be lost in a flood of frames
-                self._next_asking = now.monotonic + _ASKING_INTERVAL
-                self._outbox.put([LeaveHealthPort()])
+            self._next_asking = now.monotonic + _ASKING_INTERVAL  # again: its answer may be lost in a flood
+            self._outbox.put([LeaveHealthPort()])
             return
         self._next_leaving = now.monotonic + LAST_RETRY
         config = config.with_health_port(listens=False)
         if self._use(config, now):
             _log.warning("%s", worded(config, why_not_ours(config) or "it was named by a group or client"))
+
+    @property
+    def next_at(self) -> float:
+        """When `tick` has something to do, in monotonic seconds: long ago if at once, `inf` if nothing."""
+        if self._config is None:
+            return inf
+        return self._next_leaving if self._reports.has_left_health_port else max(self._next_leaving, self._next_asking)

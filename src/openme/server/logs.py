@@ -59,10 +59,11 @@ class _Handler(logging.StreamHandler[TextIO]):
         elif record.levelno > logging.DEBUG:
             self._late.append(record)
 
-    def write_late(self) -> None:
-        """Write what waits, as far as there is room."""
+    def write_late(self) -> bool:
+        """Write what waits, as far as there is room; whether some still does."""
         while self._late and self._has_room():
             super().emit(self._late.popleft())
+        return bool(self._late)
 
     def _has_room(self) -> bool:
         try:
@@ -71,11 +72,13 @@ class _Handler(logging.StreamHandler[TextIO]):
             return True
 
 
-def write_late() -> None:
-    """Write the lines that stderr had no room for, as far as it has now."""
+def write_late() -> bool:
+    """Write the lines that stderr had no room for, as far as it has now; whether some still wait."""
+    waits = False
     for handler in logging.getLogger("openme").handlers:
         if isinstance(handler, _Handler):
-            handler.write_late()
+            waits = handler.write_late() or waits
+    return waits
 
 
 def set_up(level: str, *, as_json: bool) -> None:

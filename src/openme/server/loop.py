@@ -47,7 +47,7 @@ class Loop:
         self.selector.unregister(source)
 
     def wait(self, seconds: float) -> None:
-        """Wait for so long, or until something is readable, and call back."""
+        """Wait for so long, and never for less, or until something is readable, and call back."""
         for key, _ in self.selector.select(seconds):
             key.data()
 
@@ -58,7 +58,10 @@ class Loop:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Hear those that ask to stop, or to look at the config. Those that were blocked until then are let in."""
+        """Hear those that ask to stop or to look at the config, and of children that end.
+
+        Those that were blocked until then are let in.
+        """
         reader, writer = socket.socketpair()
         for end in (reader, writer):
             end.setblocking(False)  # noqa: FBT003  # the standard library's signature
@@ -67,8 +70,10 @@ class Loop:
             for number in (signal.SIGTERM, signal.SIGINT):
                 if not interrupts.is_ignored(number):
                     signal.signal(number, lambda *_: self.end(Ending.ASKED))
-            # The config is looked at twice a second anyway; this only wakes us.
+            # These only wake us: a turn looks at everything, the config and the children too.
             signal.signal(signal.SIGHUP, lambda *_: _log.info("asked to look at the config"))
+            signal.signal(signal.SIGCHLD, lambda *_: None)
+            signal.siginterrupt(signal.SIGCHLD, False)  # noqa: FBT003  # the standard library's signature
             signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.ENDINGS)
             self.watch(reader, lambda: reader.recv(64))
             yield

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 from openme.config.model import DisabledClient
@@ -62,6 +63,11 @@ class RevokedWatch:
         self._last_said = float("-inf")
         self._remind()
         return self._united()
+
+    @property
+    def next_at(self) -> float:
+        """When `refresh` has to say again what is wrong with the files, in monotonic seconds; `inf` if nothing is."""
+        return inf if self.fault is None else self._last_said + _REMIND
 
     def revoke(self, keys: Iterable[bytes], name: str) -> bool:
         """Hold these keys for revoked, whether or not the disk takes them; whether one is new."""

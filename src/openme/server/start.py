@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from openme.errors import OpenmeError
 from openme.firewall import registry
 from openme.firewall.base import Firewall, FirewallError
 from openme.interrupts import check, held_back, ignore
+from openme.keeper import revoked_keys
 from openme.keeper.epochs import Epochs
 from openme.keeper.journal import Journal
 from openme.keeper.keeper import Keeper
@@ -52,10 +53,13 @@ from openme.processes.sandbox import confine, find_landlock
 from openme.run_dir import RUN_DIR
 from openme.seam.channel import FRAME_SIZES, ChannelClosedError, channel, received
 from openme.seam.messages import REPORT_SIZE, NoLandlock, Ready
+from openme.server import hidden_ports
 from openme.server.addresses import OwnAddresses
+from openme.server.clock_steps import ClockSteps
 from openme.server.config_watch import ConfigWatch, say_warnings
 from openme.server.earlier_sessions import track_earlier_sessions
 from openme.server.epoch_keys import open_epochs
+from openme.server.file_changes import FileChanges
 from openme.server.firewall_lock import firewall_lock
 from openme.server.first_start import FirstStart
 from openme.server.health_port import own_health_port
@@ -216,6 +220,8 @@ class _Prepared:
     listens: bool
     no_filter: str | None
     systemd: socket.socket | None
+    files: FileChanges
+    clock_steps: ClockSteps
     readable: tuple[Path, ...]
     writable: tuple[Path, ...]
     no_landlock: str | None
@@ -280,11 +286,19 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
         listens=health is not None,
         no_filter=no_filter,
         systemd=_systemd(stack),
+        files=stack.enter_context(closing(FileChanges(_followed(config_path, config.state_dir)))),
+        clock_steps=stack.enter_context(closing(ClockSteps())),
         # An edit replaces the file, so it is the directory that must stay readable; of a link both ends.
         readable=tuple({config_path.absolute().parent, config_path.resolve().parent}),
         writable=tuple(writable),
         no_landlock=no_landlock,
     )
+
+
+def _followed(config_path: Path, state_dir: Path) -> tuple[Path, ...]:
+    """The files that others change, and the keeper follows."""
+    names = (revoked_keys.FILE_NAME, revoked_keys.COPY_NAME, hidden_ports.FILE_NAME)
+    return (config_path, *(state_dir / name for name in names))
 
 
 def _start_processes(
@@ -409,6 +423,8 @@ def _keep(
                 reports=reports,
                 hidden=hidden,
                 interfaces=interfaces,
+                files=prepared.files,
+                clock_steps=prepared.clock_steps,
             )
         )
         ending = _run(process, lambda: _say_ready(config, prepared.systemd, trial))

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,13 @@ class StateFile:
 
     def tick(self, now: float) -> None:
         """Begin to write it if something has changed, unless that was less than a second ago; in monotonic seconds."""
-        if self._is_due and not self._is_being_written and now - self._written >= _INTERVAL:
+        if now >= self.next_at:
             self._slices.add(self.write())
+
+    @property
+    def next_at(self) -> float:
+        """When `tick` begins to write it, in monotonic seconds: long ago if at once, `inf` if nothing has changed."""
+        return self._written + _INTERVAL if self._is_due and not self._is_being_written else inf
 
     def begin(self) -> Steps[None]:
         """Write it for the first time, without what a server that was killed has left unfinished beside it."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from math import inf
 
 from openme.keeper.events import Events, LetIn
 
@@ -36,9 +37,14 @@ class Trial:
         """Whether nobody has knocked yet who would end it."""
         return self._until is not None
 
+    @property
+    def next_at(self) -> float:
+        """When it is over unless somebody knocks, in monotonic seconds; `inf` if somebody has."""
+        return inf if self._until is None else self._until
+
     def is_over(self, now: float) -> bool:
         """Whether nobody has knocked in time; `now` in monotonic seconds."""
-        if self._until is None or now < self._until:
+        if now < self.next_at:
             return False
         _log.error("nobody has knocked in time: undoing it, the ports are as they were before")
         return True

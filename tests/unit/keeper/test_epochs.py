@@ -65,6 +65,37 @@ def test_what_begins_and_what_ends_is_told_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("window", [0, WINDOW, 3 * LENGTH])
+def test_whoever_looks_when_it_says_sees_each_change_at_its_nanosecond(window: float) -> None:
+    """Beside one who looks ten times as often, for some epochs."""
+    often, seldom = epochs(window=window), epochs(window=window)
+    now, at = ns(BEGIN), 0.0
+    for _ in range(12):
+        seldom.look(now, at)
+        often.look(now, at)
+        assert seldom.live == often.live
+        following = seldom.next_at(now, at)
+        span = round((following - at) * NS)
+        assert span > 0
+        for tenth in range(1, 10):
+            often.look(now + span * tenth // 10, at + (following - at) * tenth / 10)
+            assert often.live.keys() == seldom.live.keys(), "nothing changes before"
+        now, at = now + span, following
+
+
+def test_it_is_asked_again_when_a_process_has_run_for_a_whole_epoch() -> None:
+    made = epochs()
+    made.look(ns(BEGIN + 1.5 * LENGTH), 7.0)
+    made.look(ns(BEGIN + 1.5 * LENGTH), 8.0)
+    erasing = 7.0 + LENGTH
+    assert made.first_to_keep(erasing - 0.001) is None
+    assert made.first_to_keep(erasing) == FIRST + 1
+    late = erasing - 1.0
+    assert made.next_at(ns(BEGIN + 1.5 * LENGTH), late) == erasing
+    made.advance_to(FIRST + 1)
+    assert made.next_at(ns(BEGIN + 1.5 * LENGTH), late) > erasing
+
+
 def test_a_clock_that_is_wrong_and_set_right_ends_nothing_for_good() -> None:
     made = epochs()
     made.look(ns(BEGIN), 0)

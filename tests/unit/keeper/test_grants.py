@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from ipaddress import ip_address
+from math import inf
 from random import Random
 
 import pytest
@@ -86,6 +87,27 @@ def test_grants_end_at_their_deadline_and_not_before() -> None:
     assert grants.expire(99.999) == []
     assert grants.expire(1000.0) == [alice]
     assert grants.expire(1000.0) == []
+
+
+def test_whoever_looks_when_the_next_is_to_end_misses_none() -> None:
+    chance, grants, now = Random(5), Grants(), 0.0
+    deadlines: dict[str, float] = {}
+    assert grants.next_end == inf
+    for _ in range(2000):
+        name, deadline = f"{chance.randrange(20)}", now + chance.uniform(1.0, 50.0)
+        if chance.random() < 0.1 and name in deadlines:
+            grants.remove([grant(name, deadlines.pop(name))], now)
+        else:
+            grants.add(grant(name, deadline))
+            deadlines[name] = deadline
+        now += chance.uniform(0.0, 2.0)
+        while grants.next_end <= now:
+            for over in grants.expire(grants.next_end):
+                del deadlines[over.client_name]
+        assert grants.next_end <= min(deadlines.values(), default=inf)
+        assert min(deadlines.values(), default=inf) > now
+    grants.expire(inf)
+    assert grants.next_end == inf
 
 
 def test_one_client_may_be_in_from_two_addresses() -> None:

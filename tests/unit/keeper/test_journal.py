@@ -1,6 +1,7 @@
 """What is logged: names and addresses of the proven, mere counts of strangers, and never a flood of lines."""
 
 import logging
+from math import inf
 
 import pytest
 
@@ -65,6 +66,20 @@ def test_counts_are_reported_once_an_interval_and_lose_nothing() -> None:
     reported = [vars(record)["facts"]["refused"]["length"] for record in records]
     assert len(reported) == 4
     assert sum(reported) == counts.total[Reason.LENGTH] == int(REPORT_INTERVAL) * 3 * 2
+
+
+def test_it_has_something_to_say_a_minute_after_it_has_said_something() -> None:
+    journal = Journal()
+    assert journal.next_at == inf
+    journal.counts.add(Reason.LENGTH)
+    assert journal.next_at < 0, "at once"
+    journal.report(5.0)
+    assert journal.next_at == inf
+    journal.counts.add(Reason.LENGTH)
+    journal.report(5.0 + REPORT_INTERVAL - 0.001)
+    assert journal.next_at == 5.0 + REPORT_INTERVAL
+    journal.report(journal.next_at)
+    assert journal.next_at == inf
 
 
 def test_nothing_refused_is_nothing_said() -> None:

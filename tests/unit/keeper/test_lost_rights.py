@@ -101,9 +101,13 @@ def test_expiries_are_told_once_and_again_after_the_clock_was_set_back() -> None
     expiries = Expiries(moment)
     expiries.follow([(moment, KEY), (moment + timedelta(seconds=10), KEY)])
     assert at(9) == []
+    ends = [expiries.next_end]
     assert at(10) == [KEY]
+    ends.append(expiries.next_end)
+    assert ends == [moment + timedelta(seconds=10), None]
     assert at(11) == []
     assert at(-100) == []
+    assert expiries.next_end == moment
     assert at(5) == [KEY]  # the one that ended at the start
     assert at(1000) == [KEY]
     assert at(2000) == []

@@ -2,6 +2,7 @@
 
 import logging
 import stat
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,26 @@ def test_a_file_that_has_gone_is_written_again(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).unlink()
     kept.tick(0.0)
     assert read_hidden_ports(tmp_path) == ports("22/tcp")
+
+
+def test_it_wakes_nobody_but_for_what_is_not_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = HiddenPorts(tmp_path)
+    kept.note(config())
+    assert (kept.next_at, HiddenPorts().next_at) == (inf, inf)
+    with monkeypatch.context() as patched:
+        patched.setattr(hidden_ports, "replace_file", refuse_to_write)
+        kept.note(config("[22/tcp, 80/tcp]"))
+        assert kept.next_at < 0, "at once"
+        kept.tick(3.0)
+        kept.tick(3.0 + RETRY - 0.001)
+        assert kept.next_at == 3.0 + RETRY
+    kept.tick(kept.next_at)
+    assert kept.next_at == inf
+    assert read_hidden_ports(tmp_path) == ports("22/tcp", "80/tcp")
+
+
+def refuse_to_write(*_: object) -> None:
+    raise OpenmeError("no room")
 
 
 def test_a_directory_that_may_not_be_entered_any_more_stops_nobody(

@@ -1,5 +1,7 @@
 """What a rule for an interface meets, from lists of devices; and the watch, on a list that changes."""
 
+from math import inf
+
 import pytest
 
 from openme.firewall.base import FirewallError
@@ -146,8 +148,10 @@ def test_nothing_is_looked_at_while_nothing_changes_or_in_swarms(monkeypatch: py
     host.watch._changed = True
     host.watch.look("eth0", 100.1)
     assert host.looks == 2
+    assert 100.1 < host.watch.next_at < 101.0
     host.watch.look("eth0", 101.0)
     assert host.looks == 3
+    assert host.watch.next_at == inf
 
 
 def test_a_kernel_that_does_not_tell_is_said_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
