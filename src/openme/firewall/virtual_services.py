@@ -67,9 +67,10 @@ class VirtualServices:
     def _has_arrived(self) -> bool:
         """Read the kernel's news of families that come and go."""
         # What was lost tells nothing: a module that came is asked for again at the next start.
-        if self._news is None:
-            return False
-        return any({news is not None and FAMILY in news for news in self._news.news()})  # all of it is read
+        has_arrived = False
+        for news in () if self._news is None else self._news.news():  # all of it, or it stays readable
+            has_arrived = has_arrived or (news is not None and FAMILY in news)
+        return has_arrived
 
 
 def has_services(listing: bytes) -> bool:

@@ -177,7 +177,9 @@ class Doors:
 
     @property
     def next_at(self) -> float:
-        """When `repair` or `follow_devices` has something to do, in monotonic seconds: long ago if at once, else `inf`."""
+        """When `repair` or `follow_devices` has something to do, in monotonic seconds: long ago if at once, `inf` if
+        neither has.
+        """
         return self._next_repair if self._ruleset_changed or self._devices_differ else inf
 
     def on_ruleset_change(self) -> None:

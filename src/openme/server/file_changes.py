@@ -4,9 +4,9 @@ It tells of a directory what is done through it on this machine. What another ma
 and what comes by a mount over a directory, it does not tell. So this is a reason to look, never one not to: whoever
 decides by a file looks at it himself, and all look once in `interval` besides.
 
-All is asked of the kernel when this is made, before the process may ask no more. So where a way to a file is not what it
-was then, because a directory has gone or a link leads elsewhere, it is looked at as often as where the kernel tells
-nothing.
+All is asked of the kernel when this is made, before the process may ask no more. So where the way to a file is not what
+it was then, because a directory has gone or a link leads elsewhere, all are looked at as often as where the kernel
+tells nothing.
 """
 
 import ctypes
