@@ -14,7 +14,7 @@ import json
 import os
 import socket
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,8 +28,10 @@ from openme.firewall.memory import MemoryFirewall
 from openme.keeper.rules import rules_for
 from openme.seam.channel import ORDER_SIZES, channel, received
 from openme.seam.messages import Order, unpack_order
+from openme.server.clock_steps import ClockSteps
 from openme.server.config_watch import ConfigWatch
 from openme.server.control_service import Answer
+from openme.server.file_changes import FileChanges
 from openme.server.keeper_process import KeeperProcess, Parts
 from openme.server.slices import Slices
 from openme.server.trial import Trial
@@ -199,6 +201,10 @@ class KeeperWorld:
         self.work_off()
         self.process.tick()
 
+    def sleeps(self) -> float:
+        """Seconds until the keeper looks again by itself."""
+        return self.process.next_at(self.clock.now) - self.clock.now.monotonic
+
     def work_off(self) -> None:
         """As many turns as the jobs under way need, in which nothing else happens."""
         while self.process.slices:
@@ -297,6 +303,8 @@ def keeper_world(
             control=stack.enter_context(serving.listen(state_dir)),
             state_file=state_file,
             trial=trial,
+            files=stack.enter_context(closing(FileChanges(()))),
+            clock_steps=stack.enter_context(closing(ClockSteps())),
         )
         process = KeeperProcess(parts, clock)
         process.exchanges.end_what_was_lost_before()  # as the beginning of `run` does: from here on expiries are known

@@ -90,8 +90,45 @@ def test_what_a_link_leads_to_is_told_of(folder: Path, tmp_path: Path) -> None:
     with closing(FileChanges([tmp_path / "etc/config"])) as changes:
         written(folder)
         assert has_told(changes)
+        assert changes.tells
         (tmp_path / "etc/config").unlink()
         assert has_told(changes)
+        assert not changes.tells, "a new one may lead where the kernel was not asked to look"
+
+
+def test_a_link_on_the_way_that_is_set_anew_is_told_of_and_then_it_is_looked_at_as_often_as_any(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Relative, through `..`, and from one link to another: each lies in a directory that is not the file's."""
+    (tmp_path / "srv").mkdir()
+    (tmp_path / "srv/now").symlink_to(folder)
+    (tmp_path / "etc").symlink_to("srv/../srv/now")
+    with closing(FileChanges([tmp_path / "etc/file"])) as changes:
+        written(folder)
+        assert has_told(changes)
+        assert changes.tells
+        (tmp_path / "next").symlink_to(tmp_path)
+        (tmp_path / "next").replace(tmp_path / "srv/now")
+        assert has_told(changes)
+        assert (changes.tells, changes.interval) == (False, POLL_INTERVAL)
+
+
+def test_links_in_a_circle_are_looked_for_as_often_as_any(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    with closing(FileChanges([tmp_path / "one/file"])) as changes:
+        assert not changes.tells
+
+
+def test_a_file_is_told_of_whichever_way_it_is_changed(folder: Path, tmp_path: Path, changes: FileChanges) -> None:
+    """One that is mounted on its name, as into a container, is changed in another directory."""
+    (tmp_path / "same").hardlink_to(folder / "file")
+    assert has_told(changes), "its number of links"
+    (tmp_path / "same").write_text("by another name")
+    assert has_told(changes)
+    replaced(folder)
+    assert has_told(changes)
+    assert changes.tells
 
 
 @pytest.mark.parametrize(

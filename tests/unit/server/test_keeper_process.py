@@ -35,7 +35,8 @@ from openme.seam.messages import (
     UseEpochKey,
     UseV1Key,
 )
-from openme.server import admission
+from openme.server import admission, verdicts
+from openme.server.file_changes import LOOK_INTERVAL
 from openme.server.loop import Ending
 from openme.server.trial import Trial
 from openme.store.base import Seen
@@ -754,7 +755,7 @@ def test_a_turn_waits_for_nothing_while_there_is_work(world: KeeperWorld, monkey
     world.process.turn()
     world.process.slices.add(iter_once())
     world.process.turn()
-    assert waited == [0.5, 0]
+    assert waited == [LOOK_INTERVAL, 0]
 
 
 def test_a_turn_asks_everybody_whether_something_is_due(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
