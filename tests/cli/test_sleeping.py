@@ -1,4 +1,4 @@
-"""A server that has nothing to do sleeps, and whatever concerns it wakes it: long before it looks by itself, once a minute.
+"""A server that has nothing to do sleeps, and what concerns it wakes it: long before it looks by itself, once a minute.
 
 Every wait here is shorter than that minute, so that it fails where nobody is woken.
 """

@@ -62,6 +62,7 @@ from openme.server.epoch_keys import open_epochs
 from openme.server.file_changes import FileChanges
 from openme.server.firewall_lock import firewall_lock
 from openme.server.first_start import FirstStart
+from openme.server.garbage import set_aside
 from openme.server.health_port import own_health_port
 from openme.server.health_port import worded as health_words
 from openme.server.hidden_ports import HiddenPorts
@@ -258,6 +259,7 @@ def _prepare(stack: ExitStack, config_path: Path, config: ServerConfig, state_fi
     lock = stack.enter_context(firewall_lock(registry.kind_of(config.firewall).abilities.lock))
     keep_secrets_in_memory()
     no_landlock = find_landlock()
+    set_aside()
     children, keeper_end = _start_processes(stack, user, knock, health, kernel_filter)
     # From here on this process holds no descriptor that a stranger's bytes come through.
     knock.close()
