@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -127,8 +128,12 @@ def test_what_concerns_it_wakes_it(
     server.logs(said)
 
 
+def has_followed(server: Server, times: int) -> bool:
+    return server.log.count("config in force: ") == times
+
+
 def test_what_was_changed_while_it_slept_through_another_change_is_seen_too(at: Place, server: Server) -> None:
     """Each is told anew: a wake-up takes nothing from the next one."""
-    for number in range(1, 4):
-        at.set("knock_timeout", f"{10 + number}s")
-        until(lambda expected=number: server.log.count("config in force: ") == expected, "each is in force")
+    for changes in range(1, 4):
+        at.set("knock_timeout", f"{10 + changes}s")
+        until(partial(has_followed, server, changes), "each is in force")

@@ -77,7 +77,7 @@ def test_the_key_of_an_epoch_is_given_when_it_begins_to_be_live(world: KeeperWor
     begins = (EPOCH + 1) * WEEK - WINDOW
     world.clock.advance(begins - world.clock.now.unix - 20)
     world.turn()
-    assert world.orders(UseEpochKey)[-1:] != [EPOCH + 1]
+    assert EPOCH + 1 not in [order.epoch for order in world.orders(UseEpochKey)]
     until_due(world, 20)
     assert [order.epoch for order in world.orders(UseEpochKey)] == [EPOCH + 1]
 
