@@ -182,8 +182,7 @@ LISTENER = Role(
 KEEPER = Role(
     name="keeper",
     runs_as=RunsAs.STARTER,
-    descriptors="channel, control socket, database, locks, netlink, news of files and of the clock, and what the operator"
-    " gave it",
+    descriptors="channel, control socket, database, locks, netlink, news of files and clock, and what the operator gave it",
     dies_with="the listener: it ends itself, the rules stay",
     calls=_KEEPER,
     capabilities=frozenset({CAP_NET_ADMIN}),
