@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -741,6 +742,35 @@ def test_a_run_begins_with_what_clients_lost_while_there_was_none(
     monkeypatch.setattr(world.process.exchanges, "end_what_was_lost_before", lambda: begun.append("lost"))
     world.process.run(lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert begun == ["lost"]
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_all_that_tells_of_something_wakes_the_loop(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    telling, other = socket.socketpair()
+    monkeypatch.setattr(world.firewall, "surroundings", telling)
+    watched: set[object] = set()
+
+    def ready() -> None:
+        watched.update(key.fileobj for key in world.process.loop.selector.get_map().values())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    world.process.run(ready)
+    parts = world.parts
+    assert {parts.listener, parts.control, telling, parts.files, parts.clock_steps} <= watched
+    telling.close()
+    other.close()
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_what_changed_before_the_kernel_was_asked_to_tell_is_seen_at_once(world: KeeperWorld) -> None:
+    """Between the first reading of the config and the first turn."""
+
+    def ready() -> None:
+        world.write_config("{bob: {ed25519_pubkey: KEY_B}}")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    world.process.run(ready)
+    assert world.parts.keeper.config.clients.keys() == {"bob"}
 
 
 def iter_once() -> Steps[None]:
