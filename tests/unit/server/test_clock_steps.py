@@ -1,4 +1,4 @@
-"""The kernel's word that the wall clock was set. To set it is for a machine of its own: tests/long/guest."""
+"""The kernel's word that the wall clock was set. A machine of its own has it set: tests/long/guest/test_clock_steps.py."""
 
 import os
 import select
