@@ -30,7 +30,8 @@ _SCRIPT = """\
 cd {checkout}
 stty -F /dev/ttyS1 raw
 echo "kernel $(uname -r)"
-OPENME_GUEST=1 {python} -m pytest --color=no -p no:cacheprovider -o console_output_style=classic --junitxml=/tmp/report.xml {tests}
+export OPENME_GUEST=1
+{python} -m pytest --color=no -p no:cacheprovider -o console_output_style=classic --junitxml=/tmp/report.xml {tests}
 cat /tmp/report.xml > /dev/ttyS1
 """
 

@@ -1,4 +1,4 @@
-"""The kernel's word that the wall clock was set. A machine of its own has it set: tests/long/guest/test_clock_steps.py."""
+"""The kernel's word that the wall clock was set, where nobody sets it: that is tried in tests/long/guest."""
 
 import os
 import select
