@@ -1,4 +1,4 @@
-"""When the kernel's list of IPVS services is looked at: twice a second where there is one, else when its news say so."""
+"""When the list of IPVS services is looked at: twice a second where there is one, else when the news say so."""
 
 import socket
 from collections.abc import Iterator
