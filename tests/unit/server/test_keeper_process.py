@@ -36,7 +36,7 @@ from openme.seam.messages import (
     UseEpochKey,
     UseV1Key,
 )
-from openme.server import admission, verdicts
+from openme.server import admission
 from openme.server.file_changes import LOOK_INTERVAL
 from openme.server.loop import Ending
 from openme.server.trial import Trial
