@@ -44,14 +44,17 @@ class Journal:
         grant, source = event.grant, event.source
         seconds = grant.deadline - event.now.monotonic
         ports = ", ".join(map(str, grant.ports)) or "the health port"
-        elsewhere = "" if source == grant.named else f", knock came from {source}"
+        place = _place(grant)
+        came_from = place["ip"] if source == grant.named else str(source)
+        elsewhere = "" if source == grant.named else f", knock came from {came_from}"
+        where = place["ip"] if grant.network is None else grant.place
         self._line(
             logging.INFO,
-            f"{grant.client_name}: opened {ports} for {grant.place} for {format_duration(seconds)}{elsewhere}",
+            f"{grant.client_name}: opened {ports} for {where} for {format_duration(seconds)}{elsewhere}",
             event="accepted",
             client=grant.client_name,
-            **_place(grant),
-            source=str(source),
+            **place,
+            source=came_from,
             ports=[str(p) for p in grant.ports],
             expires_at=grant.expires_at,
         )

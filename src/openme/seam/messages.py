@@ -29,13 +29,14 @@ docs/privilege-separation.md. It is numbers, so that whatever is said by them in
 A new message is a type and a row. Whoever receives it must have a handler for it (`seam.handlers`).
 """
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, cast
+from functools import cached_property
+from typing import Any, NamedTuple, cast
 
 from openme.keys.erasing import wipe
-from openme.keys.sodium import Secret
 from openme.knock_size import KNOCK_SIZE
 from openme.reasons import Reason, Speaker, reasons_of
 from openme.wire.knock import BadPacket, IPAddress, pack_address, unpack_address
@@ -91,7 +92,7 @@ class Message:
 
     def pack(self) -> bytes:
         """The message as it is sent; whoever sends one that holds what is wiped wipes these bytes as well."""
-        return _pack(self)
+        return row_of(type(self)).pack(self)
 
     def wipe(self) -> None:
         """Forget the secrets that this message alone holds, now that it is done with."""
@@ -358,7 +359,7 @@ _REPORT_KNOCK = _raw(REPORT_SOURCE_OFFSET, SOURCE_SIZE)
 # -- the table
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Row:
     """What holds for one type of message.
 
@@ -375,6 +376,44 @@ class Row:
     places: dict[str, Place]
     may_be_lost: bool
     wiped: tuple[str, ...] = ()
+
+    def pack(self, message: Message) -> bytes:
+        """The bytes of a message of this type, made in one step: no shorter copies are left behind."""
+        layout = self._long if getattr(message, "text", b"") else self._short
+        values = [place.write(getattr(message, name)) for name, place in layout.places]
+        return layout.form.pack(*values) if self.number is None else layout.form.pack(self.number, *values)
+
+    def unpack(self, raw: bytes) -> Message:
+        """The message in bytes of the right size; ValueError for what is none."""
+        layout = self._short if len(raw) == self.size else self._long
+        values = layout.form.unpack(raw) if self.number is None else layout.form.unpack(raw)[1:]
+        return self.type(**{name: place.read(value) for (name, place), value in zip(layout.places, values, strict=True)})
+
+    @cached_property
+    def _short(self) -> "_Layout":
+        return _layout(self, self.size)
+
+    @cached_property
+    def _long(self) -> "_Layout":
+        return _layout(self, self.size + TEXT_SIZE)
+
+
+class _Layout(NamedTuple):
+    """The form of a message's number, if it has one, and of its fields, which are named in the order of their places."""
+
+    form: struct.Struct
+    places: tuple[tuple[str, Place], ...]
+
+
+def _layout(row: Row, size: int) -> _Layout:
+    """Of a message of so many bytes; a text is empty where there is no room for one."""
+    places = sorted(row.places.items(), key=lambda item: item[1].offset)
+    form, at = (">", 0) if row.number is None else (">B", KIND_SIZE)
+    for _, place in places:
+        length = min(place.size, size - place.offset)
+        form += f"{place.offset - at}x{length}s"
+        at = place.offset + length
+    return _Layout(struct.Struct(f"{form}{size - at}x"), tuple(places))
 
 
 def _frame() -> Row:
@@ -447,30 +486,11 @@ def sizes_from(sender: Sender) -> frozenset[int]:
     return frozenset(row.size for row in rows) | {row.size + TEXT_SIZE for row in rows if "text" in row.places}
 
 
-def _pack(message: Message) -> bytes:
-    """The bytes of a message; unlike `+` this leaves no shorter copies behind."""
-    row = _BY_TYPE[type(message)]
-    size = row.size + (TEXT_SIZE if getattr(message, "text", b"") else 0)
-    with Secret(size) as whole:
-        if row.number is not None:
-            whole.data[0] = row.number
-        for name, place in row.places.items():
-            raw = place.write(getattr(message, name))
-            whole.data[place.offset : place.offset + len(raw)] = raw
-        return whole.part(0, size)
-
-
-def _unpack(row: Row, raw: bytes) -> Message:
-    return row.type(
-        **{name: place.read(raw[place.offset : place.offset + place.size]) for name, place in row.places.items()}
-    )
-
-
 def unpack_frame_untrusted(raw: bytes) -> Frame:
     """The frame in exactly 234 bytes. BadPacket: `frame` for any other length."""
     if len(raw) != FRAME_SIZE:
         raise BadPacket(Reason.FRAME)
-    return cast("Frame", _unpack(_BY_TYPE[Frame], raw))
+    return cast("Frame", _BY_TYPE[Frame].unpack(raw))
 
 
 def unpack_report_untrusted(raw: bytes) -> Report:
@@ -479,7 +499,7 @@ def unpack_report_untrusted(raw: bytes) -> Report:
     if row is None:
         raise BadPacket(Reason.REPORT)
     try:
-        report = cast("Report", _unpack(row, raw))
+        report = cast("Report", row.unpack(raw))
     except ValueError:
         raise BadPacket(Reason.REPORT) from None
     if report.pack() != raw:  # what it has no field for is zero
@@ -497,4 +517,4 @@ def unpack_order(raw: bytes) -> Order:
     row = _ORDERS.get(raw[0])
     if row is None:
         raise ValueError(f"no order has the number {raw[0]}")
-    return cast("Order", _unpack(row, raw))
+    return cast("Order", row.unpack(raw))

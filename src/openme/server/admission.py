@@ -21,6 +21,7 @@ from openme.keeper.stages import Authenticated, Claimed, Decided, Opened, Refuse
 from openme.keys.erasing import wipe
 from openme.reasons import Reason
 from openme.seam.messages import FRAME_SIZE
+from openme.server import logs
 from openme.server.verdicts import Verdicts
 from openme.store.base import AlreadyUsed, Claim, ClaimRefusal, Holder, Outcome, Store
 from openme.wire.base import Keys
@@ -137,8 +138,10 @@ class Admission:
         claimed = [
             self.claim(one, next(answers), now, late=late) if isinstance(one, Decided) else one for one in decided
         ]
-        for told in self.open(claimed, now):
-            self.tell(told, now)
+        opened = self.open(claimed, now)
+        with logs.together():
+            for told in opened:
+                self.tell(told, now)
 
     def authenticate_untrusted(self, frame: bytes) -> Authenticated | Searched | Refused:
         """Who signed what? Changes nothing."""

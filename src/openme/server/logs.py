@@ -7,11 +7,14 @@ import select
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
 
 from openme.visible import visible
 
 _MAX_LATE = 1000  # lines that wait for room on stderr
+_AT_ONCE = 256  # lines of a group; more are written before it has ended
 _SYSLOG = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
@@ -21,6 +24,15 @@ class _TextFormatter(logging.Formatter):
         self.datefmt = "%Y-%m-%dT%H:%M:%SZ"
         self.converter = time.gmtime
         self._journald = journald
+        self._second = -1
+        self._time = ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # logging's name
+        """As ever, but put into words once a second."""
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._time = second, super().formatTime(record, datefmt)
+        return self._time
 
     def format(self, record: logging.LogRecord) -> str:
         record.levelname = record.levelname.lower()
@@ -49,21 +61,49 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self._late: deque[logging.LogRecord] = deque(maxlen=_MAX_LATE)
+        self._late: deque[str] = deque(maxlen=_MAX_LATE)
+        self._groups = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write it if there is room, behind those that wait."""
-        self.write_late()
-        if not self._late and self._has_room():
-            super().emit(record)
-        elif record.levelno > logging.DEBUG:
-            self._late.append(record)
+        """Write it if there is room, behind those that wait; in a group when that has ended."""
+        try:
+            line = self.format(record) + self.terminator
+        except Exception:  # noqa: BLE001  # as every handler of the standard library
+            self.handleError(record)
+            return
+        if record.levelno > logging.DEBUG:
+            self._late.append(line)
+            if not self._groups or len(self._late) >= _AT_ONCE:
+                self.write_late()
+        else:
+            self.write_late()
+            if not self._late and self._has_room():
+                self._write(line)
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """Let lines wait for each other."""
+        self._groups += 1
+        try:
+            yield
+        finally:
+            self._groups -= 1
+            self.write_late()
 
     def write_late(self) -> bool:
         """Write what waits, as far as there is room; whether some still does."""
         while self._late and self._has_room():
-            super().emit(self._late.popleft())
+            lines = self._late.popleft()
+            # What select(2) calls writable takes so many bytes at once (pipe(7)).
+            while self._late and len(lines) + len(self._late[0]) <= select.PIPE_BUF:
+                lines += self._late.popleft()
+            self._write(lines)
         return bool(self._late)
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # closed, or full
+            self.stream.write(text)
+            self.flush()
 
     def _has_room(self) -> bool:
         try:
@@ -72,13 +112,22 @@ class _Handler(logging.StreamHandler[TextIO]):
             return True
 
 
+def _handlers() -> list[_Handler]:
+    return [handler for handler in logging.getLogger("openme").handlers if isinstance(handler, _Handler)]
+
+
 def write_late() -> bool:
     """Write the lines that stderr had no room for, as far as it has now; whether some still wait."""
-    waits = False
-    for handler in logging.getLogger("openme").handlers:
-        if isinstance(handler, _Handler):
-            waits = handler.write_late() or waits
-    return waits
+    return any([handler.write_late() for handler in _handlers()])
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Write the lines of a group at once: those of 256 knocks cost a few writes."""
+    with ExitStack() as stack:
+        for handler in _handlers():
+            stack.enter_context(handler.group())
+        yield
 
 
 def set_up(level: str, *, as_json: bool) -> None:
@@ -86,6 +135,9 @@ def set_up(level: str, *, as_json: bool) -> None:
     handler = _Handler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if as_json else _TextFormatter(journald="JOURNAL_STREAM" in os.environ))
     logging.raiseExceptions = False
+    # Where in the source a line is made nobody is told, so it is not looked for (Logging HOWTO, "Optimization").
+    logging._srcfile = None  # type: ignore[attr-defined]  # noqa: SLF001  # so documented
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger("openme")
     root.handlers[:] = [handler]
     root.propagate = False

@@ -344,7 +344,7 @@ def test_nothing_is_left_of_what_a_packet_said(made: list[memoryview]) -> None:
     signed = v2.open_untrusted(PACKET, schedule.aead_key, schedule.aead_nonce)
     assert v2.signed_by(PACKET, signed, PUBLIC, ALICE.public)
     assert {bytes(buffer) for buffer in made} == {bytes(len(buffer)) for buffer in made}
-    assert sorted(len(buffer) for buffer in made if len(buffer) in {104, 109, 189}) == [104, 109, 109, 189, 189]
+    assert sorted(len(buffer) for buffer in made if len(buffer) in {104, 109, 189}) == [104, 109, 109, 189]
     signed.wipe()
     assert (signed.fields, signed.signature) == (bytes(45), bytes(64))
 
