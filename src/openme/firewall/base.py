@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Literal, Protocol
@@ -32,10 +32,16 @@ class PortList:
     single_use: bool = False
     prefix_v4: int = 32
     prefix_v6: int = 128
+    _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.single_use and self.is_for_networks:
             raise ValueError("a door of single use is for one address")
+        # A knock's doors are looked up by it a dozen times.
+        object.__setattr__(self, "_hash", hash((self.ports, self.single_use, self.prefix_v4, self.prefix_v6)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def is_for_networks(self) -> bool:

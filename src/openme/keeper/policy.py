@@ -27,6 +27,11 @@ _REFUSED: dict[Reason, tuple[IPv4Network | IPv6Network, ...]] = {
     Reason.EMBEDDED: (ip_network("::/96"), ip_network("::ffff:0:0:0/96")),
 }
 
+_REFUSED_OF = {
+    version: tuple((network, reason) for reason, networks in _REFUSED.items() for network in networks if network.version == version)
+    for version in (4, 6)
+}
+
 # Where IPv6 addresses hold IPv4 ones, hosts from all over IPv4 are neighbours: NAT64 (RFC 6052, RFC 8215) and Teredo
 # (RFC 4380). From this length on no more of them are than of `prefix_v4: 16`.
 _HOLD_IPV4 = (ip_network("64:ff9b::/47"), ip_network("2001::/32"))
@@ -58,8 +63,8 @@ def refused_target(address: IPAddress, is_own: Callable[[IPAddress], bool | None
     `is_own` tells the addresses that are the server's own or a broadcast address of its networks; None: it cannot be
     told, and so no door opens.
     """
-    for reason, networks in _REFUSED.items():
-        if any(address in network for network in networks):
+    for network, reason in _REFUSED_OF[address.version]:
+        if address in network:
             return reason
     own = is_own(address)
     if own is None:

@@ -37,7 +37,7 @@ from openme.server.epoch_service import EpochService
 from openme.server.exchanges import Exchanges
 from openme.server.expiry import Expiry
 from openme.server.file_changes import POLL_INTERVAL, FileChanges
-from openme.server.garbage import set_aside
+from openme.server.garbage import search_seldom, set_aside
 from openme.server.hidden_ports import HiddenPorts
 from openme.server.history import History
 from openme.server.interface_rules import InterfaceRules
@@ -224,6 +224,7 @@ class KeeperProcess:
         for _ in self.state_file.begin():  # before anybody is told that we serve
             pass
         self.exchanges.end_what_was_lost_before()
+        search_seldom()
         set_aside()  # or the garbage collector would look through every client again and again: 50 ms for 20,000
 
     def turn(self) -> None:

@@ -118,7 +118,8 @@ def _handlers() -> list[_Handler]:
 
 def write_late() -> bool:
     """Write the lines that stderr had no room for, as far as it has now; whether some still wait."""
-    return any([handler.write_late() for handler in _handlers()])
+    waits = [handler.write_late() for handler in _handlers()]
+    return any(waits)
 
 
 @contextmanager
