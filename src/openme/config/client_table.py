@@ -37,7 +37,7 @@ _HEADER = struct.Struct("=16s6Q")  # magic, order, and the five numbers of `_Cou
 _NEVER = -(2**63)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_MOST_KEPT = 4096  # rights that are kept as they were read
+_MOST_KEPT = 4096  # rights, and whole entries, that are kept as they were read
 _LOOKED_UP = 10  # to look a key up takes as long as to put so many into a set
 
 
@@ -231,12 +231,20 @@ class ClientTable:
         self.block = block
         self._count = count
         self._kept: dict[int, dict[str, Any]] = {}
+        self._entries: dict[int, ClientEntry] = {}
 
     def __len__(self) -> int:
         return self._count
 
     def entry(self, number: int) -> ClientEntry:
         """The client with this number."""
+        if (entry := self._entries.get(number)) is None:
+            if len(self._entries) >= _MOST_KEPT:
+                self._entries.clear()
+            self._entries[number] = entry = self._made(number)
+        return entry
+
+    def _made(self, number: int) -> ClientEntry:
         expires = self._expiries[number]
         return ClientEntry(
             name=self.name(number),

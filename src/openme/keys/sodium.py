@@ -22,6 +22,12 @@ _BLOCK_SIZE = 64  # of SHA-256 (FIPS 180-4), for HMAC (RFC 2104)
 _INNER = bytes(0x36 ^ value for value in range(256))
 _OUTER = bytes(0x5C ^ value for value in range(256))
 _MOST_INFO = 256  # bytes of HKDF's info
+# What one computation of HMAC works in: the key's inner block and the message, its outer block and the inner hash,
+# the digest.
+_OUTER_AT = _BLOCK_SIZE + HASH_SIZE + _MOST_INFO + 1  # 353
+_OUTER_MESSAGE_AT = _OUTER_AT + _BLOCK_SIZE  # 417
+_DIGEST_AT = _OUTER_MESSAGE_AT + HASH_SIZE  # 449
+_HMAC_SIZE = _DIGEST_AT + HASH_SIZE  # 481
 
 Readable = bytes | bytearray | memoryview
 
@@ -59,28 +65,6 @@ def x25519(shared: Secret, private: Readable, public: Readable) -> bool:
     return bool(lib.crypto_scalarmult(shared.pointer, ffi.from_buffer(private), ffi.from_buffer(public)) == 0)
 
 
-class _Hmac:
-    """HMAC-SHA256 (RFC 2104): buffers for both hashes, of one computation and wiped with it."""
-
-    def __init__(self) -> None:
-        self.inside = Secret(_BLOCK_SIZE + HASH_SIZE + _MOST_INFO + 1)
-        self.outside = Secret(_BLOCK_SIZE + HASH_SIZE)
-
-    def set_key(self, key: Readable) -> None:
-        """Begin both hashes with a key of at most 64 bytes."""
-        for place, table in ((self.inside, _INNER), (self.outside, _OUTER)):
-            padded = bytearray(_BLOCK_SIZE)
-            memoryview(padded)[: len(key)] = key
-            mixed = padded.translate(table)
-            place.data[:_BLOCK_SIZE] = mixed
-            wipe(padded, mixed)
-
-    def digest(self, digest: Secret, length: int) -> None:
-        """HMAC over the `length` bytes behind the key in `inside`."""
-        lib.crypto_hash_sha256(self.outside.pointer + _BLOCK_SIZE, self.inside.pointer, _BLOCK_SIZE + length)
-        lib.crypto_hash_sha256(digest.pointer, self.outside.pointer, _BLOCK_SIZE + HASH_SIZE)
-
-
 def hkdf(output: Secret, key_material: Readable, info: Readable) -> None:
     """Fill `output`, at most 8160 bytes, by HKDF-SHA256 (RFC 5869) with an empty salt.
 
@@ -89,22 +73,39 @@ def hkdf(output: Secret, key_material: Readable, info: Readable) -> None:
     if len(output.data) > 255 * HASH_SIZE or len(info) > _MOST_INFO or len(key_material) > _MOST_INFO:
         raise ValueError("too long for HKDF")
     # Of this call alone: libsodium is called without the interpreter's lock, and threads would mix their keys.
-    hmac = _Hmac()
-    with hmac.inside as inside, hmac.outside, Secret(HASH_SIZE) as extracted, Secret(HASH_SIZE) as block:
-        hmac.set_key(bytes(HASH_SIZE))  # section 2.2: an empty salt is HashLen zero bytes
-        inside.data[_BLOCK_SIZE : _BLOCK_SIZE + len(key_material)] = key_material
-        hmac.digest(extracted, len(key_material))
-        hmac.set_key(extracted.data)
+    with Secret(_HMAC_SIZE) as work:
+        data = work.data
+        # Section 2.2: an empty salt is HashLen zero bytes.
+        data[:_BLOCK_SIZE], data[_OUTER_AT:_OUTER_MESSAGE_AT] = _INNER[:1] * _BLOCK_SIZE, _OUTER[:1] * _BLOCK_SIZE
+        data[_BLOCK_SIZE : _BLOCK_SIZE + len(key_material)] = key_material
+        _hmac(work, len(key_material))
+        _set_key(data)
         length = 0  # of the block before: T(0) is empty
         for number, at in enumerate(range(0, len(output.data), HASH_SIZE), 1):
-            inside.data[_BLOCK_SIZE : _BLOCK_SIZE + length] = block.data[:length]
+            data[_BLOCK_SIZE : _BLOCK_SIZE + length] = data[_DIGEST_AT : _DIGEST_AT + length]
             end = _BLOCK_SIZE + length + len(info)
-            inside.data[_BLOCK_SIZE + length : end] = info
-            inside.data[end] = number
-            hmac.digest(block, length + len(info) + 1)
+            if number <= 2:  # later on it stands there
+                data[_BLOCK_SIZE + length : end] = info
+            data[end] = number
+            _hmac(work, length + len(info) + 1)
             length = HASH_SIZE
             take = min(HASH_SIZE, len(output.data) - at)
-            output.data[at : at + take] = block.data[:take]
+            output.data[at : at + take] = data[_DIGEST_AT : _DIGEST_AT + take]
+
+
+def _hmac(work: Secret, length: int) -> None:
+    """HMAC-SHA256 (RFC 2104) over the `length` bytes behind the key's inner block, in `work`, which takes it last."""
+    pointer = work.pointer
+    lib.crypto_hash_sha256(pointer + _OUTER_MESSAGE_AT, pointer, _BLOCK_SIZE + length)
+    lib.crypto_hash_sha256(pointer + _DIGEST_AT, pointer + _OUTER_AT, _BLOCK_SIZE + HASH_SIZE)
+
+
+def _set_key(data: memoryview) -> None:
+    """Take the digest for the next key: it is half a block, and the other halves are as for any key of this length."""
+    key = bytearray(data[_DIGEST_AT:])
+    inner, outer = key.translate(_INNER), key.translate(_OUTER)
+    data[:HASH_SIZE], data[_OUTER_AT : _OUTER_AT + HASH_SIZE] = inner, outer
+    wipe(key, inner, outer)
 
 
 def open_aead(plaintext: Secret, ciphertext: Readable, additional: Readable, nonce: Readable, key: Readable) -> bool:

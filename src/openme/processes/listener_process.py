@@ -213,13 +213,13 @@ class ListenerProcess:
     def _on_datagram_untrusted(self, item: Datagram, version: Version) -> None:
         datagram, sockaddr = item
         source = address_of(sockaddr)
-        copies = self._copies[version.number]
-        if copies.too_many(datagram, str(source)):
+        copies, host = self._copies[version.number], sockaddr[0]
+        if copies.too_many(datagram, host):
             reason: Reason | None = Reason.COPY
         else:
             reason = self._pass_on_untrusted(datagram, source, version)
             if reason != Reason.BUSY and (reason is None or version.has_filter):
-                copies.note(datagram, str(source))
+                copies.note(datagram, host)
         if reason is not None:
             self._reporter.refused(reason, source)
 

@@ -158,6 +158,8 @@ class SqliteStore:
         self._waiting_floor_ns: int | None = None
         self._waiting_renewals: dict[bytes, int] = {}
         self._on_disk = True
+        self._reset_failed = False
+        """Whether the database may have nonces that the memory has not, after a reset that could not be written."""
         self._digest = SetDigest()
         self._looked_for_old: float | None = None
         self._holders_since: dict[bytes, int] = {}
@@ -323,6 +325,7 @@ class SqliteStore:
 
         self._transaction(write)
         if self.failing is not None:
+            self._reset_failed = True
             raise StoreError(f"the replay memory cannot be written: {self.failing}")
 
     @property
@@ -503,8 +506,8 @@ class SqliteStore:
     def _put_nonces(self, nonces: dict[tuple[bytes, bytes], tuple[object, ...]]) -> None:
         """Rows of nonces by client and nonce, in the place of what stands there."""
         execute, digest = self._connection.execute, self._digest
-        for name in nonces:
-            # There is none, unless a reset could not be written.
+        # Where memory and database are at one a nonce that is the first is not there.
+        for name in nonces if self._reset_failed else ():
             for row in execute(f"{_NONCES} WHERE client = ? AND nonce = ?", name).fetchall():
                 digest.remove(("nonce", *row))
         self._connection.executemany(

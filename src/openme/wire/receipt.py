@@ -56,7 +56,7 @@ def receipt_text(receipt: Receipt) -> bytes:
         b', "ip": ',
         json.dumps(str(receipt.ip)).encode("ascii"),
         b', "ports": ',
-        json.dumps(list(receipt.ports)).encode("ascii"),
+        f"[{', '.join(map(json.dumps, receipt.ports))}]".encode("ascii"),
         b', "expires_at": %d, "server_time": %d' % (int(receipt.expires_at), int(receipt.server_time)),
     ]
     if receipt.network is not None:

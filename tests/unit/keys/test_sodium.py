@@ -85,7 +85,7 @@ def test_hkdf_leaves_nothing_in_its_own_buffers(monkeypatch: pytest.MonkeyPatch)
     with Kept(104) as output:
         sodium.hkdf(output, KEY, MORE)
         assert any(output.data)
-    assert len(made) == 5
+    assert len(made) == 2
     assert not any(any(data) for data in made)
 
 
