@@ -5,9 +5,10 @@ Attribute numbers from the kernel's `linux/netfilter/nf_tables.h`. Times are mil
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Literal
 
-from openme.netlink.codec import NLM_F_CREATE, attribute, attributes, nested, string
+from openme.netlink.codec import NLATTR, NLM_F_CREATE, attribute, attributes, nested, string
 from openme.netlink.nftables import NFPROTO_INET, Message
 
 NFT_MSG_NEWSETELEM = 12
@@ -39,7 +40,8 @@ Elements = Mapping[bytes, int]
 def refreshed(table: str, name: str, elements: Elements, how: Refresh) -> Iterator[Message]:
     """Messages after which every element is in the set with just this remaining time."""
     if how == "expires":
-        yield from _messages(NFT_MSG_NEWSETELEM, table, name, [_element(key, ms, ms) for key, ms in elements.items()])
+        added = [_refreshed(key, ms) for key, ms in elements.items()]
+        yield from _messages(NFT_MSG_NEWSETELEM, table, name, added)
         return
     added = [_element(key, ms) for key, ms in elements.items()]
     yield from _messages(NFT_MSG_NEWSETELEM, table, name, added)
@@ -91,6 +93,22 @@ def _element(key: bytes, timeout: int | None = None, expiration: int | None = No
     if expiration is not None:
         parts += attribute(NFTA_SET_ELEM_EXPIRATION, U64.pack(expiration))
     return nested(NFTA_LIST_ELEM, parts)
+
+
+def _refreshed(key: bytes, time: int) -> bytes:
+    """`_element(key, time, time)`, of which each knock needs some: all but these two depends on the key's size alone."""
+    head, middle, tail = _parts(len(key))
+    packed = U64.pack(time)
+    return b"".join((head, key, middle, packed, tail, packed))
+
+
+@cache
+def _parts(size: int) -> tuple[bytes, bytes, bytes]:
+    """What stands before a key of this size, between it and its timeout, and between that and its expiration."""
+    whole = _element(bytes(size), 0, 0)
+    key_at, expiration_at = 3 * NLATTR.size, len(whole) - U64.size
+    timeout_at = expiration_at - NLATTR.size - U64.size
+    return whole[:key_at], whole[key_at + size : timeout_at], whole[timeout_at + U64.size : expiration_at]
 
 
 def _messages(kind: int, table: str, name: str, elements: Sequence[bytes]) -> Iterator[Message]:

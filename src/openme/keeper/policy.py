@@ -28,7 +28,12 @@ _REFUSED: dict[Reason, tuple[IPv4Network | IPv6Network, ...]] = {
 }
 
 _REFUSED_OF = {
-    version: tuple((network, reason) for reason, networks in _REFUSED.items() for network in networks if network.version == version)
+    version: tuple(
+        (int(network[0]), int(network[-1]), reason)
+        for reason, networks in _REFUSED.items()
+        for network in networks
+        if network.version == version
+    )
     for version in (4, 6)
 }
 
@@ -63,8 +68,9 @@ def refused_target(address: IPAddress, is_own: Callable[[IPAddress], bool | None
     `is_own` tells the addresses that are the server's own or a broadcast address of its networks; None: it cannot be
     told, and so no door opens.
     """
-    for network, reason in _REFUSED_OF[address.version]:
-        if address in network:
+    number = int(address)
+    for first, last, reason in _REFUSED_OF[address.version]:
+        if first <= number <= last:
             return reason
     own = is_own(address)
     if own is None:

@@ -81,6 +81,7 @@ MOST_HOLDERS = 1024
 few more, since they are not counted at every knock. What is open now is remembered however much it is.
 """
 _OVER_MOST = 16  # of one client as many more as a sixteenth may be there
+_MARK_ROWS = 4096  # clients
 _OLD_HOLDERS_INTERVAL = 3600.0  # seconds between two looks for what is older than 30 days
 _SHORTEST_REACH_NS = 60 * 10**9  # how far ahead a knock may have been dated, where no earlier window is known
 _RUN = struct.Struct(">qq")
@@ -158,9 +159,13 @@ class SqliteStore:
         self._waiting_floor_ns: int | None = None
         self._waiting_renewals: dict[bytes, int] = {}
         self._on_disk = True
+        self._is_told_by_mark = False
+        """Whether nothing but the mark says any longer that the database is whole."""
         self._reset_failed = False
         """Whether the database may have nonces that the memory has not, after a reset that could not be written."""
         self._digest = SetDigest()
+        self._mark_rows: dict[bytes, tuple[object, ...]] = {}
+        """Of clients that have knocked lately, what stands in the table `mark`."""
         self._looked_for_old: float | None = None
         self._holders_since: dict[bytes, int] = {}
         self.damage: str | None = None
@@ -385,6 +390,7 @@ class SqliteStore:
             with suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             self._digest = before
+            self._mark_rows.clear()
             self._fall_short(str(error))
             return
         self._waiting.clear()
@@ -403,8 +409,10 @@ class SqliteStore:
         mark = Mark(self._store_id, self._count, self._newest_ns, self._digest.value)
         try:
             self._mark_file.write(mark)
-            # What this server is told by from now on; in a database of the time before the mark.
-            (self._directory / COMPLETE).unlink(missing_ok=True)
+            if not self._is_told_by_mark:
+                # It was by this, in a database of the time before the mark.
+                (self._directory / COMPLETE).unlink(missing_ok=True)
+                self._is_told_by_mark = True
         except OSError as error:
             self.failing = f"{self._directory / MARK}: {error.strerror or error}"
         self._write_run_file(mark)
@@ -439,17 +447,20 @@ class SqliteStore:
 
     def _mark_row(self, client: bytes) -> tuple[Any, ...] | None:
         """(client, H, low, runs, shut) as it stands there for this client."""
-        row: tuple[Any, ...] | None = self._connection.execute(
-            f"{_CLIENT_TIMES} WHERE client = ?", (client,)
-        ).fetchone()
+        row: tuple[Any, ...] | None = self._mark_rows.get(client)
+        if row is None:
+            row = self._connection.execute(f"{_CLIENT_TIMES} WHERE client = ?", (client,)).fetchone()
         return row
 
-    def _put_mark(self, before: tuple[Any, ...] | None, row: tuple[object, ...]) -> None:
+    def _put_mark(self, client: bytes, before: tuple[Any, ...] | None, row: tuple[object, ...]) -> None:
         """A row of this client's in the place of the one that stands there."""
         if before is not None:
             self._digest.remove(("mark", *before))
         self._connection.execute("INSERT OR REPLACE INTO mark VALUES (?, ?, ?, ?, ?)", row)
         self._digest.add(("mark", *row))
+        if len(self._mark_rows) >= _MARK_ROWS:
+            self._mark_rows.clear()
+        self._mark_rows[client] = row
 
     def _drop_nonces(self, client: bytes, before_ns: int) -> None:
         """Those of this client that are older."""
@@ -462,7 +473,7 @@ class SqliteStore:
 
     def _write_reset(self, done: Reset) -> None:
         row = (done.client_key, done.low_ns, done.low_ns, _pack_runs(done.runs), _pack_runs(done.shut))
-        self._put_mark(self._mark_row(done.client_key), row)
+        self._put_mark(done.client_key, self._mark_row(done.client_key), row)
         self._drop_nonces(done.client_key, MAX_NS)
 
     def _write_accepted(self, knocks: list["_Accepted"]) -> None:
@@ -500,7 +511,7 @@ class SqliteStore:
         before = self._mark_row(key)
         if before is not None:
             high_ns, low_ns, shut = max(high_ns, before[1]), max(low_ns, before[2]), before[4]
-        self._put_mark(before, (key, high_ns, low_ns, _pack_runs(parts[-1].runs), shut))
+        self._put_mark(key, before, (key, high_ns, low_ns, _pack_runs(parts[-1].runs), shut))
         return low_ns
 
     def _put_nonces(self, nonces: dict[tuple[bytes, bytes], tuple[object, ...]]) -> None:
