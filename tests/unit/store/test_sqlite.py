@@ -639,6 +639,34 @@ class FailingConnection:
         self._real.close()
 
 
+class NoCommit(FailingConnection):
+    """All is taken but the end of a transaction."""
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        if self.full and sql == "COMMIT":
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._real.execute(sql, *arguments)
+
+    def executemany(self, sql: str, rows: Iterable[Any]) -> sqlite3.Cursor:
+        return self._real.executemany(sql, rows)
+
+
+def test_what_a_transaction_wrote_that_was_rolled_back_is_not_taken_to_be_there(tmp_path: Path) -> None:
+    store, _ = opened(tmp_path)
+    accept(store, "a", START)
+    failing = NoCommit(store._connection)
+    store._connection = failing  # type: ignore[assignment]  # the methods that are used
+    accept(store, "b", START + 1)
+    assert store.failing is not None
+    failing.full = False
+    accept(store, "c", START + 2)
+    assert store.failing is None
+    store.close()
+    again, memory = opened(tmp_path)
+    assert again.was_complete
+    assert [refusal(memory, label, START + n) for n, label in enumerate("abc")] == ["replay"] * 3
+
+
 def test_a_full_disk_locks_nobody_out_and_the_next_start_is_strict(tmp_path: Path) -> None:
     store, memory = opened(tmp_path)
     full = FailingConnection(store._connection)
