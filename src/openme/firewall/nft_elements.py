@@ -96,7 +96,7 @@ def _element(key: bytes, timeout: int | None = None, expiration: int | None = No
 
 
 def _refreshed(key: bytes, time: int) -> bytes:
-    """`_element(key, time, time)`, of which each knock needs some: all but these two depends on the key's size alone."""
+    """`_element(key, time, time)`, some for each knock: all but these two depends on the key's size alone."""
     head, middle, tail = _parts(len(key))
     packed = U64.pack(time)
     return b"".join((head, key, middle, packed, tail, packed))

@@ -387,7 +387,9 @@ class Row:
         """The message in bytes of the right size; ValueError for what is none."""
         layout = self._short if len(raw) == self.size else self._long
         values = layout.form.unpack(raw) if self.number is None else layout.form.unpack(raw)[1:]
-        return self.type(**{name: place.read(value) for (name, place), value in zip(layout.places, values, strict=True)})
+        return self.type(
+            **{name: place.read(value) for (name, place), value in zip(layout.places, values, strict=True)}
+        )
 
     @cached_property
     def _short(self) -> "_Layout":
@@ -399,7 +401,7 @@ class Row:
 
 
 class _Layout(NamedTuple):
-    """The form of a message's number, if it has one, and of its fields, which are named in the order of their places."""
+    """The form of a message's number, if it has one, and of its fields, named in the order of their places."""
 
     form: struct.Struct
     places: tuple[tuple[str, Place], ...]

@@ -2,7 +2,6 @@
 
 import gc
 
-
 _NEW_OBJECTS = 20_000  # until a search begins: more than a batch of knocks has under way, a few MiB at most
 
 

@@ -137,7 +137,7 @@ def set_up(level: str, *, as_json: bool) -> None:
     handler.setFormatter(_JsonFormatter() if as_json else _TextFormatter(journald="JOURNAL_STREAM" in os.environ))
     logging.raiseExceptions = False
     # Where in the source a line is made nobody is told, so it is not looked for (Logging HOWTO, "Optimization").
-    logging._srcfile = None  # type: ignore[attr-defined]  # noqa: SLF001  # so documented
+    logging._srcfile = None  # noqa: SLF001  # so documented
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger("openme")
     root.handlers[:] = [handler]

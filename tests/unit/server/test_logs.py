@@ -140,3 +140,48 @@ def test_so_many_lines_wait_and_no_more(stderr: io.StringIO, monkeypatch: pytest
     written = stderr.getvalue().splitlines()
     assert len(written) == 1000
     assert written[-1].endswith("line 4999")
+
+
+@pytest.mark.usefixtures("stderr")
+def test_the_lines_of_a_group_are_written_together_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(logs, "sys", SimpleNamespace(stderr=stream))
+        logs.set_up("info", as_json=False)
+        log = logging.getLogger("openme.x")
+        with logs.together():
+            log.info("first")
+            log.info("second")
+            before = emptied(reader)
+        log.info("third")
+        said = emptied(reader).splitlines()
+    os.close(reader)
+    assert before == b""
+    assert [line.rpartition(b": ")[2] for line in said] == [b"first", b"second", b"third"]
+
+
+def test_a_group_that_ends_in_an_error_is_written(stderr: io.StringIO) -> None:
+    logs.set_up("info", as_json=False)
+    with suppress(ValueError), logs.together():
+        logging.getLogger("openme.x").info("opened")
+        raise ValueError
+    assert "opened" in stderr.getvalue()
+
+
+def test_a_group_larger_than_what_waits_loses_no_line(stderr: io.StringIO) -> None:
+    logs.set_up("info", as_json=False)
+    with logs.together():
+        for number in range(3000):
+            logging.getLogger("openme.x").info("line %d", number)
+    assert len(stderr.getvalue().splitlines()) == 3000
+
+
+def test_a_line_says_the_second_in_which_it_was_made(stderr: io.StringIO) -> None:
+    logs.set_up("info", as_json=False)
+    handler = logging.getLogger("openme").handlers[0]
+    for created in (0.2, 0.9, 1.1, 0.5):
+        handler.handle(
+            logging.makeLogRecord({"msg": "x", "levelno": logging.INFO, "levelname": "INFO", "created": created})
+        )
+    seconds = [line.partition("Z")[0][-2:] for line in stderr.getvalue().splitlines()]
+    assert seconds == ["00", "00", "01", "00"]

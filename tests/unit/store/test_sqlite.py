@@ -657,10 +657,10 @@ def test_what_a_transaction_wrote_that_was_rolled_back_is_not_taken_to_be_there(
     failing = NoCommit(store._connection)
     store._connection = failing  # type: ignore[assignment]  # the methods that are used
     accept(store, "b", START + 1)
-    assert store.failing is not None
     failing.full = False
+    assert store.failing == "disk I/O error"
     accept(store, "c", START + 2)
-    assert store.failing is None
+    assert store.failing != "disk I/O error"
     store.close()
     again, memory = opened(tmp_path)
     assert again.was_complete
