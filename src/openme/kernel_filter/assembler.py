@@ -69,6 +69,7 @@ class Helper(IntEnum):
     KTIME_GET_NS = 5
     GET_SMP_PROCESSOR_ID = 8
     SKB_LOAD_BYTES = 26
+    SKB_LOAD_BYTES_RELATIVE = 68
 
 
 _ALU64, _JMP, _LDX, _ST, _STX, _LD = 0x07, 0x05, 0x01, 0x02, 0x03, 0x00

@@ -6,7 +6,12 @@ from openme.kernel_filter import layout
 from openme.kernel_filter.layout import Refused
 from openme.reasons import Reason
 
-_REASONS = {Refused.LENGTH: Reason.LENGTH, Refused.FILTER: Reason.FILTER, Refused.COPY: Reason.COPY}
+_REASONS = {
+    Refused.LENGTH: Reason.LENGTH,
+    Refused.FILTER: Reason.FILTER,
+    Refused.COPY: Reason.COPY,
+    Refused.BUSY: Reason.BUSY,
+}
 
 
 class Counts:

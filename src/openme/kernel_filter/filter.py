@@ -11,11 +11,14 @@ from os import close
 
 from openme.kernel_filter import bpf, layout
 from openme.kernel_filter.bpf import Memory
+from openme.kernel_filter.addresses import Addresses
 from openme.kernel_filter.counts import Counts
 from openme.kernel_filter.keys import Slots
-from openme.kernel_filter.program import COPIES, COUNTS, SETTINGS, WITH_MAC, WITH_SHAPE, knock_filter
+from openme.kernel_filter.layout import Senders
+from openme.kernel_filter.program import COPIES, COUNTS, FAMILIAR, SETTINGS, WITH_MAC, WITH_SHAPE, knock_filter
 from openme.reasons import Reason
 from openme.wire.base import ServerKey
+from openme.wire.knock import IPAddress
 
 LOCKED = 16 << 20  # bytes: before Linux 5.11 the maps count as locked memory (packaging/openme.service, LimitMEMLOCK)
 PACKETS = 16384  # packets whose copies are remembered (spec wire-v2.md, step 3)
@@ -26,17 +29,19 @@ _MAPS: dict[str, Callable[[], int]] = {
     SETTINGS: partial(bpf.new_array, "openme_settings", _WORD_SIZE * layout.SETTINGS, 1),
     COUNTS: partial(bpf.new_array, "openme_counts", _ROW_SIZE, layout.ROWS),
     COPIES: partial(bpf.new_lru_hash, "openme_copies", _WORD_SIZE, _ENTRY_SIZE, PACKETS),
+    FAMILIAR: partial(bpf.new_array, "openme_familiar", _WORD_SIZE * layout.BUCKET_WORDS, layout.BUCKETS),
 }
 
 
 class KernelFilter:
     """What the process holds of the filter: memory, by which it says what to let through and reads what was dropped."""
 
-    def __init__(self, settings: Memory, counts: Memory) -> None:
-        self._memories = (settings, counts)
+    def __init__(self, settings: Memory, counts: Memory, familiar: Memory) -> None:
+        self._memories = (settings, counts, familiar)
         self._settings = settings.words
         self._slots = Slots(settings.words)
         self._counts = Counts(counts.words)
+        self._addresses = Addresses(settings.words, familiar.words)
         self._is_wanted = False
         self._has_room = True
 
@@ -54,6 +59,19 @@ class KernelFilter:
     def _put_in_force(self) -> None:
         # With more keys than slots, which no keeper sends, the process has to judge alone: a knock is not to be lost.
         self._settings[layout.JUDGES] = self._is_wanted and self._has_room
+
+    def make_familiar(self, source: IPAddress) -> None:
+        """A client has knocked from this address: what comes from there has places of its own from now on."""
+        self._addresses.add(source)
+
+    def emptied(self) -> None:
+        """Nothing waits in the socket, so that all places are free.
+
+        What is on its way through the program at this moment has taken one that counts as free; nothing rests on the exact number.
+        """
+        for senders in Senders:
+            at = layout.places_at(senders)
+            self._settings[at + 1] = self._settings[at] + layout.PLACES[senders]
 
     def dropped(self) -> Counter[Reason]:
         """What it has dropped since this was last asked."""
@@ -96,11 +114,16 @@ def loaded(told: int = 0) -> tuple[KernelFilter, int]:
         settings = Memory(maps[SETTINGS], layout.SETTINGS)
         undone.callback(settings.close)
         counts = Memory(maps[COUNTS], layout.COUNTS)
+        undone.callback(counts.close)
+        familiar = Memory(maps[FAMILIAR], layout.FAMILIAR)
         for place in range(layout.KEY_WORDS):
-            settings.words[layout.COPIES_KEY + place] = secrets.randbits(8 * _WORD_SIZE)
+            for key in (layout.COPIES_KEY, layout.ADDRESS_KEY):
+                settings.words[key + place] = secrets.randbits(8 * _WORD_SIZE)
+        for senders in Senders:
+            settings.words[layout.places_at(senders) + 1] = layout.UNBOUNDED
         settings.words[layout.TOLD_A_SECOND] = told
         undone.pop_all()
-    return KernelFilter(settings, counts), program
+    return KernelFilter(settings, counts, familiar), program
 
 
 @contextmanager

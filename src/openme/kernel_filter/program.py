@@ -2,10 +2,10 @@
 
     not judging yet ─────────────────────────────────────────▶ let through
     not of a knock's length ─────▶ refused: length
-    M fits a live epoch's key ───▶ often in this second ─────▶ refused: copy
-                                   else ─────────────────────▶ let through
-    version 1 is on, its shape ──▶ the same
-    else ────────────────────────▶ refused: filter
+    neither M under a live epoch's key nor, where version 1 is on, its shape ───▶ refused: filter
+    no place for its kind of senders ─▶ refused: busy
+    often in this second ─────────▶ refused: copy
+    else ────────────────────────▶ let through
 
 It decides nothing: the process makes the same checks of all that is let through, and more. It sees a datagram from the
 UDP header on, over IPv4 and IPv6 alike, whole and with a right checksum.
@@ -15,8 +15,12 @@ has none, by a hash of all of it under a key that nobody else has, so that nobod
 its share. What remembers packets has a bounded size, and forgets first what it has not seen again of late. It is no
 replay check.
 
+Places: so many datagrams wait in the socket at most, from addresses that clients have knocked from and, for each version,
+from all others (`layout`). An address is one that clients have knocked from for 1,024 datagrams a second; what more comes with its
+name, which anybody may write there, is a stranger's.
+
 Straight on: no jump goes back, since a loop is refused to whoever has CAP_BPF alone. So the hash has its rounds written
-out, once, as a function.
+out, once for each length of what is hashed, as a function.
 """
 
 from openme.kernel_filter import layout
@@ -39,7 +43,7 @@ from openme.kernel_filter.assembler import (
     Register,
     Width,
 )
-from openme.kernel_filter.layout import Refused
+from openme.kernel_filter.layout import Refused, Senders
 from openme.kernel_filter.siphash import siphash
 from openme.knock_size import KNOCK_SIZE
 from openme.wire.versions import VERSIONS
@@ -50,13 +54,19 @@ from openme.wire.versions import VERSIONS
 
 UDP_HEADER_SIZE = 8
 COPIES_A_SECOND = 16
+FAMILIAR_A_SECOND = 1024  # datagrams of one address
 SECOND = 10**9  # nanoseconds
 
 # The maps that it names.
-SETTINGS, COUNTS, COPIES = "settings", "counts", "copies"
+SETTINGS, COUNTS, COPIES, FAMILIAR = "settings", "counts", "copies", "familiar"
 
 _WORD = 8
-_SKB_LENGTH = 0  # in `struct __sk_buff`, which a program sees of a datagram (linux/bpf.h)
+_SKB_LENGTH, _SKB_PROTOCOL = 0, 16  # in `struct __sk_buff`, which a program sees of a datagram (linux/bpf.h)
+_IPV4, _IPV6 = 0x0008, 0xDD86  # Ethernet's numbers for them, in network order
+_V4_SOURCE, _V4_SIZE = 12, 4  # where the source stands in a header of IP, and its bytes
+_V6_SOURCE, _V6_SIZE = 8, 16
+_FROM_IP_HEADER = 1  # BPF_HDR_START_NET
+_V4_MAPPED = -0x10000  # the word before an IPv4 address that is written as one of IPv6: 00 00 ff ff
 _MAC_OFFSET = WITH_MAC.filter_mac.start if WITH_MAC.filter_mac else 0  # 32
 _HASHED_SIZE = KNOCK_SIZE - _WORD  # 157: all but M
 _WORDS = -(-KNOCK_SIZE // _WORD)  # 21; M is one of them, and the last one has 5 bytes
@@ -71,15 +81,19 @@ _KEY = _PACKET - _WORD
 _COUNT = _KEY - _WORD
 _BEGUN = _COUNT - _WORD
 _ROW = _BEGUN - _WORD
+_PACKET_KEY = _ROW - _WORD
+_ADDRESS_KEY = _PACKET_KEY - _WORD
+_ADDRESS = _ADDRESS_KEY - 3 * _WORD
+_ADDRESS_LENGTH_BYTE = _ADDRESS + 3 * _WORD - 1
 
 
 def knock_filter() -> Assembler:
-    """The program. In R7 it has the settings, in R8 why it refuses, in R9 the time.
+    """The program. In R7 it has the settings, in R8 why it refuses; in R9 the datagram, later the time.
 
-    In R6 it has the datagram, and once that is on the stack, how many are let through in a second.
+    In R6 it has the places of the sender's kind, or how many refusals are let through in a second.
     """
     code = Assembler()
-    code.move(R6, R1)
+    code.move(R9, R1)
     code.map_value(R7, SETTINGS)
     _setting(code, R0, layout.JUDGES)
     code.jump_if(R0, If.EQUAL, 0, "let through")
@@ -87,20 +101,31 @@ def knock_filter() -> Assembler:
     for slot in range(layout.SLOTS):
         _try_slot(code, slot)
     _try_shape(code)
+    code.label("has M")
+    code.load(R0, R10, _MAC)
+    _places_of(code, Senders.STRANGE)
+    code.label("may be a knock")
+    code.store(R10, _PACKET_KEY, R0)
+    _find_address(code)
+    _places_of(code, Senders.FAMILIAR)
+    code.label("stranger")
+    code.move(R8, Refused.BUSY)
+    code.load(R1, R6, 0)
+    code.load(R2, R6, _WORD)
+    code.jump_if(R1, If.AT_LEAST, R2, "refuse")
+    code.move(R8, Refused.COPY)
+    code.load(R0, R10, _PACKET_KEY)
+    _jump_if_often(code, COPIES_A_SECOND, "drop")
+    code.move(R1, 1)
+    code.atomic_add(R6, 0, R1)
+    code.jump("let through")
     code.label("filter")
     code.move(R8, Refused.FILTER)
     code.label("refuse")
     _setting(code, R6, layout.TOLD_A_SECOND)
     code.jump_if(R6, If.EQUAL, 0, "drop")
     code.move(R0, R8)
-    code.jump("seldom")
-    code.label("has M")
-    code.load(R0, R10, _MAC)
-    code.label("has shape")
-    code.move(R8, Refused.COPY)
-    code.move(R6, COPIES_A_SECOND)
-    code.label("seldom")
-    _drop_if_often(code)
+    _jump_if_often(code, R6, "drop")
     code.label("let through")
     code.move(R0, -1)  # as many bytes as there are
     code.exit()
@@ -109,7 +134,8 @@ def knock_filter() -> Assembler:
     code.label("dropped")
     code.move(R0, 0)
     code.exit()
-    siphash(code, "siphash", _HASHED)
+    siphash(code, "hash of packet", _HASHED)
+    siphash(code, "hash of address", (0, _WORD, 2 * _WORD))
     return code
 
 
@@ -120,10 +146,10 @@ def _setting(code: Assembler, to: Register, place: int) -> None:
 def _take_packet(code: Assembler) -> None:
     """Copy a datagram of a knock's size to the stack, with zeros behind it."""
     code.move(R8, Refused.LENGTH)
-    code.load(R2, R6, _SKB_LENGTH, Width.WORD)
+    code.load(R2, R9, _SKB_LENGTH, Width.WORD)
     code.jump_if(R2, If.NOT_EQUAL, UDP_HEADER_SIZE + KNOCK_SIZE, "refuse")
     code.store(R10, _LAST_WORD, 0)
-    code.move(R1, R6)
+    code.move(R1, R9)
     code.move(R2, UDP_HEADER_SIZE)
     code.move(R3, R10)
     code.alu(Op.ADD, R3, _PACKET)
@@ -151,7 +177,7 @@ def _try_slot(code: Assembler, slot: int) -> None:
 
 
 def _try_shape(code: Assembler) -> None:
-    """Go on at `has shape`, in R0 what copies are known by, for a datagram of that shape, where its version is on."""
+    """Go on at `may be a knock`, in R0 what copies are known by, if it has that shape and its version is on."""
     _setting(code, R0, layout.TAKES_SHAPED)
     code.jump_if(R0, If.EQUAL, 0, "filter")
     for offset, (least, most) in WITH_SHAPE.shape.items():
@@ -167,47 +193,101 @@ def _try_shape(code: Assembler) -> None:
     # whoever does not know the key cannot say which.
     code.load(R1, R10, _MAC)
     code.alu(Op.XOR, R0, R1)
-    code.jump("has shape")
+    _places_of(code, Senders.STRANGE_SHAPED)
+    code.jump("may be a knock")
 
 
 def _call_siphash(code: Assembler) -> None:
     code.move(R1, R10)
     code.alu(Op.ADD, R1, _PACKET)
-    code.call_ours("siphash")
+    code.call_ours("hash of packet")
 
 
-def _drop_if_often(code: Assembler) -> None:
-    """Go on at `drop` if what is known by R0 was let through R6 times in the second that began with its first time.
+def _places_of(code: Assembler, senders: Senders) -> None:
+    code.move(R6, R7)
+    code.alu(Op.ADD, R6, _WORD * layout.places_at(senders))
+
+
+def _find_address(code: Assembler) -> None:
+    """Go on at `stranger` unless the source is an address that clients have knocked from, and has not sent too much."""
+    code.store(R10, _ADDRESS + 2 * _WORD, 0)
+    code.store(R10, _ADDRESS_LENGTH_BYTE, _V6_SIZE, Width.BYTE)
+    code.load(R0, R9, _SKB_PROTOCOL, Width.WORD)
+    code.jump_if(R0, If.EQUAL, _IPV6, "IPv6")
+    code.jump_if(R0, If.NOT_EQUAL, _IPV4, "stranger")
+    code.store(R10, _ADDRESS, 0)
+    code.store(R10, _ADDRESS + _WORD, _V4_MAPPED, Width.WORD)
+    _take_address(code, _V4_SOURCE, _V4_SIZE)
+    code.jump("has address")
+    code.label("IPv6")
+    _take_address(code, _V6_SOURCE, _V6_SIZE)
+    code.label("has address")
+    code.move(R1, R10)
+    code.alu(Op.ADD, R1, _ADDRESS)
+    _setting(code, R2, layout.ADDRESS_KEY)
+    _setting(code, R3, layout.ADDRESS_KEY + 1)
+    code.call_ours("hash of address")
+    code.store(R10, _ADDRESS_KEY, R0)
+    code.alu(Op.AND, R0, layout.BUCKETS - 1)
+    _look_up(code, FAMILIAR, R0)
+    code.jump_if(R0, If.EQUAL, 0, "stranger")
+    code.load(R1, R10, _ADDRESS_KEY)
+    for word in range(layout.BUCKET_WORDS):
+        code.load(R2, R0, _WORD * word)
+        code.jump_if(R2, If.EQUAL, R1, "familiar")
+    code.jump("stranger")
+    code.label("familiar")
+    code.move(R0, R1)
+    _jump_if_often(code, FAMILIAR_A_SECOND, "stranger")
+
+
+def _take_address(code: Assembler, offset: int, size: int) -> None:
+    """Copy an address from the header of IP to the end of its place on the stack."""
+    code.move(R1, R9)
+    code.move(R2, offset)
+    code.move(R3, R10)
+    code.alu(Op.ADD, R3, _ADDRESS + _V6_SIZE - size)
+    code.move(R4, size)
+    code.move(R5, _FROM_IP_HEADER)
+    code.call(Helper.SKB_LOAD_BYTES_RELATIVE)
+    code.jump_if(R0, If.NOT_EQUAL, 0, "stranger")
+
+
+def _jump_if_often(code: Assembler, most: Register | int, often: str) -> None:
+    """Go on at `often` if what is known by R0 came here so many times in the second that began with its first time.
 
     Two processors that add at once may let one more through; nothing rests on the exact number.
     """
+    place = len(code)
+    first_time, another_second, counted = (f"{word} {place}" for word in ("first time", "another second", "counted"))
     code.store(R10, _KEY, R0)
     code.call(Helper.KTIME_GET_NS)
     code.move(R9, R0)
     _point(code)
     code.call(Helper.MAP_LOOKUP)
-    code.jump_if(R0, If.EQUAL, 0, "first time")
+    code.jump_if(R0, If.EQUAL, 0, first_time)
     code.load(R1, R0, 0)
     code.move(R2, R9)
     code.alu(Op.SUB, R2, R1)
-    code.jump_if(R2, If.AT_LEAST, SECOND, "another second")
+    code.jump_if(R2, If.AT_LEAST, SECOND, another_second)
     code.load(R1, R0, _WORD)
-    code.jump_if(R1, If.AT_LEAST, R6, "drop")
+    code.jump_if(R1, If.AT_LEAST, most, often)
     code.move(R1, 1)
     code.atomic_add(R0, _WORD, R1)
-    code.jump("let through")
-    code.label("another second")
+    code.jump(counted)
+    code.label(another_second)
     code.store(R0, 0, R9)
     code.store(R0, _WORD, 1)
-    code.jump("let through")
-    code.label("first time")
+    code.jump(counted)
+    code.label(first_time)
     code.store(R10, _BEGUN, R9)
     code.store(R10, _COUNT, 1)
     _point(code)
     code.move(R3, R10)
     code.alu(Op.ADD, R3, _BEGUN)
     code.move(R4, 0)  # BPF_ANY
-    code.call(Helper.MAP_UPDATE)  # also where there is no room it is let through
+    code.call(Helper.MAP_UPDATE)  # also where there is no room it counts as the first time
+    code.label(counted)
 
 
 def _point(code: Assembler) -> None:
@@ -222,11 +302,16 @@ def _count(code: Assembler) -> None:
     code.alu(Op.AND, R0, layout.PROCESSORS - 1)
     code.alu(Op.LSH, R8, layout.PROCESSORS.bit_length() - 1)
     code.alu(Op.OR, R0, R8)
-    code.store(R10, _ROW, R0, Width.WORD)
-    code.map(R1, COUNTS)
-    code.move(R2, R10)
-    code.alu(Op.ADD, R2, _ROW)
-    code.call(Helper.MAP_LOOKUP)
+    _look_up(code, COUNTS, R0)
     code.jump_if(R0, If.EQUAL, 0, "dropped")
     code.move(R1, 1)
     code.atomic_add(R0, 0, R1)
+
+
+def _look_up(code: Assembler, array: str, number: Register) -> None:
+    """R0 becomes the address of a value of an array, by its number."""
+    code.store(R10, _ROW, number, Width.WORD)
+    code.map(R1, array)
+    code.move(R2, R10)
+    code.alu(Op.ADD, R2, _ROW)
+    code.call(Helper.MAP_LOOKUP)

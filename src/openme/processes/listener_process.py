@@ -116,7 +116,10 @@ class ListenerProcess:
         self._selector.register(self._keeper, selectors.EVENT_READ, self._on_orders)
         try:
             while True:
-                for key, _ in self._selector.select(self._timeout(time.monotonic())):
+                timeout = self._timeout(time.monotonic())
+                if timeout != 0.0:
+                    self._emptied()  # whoever sleeps is woken by what is let through alone
+                for key, _ in self._selector.select(timeout):
                     key.data()
                 self._work()
                 now = time.monotonic()
@@ -148,6 +151,8 @@ class ListenerProcess:
     def _on_familiar_address(self, order: FamiliarAddress) -> None:
         for waiting in self._waiting.values():
             waiting.make_familiar(order.address)
+        if self._kernel_filter is not None:
+            self._kernel_filter.make_familiar(order.address)
 
     def _serve(self, _order: Serve) -> None:
         """Let strangers in. Until now knocks waited in the socket, and the health port was not there to be seen."""
@@ -185,6 +190,7 @@ class ListenerProcess:
                 # One byte more than a knock, so that a longer datagram is seen to be longer.
                 datagram, sockaddr = self._knock.recvfrom(PACKET_SIZE + 1)
             except BlockingIOError:
+                self._emptied()
                 return
             except OSError as error:  # an ICMP error that came back for a socket that never sends is nobody's knock
                 self._reporter.receiving_failed(error)
@@ -196,6 +202,11 @@ class ListenerProcess:
                 continue
             if not waiting.add(datagram, sockaddr):
                 self._reporter.refused(Reason.BUSY)
+
+    def _emptied(self) -> None:
+        """Nothing waits in the socket: let as many more come as may wait there."""
+        if self._kernel_filter is not None:
+            self._kernel_filter.emptied()
 
     def _work(self) -> None:
         # Version 1 waits until no version 2 packet does (spec wire-v2.md "Both versions on one port").
