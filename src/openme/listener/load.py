@@ -1,7 +1,7 @@
 """What the listener does when more comes than it can work on: whose datagram is next, and which are dropped.
 
 Everything here is bounded, whatever strangers send. A source address may be forged, so that none is ever held against
-anybody: it only says in which queue a datagram waits.
+anybody: it only says in which queue a datagram waits (docs/decisions/0033-who-waits-where.md).
 """
 
 import secrets
@@ -25,16 +25,19 @@ Datagram = tuple[bytes, tuple[str, ...]]
 
 
 class Waiting:
-    """Datagrams that wait: by address where a client has knocked from it, in one bag for all others."""
+    """Datagrams that wait: each address in its turn where clients have knocked from, else each network in its turn.
+
+    So whoever can forge addresses of some networks, as most can who can at all, is in the way of those in the same
+    networks alone, besides what he costs.
+    """
 
     def __init__(self) -> None:
         self._familiar: OrderedDict[str, None] = OrderedDict()
-        self._of_familiar: OrderedDict[str, deque[Datagram]] = OrderedDict()
-        self._familiar_waiting = 0
-        self._others: deque[Datagram] = deque()
+        self._of_familiar = Turns(MAX_PER_SOURCE, MAX_FAMILIAR)
+        self._of_others = Turns(MAX_OTHERS, MAX_OTHERS)
 
     def __bool__(self) -> bool:
-        return bool(self._of_familiar or self._others)
+        return bool(self._of_familiar) or bool(self._of_others)
 
     def make_familiar(self, source: IPAddress) -> None:
         """A client has knocked from this address: what comes from there waits apart from now on."""
@@ -46,41 +49,84 @@ class Waiting:
                 self._familiar.popitem(last=False)
 
     def add(self, datagram: bytes, sockaddr: tuple[str, ...]) -> bool:
-        """Let a datagram wait; False if that has cost the place of one drawn by lot."""
+        """Let a datagram wait; False if that has cost the place of another."""
         host = sockaddr[0]
-        if host not in self._familiar:
-            return _add_by_lot(self._others, (datagram, sockaddr), MAX_OTHERS)
-        queue = self._of_familiar.get(host, deque())
-        most = MAX_PER_SOURCE if self._familiar_waiting < MAX_FAMILIAR else len(queue)
-        if not most:
-            return False
-        self._of_familiar[host] = queue
-        added = _add_by_lot(queue, (datagram, sockaddr), most)
-        self._familiar_waiting += added
-        return added
+        if host in self._familiar:
+            return self._of_familiar.add(host, (datagram, sockaddr))
+        return self._of_others.add(network_of(host), (datagram, sockaddr))
 
     def take_familiar(self) -> Datagram | None:
         """The next datagram from a familiar address, each address in its turn."""
-        if not self._of_familiar:
-            return None
-        host, queue = self._of_familiar.popitem(last=False)
-        taken = queue.popleft()
-        self._familiar_waiting -= 1
-        if queue:
-            self._of_familiar[host] = queue
-        return taken
+        return self._of_familiar.take()
 
     def take_other(self) -> Datagram | None:
-        """One of the others."""
-        return self._others.popleft() if self._others else None
+        """The next one of the others, each network in its turn."""
+        return self._of_others.take()
 
 
-def _add_by_lot(queue: deque[Datagram], item: Datagram, most: int) -> bool:
-    if len(queue) < most:
-        queue.append(item)
-        return True
-    queue[secrets.randbelow(len(queue))] = item
-    return False
+def network_of(host: str) -> str:
+    """What stands for an address's network, about as large as a provider's: /16 of IPv4, /32 of IPv6."""
+    if "." in host:
+        return host.rsplit(".", 2)[0]
+    return ":".join(host.split(":", 2)[:2])
+
+
+class Turns:
+    """Datagrams in queues by who sent them, and one of each queue in its turn.
+
+    No queue has more than an equal part of all places, so that who sends little finds one whatever others send.
+    """
+
+    def __init__(self, most_of_one: int, most: int) -> None:
+        """`most_of_one`: datagrams in a queue. `most`: in all of them."""
+        self._most_of_one = most_of_one
+        self._most = most
+        self._queues: OrderedDict[str, deque[Datagram]] = OrderedDict()
+        self._count = 0
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def add(self, sender: str, item: Datagram) -> bool:
+        """Let it wait. False if that has cost another's place: one of the same sender drawn by lot, if he has his part
+        of the places, else the latest of one who has more than his.
+        """
+        queue = self._queues.get(sender)
+        part = max(1, self._most // (len(self._queues) + (queue is None)))
+        if queue is not None and len(queue) >= min(self._most_of_one, part):
+            queue[secrets.randbelow(len(queue))] = item
+            return False
+        had_room = self._count < self._most
+        if not had_room:
+            self._drop(part)
+        self._queues.setdefault(sender, deque()).append(item)
+        self._count += 1
+        return had_room
+
+    def _drop(self, part: int) -> None:
+        """Drop one of whoever is the last in turn of those with more than their part; with more senders than places
+        nobody may have: then of the last one.
+        """
+        backwards = reversed(self._queues.items())
+        if self._count == len(self._queues):
+            sender, queue = next(backwards)
+        else:
+            sender, queue = next((sender, queue) for sender, queue in backwards if len(queue) > part)
+        queue.pop()
+        self._count -= 1
+        if not queue:
+            del self._queues[sender]
+
+    def take(self) -> Datagram | None:
+        """The next one; None if none waits."""
+        if not self._count:
+            return None
+        sender, queue = self._queues.popitem(last=False)
+        item = queue.popleft()
+        self._count -= 1
+        if queue:
+            self._queues[sender] = queue
+        return item
 
 
 class Copies:
