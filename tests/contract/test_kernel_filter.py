@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,11 +28,13 @@ from nacl.bindings import crypto_shorthash_siphash24
 
 from openme.kernel_filter import bpf, layout
 from openme.kernel_filter.filter import PACKETS, KernelFilter, put_before
-from openme.kernel_filter.program import COPIES_A_SECOND
+from openme.kernel_filter.layout import PLACES, Senders
+from openme.kernel_filter.program import COPIES_A_SECOND, FAMILIAR_A_SECOND
 from openme.knock_size import KNOCK_SIZE
 from openme.listener.listener import Listener
 from openme.reasons import Reason
 from openme.seam.messages import ForgetEpochKey, ForgetV1Key, UseEpochKey, UseV1Key
+from openme.server.sockets import RECEIVE_BUFFER
 from openme.wire.base import ServerKey
 from openme.wire.knock import BadPacket
 from support import independent_v2
@@ -347,7 +350,7 @@ class Receiving:
     def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        self.socket.setsockopt(socket.SOL_SOCKET, 33, 4 << 20)  # SO_RCVBUFFORCE
+        self.socket.setsockopt(socket.SOL_SOCKET, 33, RECEIVE_BUFFER)  # SO_RCVBUFFORCE
         self.socket.bind(("::", 0))
         self.socket.setblocking(False)  # noqa: FBT003  # the standard library's signature
         self._senders = {4: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)}
@@ -356,6 +359,13 @@ class Receiving:
     def send(self, datagram: bytes, family: int = 4) -> None:
         """Over loopback it is there, or dropped, when this returns."""
         self._senders[family].sendto(datagram, ({4: "127.0.0.1", 6: "::1"}[family], self.socket.getsockname()[1]))
+
+    def send_from(self, source: str, datagrams: list[bytes]) -> None:
+        """The same, from another address of loopback's network."""
+        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+            sender.bind((source, 0))
+            for datagram in datagrams:
+                sender.sendto(datagram, ("127.0.0.1", self.socket.getsockname()[1]))
 
     def received(self) -> list[bytes]:
         """All that is there."""
@@ -380,6 +390,113 @@ def put_in_force(receiving: Receiving, *keys: bytes, v1: bool = False) -> Kernel
     made = put_before(receiving.socket)
     follow(Judge(made, -1), *keys, v1=v1)
     return made
+
+
+# -- places
+
+
+def shaped_ones(count: int) -> list[bytes]:
+    return [shaped() for _ in range(count)]
+
+
+def fitting_ones(count: int) -> list[bytes]:
+    return [fitting(KEYS[0]) for _ in range(count)]
+
+
+KINDS = {Senders.STRANGE: fitting_ones, Senders.STRANGE_SHAPED: shaped_ones}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strangers_of_a_version_have_so_many_places_until_the_socket_is_emptied(
+    receiving: Receiving, kind: Senders
+) -> None:
+    most = PLACES[kind]
+    with closing(put_in_force(receiving, KEYS[0], v1=True)) as made:
+        for _ in range(2):
+            made.emptied()
+            sent = KINDS[kind](most + 10)
+            receiving.send_from("127.0.0.2", sent)
+            assert receiving.received() == sent[:most]
+            assert made.dropped() == {"busy": 10}
+            (other,) = KINDS.keys() - {kind}
+            sent = KINDS[other](10)
+            receiving.send_from("127.0.0.2", sent)
+            assert receiving.received() == sent, "the other version has places of its own"
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_familiar_address_finds_a_place_when_strangers_find_none(
+    receiving: Receiving, kind: Senders, family: int
+) -> None:
+    with closing(put_in_force(receiving, KEYS[0], v1=True)) as made:
+        made.make_familiar(ip_address({4: "127.0.0.1", 6: "::1"}[family]))
+        made.emptied()
+        receiving.send_from("127.0.0.2", KINDS[kind](PLACES[kind] + 1))
+        (knock,) = KINDS[kind](1)
+        receiving.send(knock, 10 - family)
+        receiving.send(knock, family)
+        assert receiving.received()[PLACES[kind] :] == [knock]
+        assert made.dropped() == {"busy": 2}
+
+
+def test_who_forges_a_familiar_address_is_in_the_way_of_that_one_alone(receiving: Receiving) -> None:
+    """So many a second; what comes beyond that is a stranger's."""
+    count, begun = FAMILIAR_A_SECOND + PLACES[Senders.STRANGE], float("-inf")
+    while time.monotonic() - begun >= 1:  # this machine took longer, and the next second has begun
+        with closing(put_in_force(receiving, KEYS[0])) as made:
+            for address in ("127.0.0.2", "127.0.0.3"):
+                made.make_familiar(ip_address(address))
+            sent = fitting_ones(count + 10)
+            (honest,) = fitting_ones(1)
+            receiving.received()
+            made.emptied()
+            begun = time.monotonic()
+            receiving.send_from("127.0.0.2", sent)
+            receiving.send_from("127.0.0.3", [honest])
+            dropped = made.dropped()
+    assert receiving.received() == [*sent[:count], honest]
+    assert dropped == {"busy": 10}
+
+
+def test_all_places_together_fit_into_the_socket(receiving: Receiving) -> None:
+    """So that it drops nothing itself, for which it would not ask who sent it."""
+    with closing(put_in_force(receiving, KEYS[0], v1=True)) as made:
+        familiar = [f"127.0.1.{number}" for number in range(1, 1 + PLACES[Senders.FAMILIAR] // 512)]
+        for address in familiar:
+            made.make_familiar(ip_address(address))
+        made.emptied()
+        sent = []
+        for address in familiar:
+            sent += (part := fitting_ones(512))
+            receiving.send_from(address, part)
+        for kind, made_ones in KINDS.items():
+            sent += (part := made_ones(PLACES[kind]))
+            receiving.send_from("127.0.0.2", part)
+        assert receiving.received() == sent
+        receiving.send_from(familiar[0], fitting_ones(1))
+        assert receiving.received() == [], "there was a place left"
+
+
+def test_thousands_of_addresses_are_familiar_at_a_time(receiving: Receiving) -> None:
+    addresses = [f"127.{number >> 8}.{number & 255}.7" for number in range(4096)]
+    with closing(put_in_force(receiving, KEYS[0])) as made:
+        for address in addresses:
+            made.make_familiar(ip_address(address))
+        made.emptied()
+        receiving.send_from("127.255.0.1", fitting_ones(PLACES[Senders.STRANGE]))
+        receiving.received()
+        missing = 0
+        for address in addresses[:: len(addresses) // 512]:
+            (knock,) = fitting_ones(1)
+            receiving.send_from(address, [knock])
+            missing += receiving.received() != [knock]
+        assert missing <= 2
+        receiving.send_from("127.255.0.2", fitting_ones(1))
+        assert receiving.received() == []
+
+
+# -- over both families
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -411,7 +528,7 @@ def test_it_goes_on_without_a_descriptor_and_in_every_process_that_has_the_memor
         receiving.send(fitting(KEYS[0]))
         assert len(receiving.received()) == 1
         maps = Path("/proc/self/maps").read_text()
-        assert maps.count("bpf-map") == 2
+        assert maps.count("bpf-map") == 3
     assert "bpf-map" not in Path("/proc/self/maps").read_text()
     receiving.send(chance.randbytes(KNOCK_SIZE))
     assert receiving.received() == [], "it judges by the last keys"

@@ -61,7 +61,7 @@ class Senders(IntEnum):
     """The same of the version that it is told from by its shape alone (version 1)."""
 
 
-PLACES = {Senders.FAMILIAR: 4096, Senders.STRANGE: 1024, Senders.STRANGE_SHAPED: 128}
+PLACES = {Senders.FAMILIAR: 2048, Senders.STRANGE: 1024, Senders.STRANGE_SHAPED: 128}
 """How many of a kind wait in the socket at most. All together fit into it (server/sockets.py), with what each costs."""
 UNBOUNDED = (1 << 64) - 1
 PLACES_WORDS = 2

@@ -13,7 +13,9 @@ import pytest
 from contract.test_kernel_filter import (  # noqa: F401  # what holds on the kernel at hand, on this one
     judge,
     receiving,
+    test_a_familiar_address_finds_a_place_when_strangers_find_none,
     test_a_next_start_with_the_same_socket_has_a_filter_of_its_own,
+    test_all_places_together_fit_into_the_socket,
     test_any_number_of_packets_is_remembered_in_bounded_room,
     test_every_flipped_bit_is_refused,
     test_every_other_length_is_refused_whatever_it_holds,

@@ -18,9 +18,9 @@ from openme.kernel_filter.assembler import (
     Op,
     Width,
 )
-from openme.kernel_filter.program import COPIES, COUNTS, SETTINGS, knock_filter
+from openme.kernel_filter.program import COPIES, COUNTS, FAMILIAR, SETTINGS, knock_filter
 
-MAPS = {name: number for number, name in enumerate((SETTINGS, COUNTS, COPIES), 3)}
+MAPS = {name: number for number, name in enumerate((SETTINGS, COUNTS, COPIES, FAMILIAR), 3)}
 
 
 @pytest.mark.parametrize(

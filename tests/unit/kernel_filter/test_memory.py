@@ -1,13 +1,15 @@
 """What the process writes for the program and reads of it, in memory that stands in for the maps'."""
 
 import struct
+from ipaddress import ip_address
 
 import pytest
 
 from openme.kernel_filter import layout
+from openme.kernel_filter.addresses import Addresses
 from openme.kernel_filter.counts import Counts
 from openme.kernel_filter.keys import Slots
-from openme.kernel_filter.layout import Refused
+from openme.kernel_filter.layout import Refused, Senders
 
 KEYS = [bytes([number]) * 8 + bytes([number + 100]) * 8 for number in range(1, 6)]
 
@@ -75,6 +77,8 @@ def test_with_more_keys_than_slots_it_says_so(slots: Slots, words: Words) -> Non
 def test_slots_lie_apart_from_each_other_and_from_the_rest() -> None:
     places = [layout.JUDGES, layout.TAKES_SHAPED, layout.TOLD_A_SECOND]
     places += [layout.COPIES_KEY + word for word in range(layout.KEY_WORDS)]
+    places += [layout.ADDRESS_KEY + word for word in range(layout.KEY_WORDS)]
+    places += [layout.places_at(senders) + word for senders in Senders for word in range(layout.PLACES_WORDS)]
     places += [layout.slot_at(slot) + word for slot in range(layout.SLOTS) for word in range(layout.SLOT_WORDS)]
     assert sorted(places) == list(range(layout.SETTINGS))
 
@@ -86,7 +90,46 @@ def test_counts_of_all_processors_are_one_and_each_is_told_once() -> None:
     for kind in Refused:
         for processor in (0, 1, layout.PROCESSORS - 1):
             words[(kind * layout.PROCESSORS + processor) * layout.ROW_WORDS] = kind + 1
-    assert counts.new() == {"length": 3, "filter": 6, "copy": 9}
+    assert counts.new() == {"length": 3, "filter": 6, "copy": 9, "busy": 12}
     assert counts.new() == {}
     words[(Refused.FILTER * layout.PROCESSORS + 1) * layout.ROW_WORDS] += 4
     assert counts.new() == {"filter": 4}
+
+
+@pytest.fixture
+def familiar() -> memoryview:
+    return memoryview(bytearray(8 * layout.FAMILIAR)).cast("Q")
+
+
+def held(familiar: memoryview) -> set[int]:
+    return set(familiar.tolist()) - {0}
+
+
+def test_an_address_is_known_once_in_whichever_form_it_comes(familiar: memoryview) -> None:
+    addresses = Addresses(memoryview(bytearray(8 * layout.SETTINGS)).cast("Q"), familiar)
+    for text in ("192.0.2.1", "192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"):
+        addresses.add(ip_address(text))
+    assert len(held(familiar)) == 2
+
+
+def test_a_full_bucket_forgets_one_and_takes_the_new_one(
+    familiar: memoryview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layout, "BUCKETS", 1)
+    addresses = Addresses(memoryview(bytearray(8 * layout.SETTINGS)).cast("Q"), familiar)
+    seen: list[set[int]] = []
+    for number in range(3 * layout.BUCKET_WORDS):
+        addresses.add(ip_address(number + 1))
+        seen.append(held(familiar))
+    assert [len(now) for now in seen[: layout.BUCKET_WORDS]] == list(range(1, layout.BUCKET_WORDS + 1))
+    for before, now in zip(seen[layout.BUCKET_WORDS - 1 :], seen[layout.BUCKET_WORDS :], strict=False):
+        assert len(before - now) == len(now - before) == 1
+
+
+def test_addresses_lie_elsewhere_under_another_key(familiar: memoryview) -> None:
+    """Nobody who does not know it can choose some that take each other's room."""
+    for key in range(2):
+        settings = memoryview(bytearray(8 * layout.SETTINGS)).cast("Q")
+        settings[layout.ADDRESS_KEY] = key
+        Addresses(settings, familiar).add(ip_address("192.0.2.1"))
+    assert len(held(familiar)) == 2
