@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from openme.knock_size import KNOCK_SIZE
-from support.netns import until
+from support.netns import add_addresses, until, v4
 from support.server import KNOCK_PORT, ServerWorld
 from support.shaped import shaped
 
 pytestmark = pytest.mark.root
 
 NOISE = 500
+FLOODING, NEW = 60, 61  # addresses of the client's
 UNIT = Path(__file__).parents[2] / "packaging/openme.service"
 # A program that runs another one to which bpf(2) is refused, as a container's or a unit's filter does.
 _REFUSING = """
@@ -95,6 +96,26 @@ def test_noise_never_reaches_the_process_and_knocks_of_both_versions_do(watched:
         for name in profiles:
             watched.ask("close", name=name)
     until(lambda: counted(watched.log()) in {NOISE, 2 * NOISE})  # what comes a second later has its line in a minute
+
+
+def test_no_flood_of_strangers_fills_the_socket(watched: Watched) -> None:
+    """Whoever knocks from an address that is known, and whoever knocks in version 2, finds a place in it."""
+    profiles = {"alice": watched.add("alice"), "old": watched.add("old", "--v1"), "new": watched.add("new")}
+    for number in (FLOODING, NEW):
+        add_addresses(watched.client, number)
+    watched.start(log_level="info")
+    for name in ("alice", "old"):
+        watched.opens(profiles[name])
+        watched.ask("close", name=name)
+    until(lambda: not watched.sessions())
+    with watched.listener_stopped():
+        before = watched.dropped()
+        watched.send(*(shaped() for _ in range(2 * NOISE)), source=v4(FLOODING))
+        assert watched.dropped() >= before + NOISE
+        for name in ("alice", "old"):
+            watched.send(watched.packet(profiles[name]))
+        watched.send(watched.packet(profiles["new"]), source=v4(NEW))
+    watched.await_doors(*profiles)
 
 
 def test_version_1s_shape_is_let_through_where_version_1_is_on(watched: Watched) -> None:

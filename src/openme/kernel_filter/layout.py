@@ -68,8 +68,8 @@ PLACES_WORDS = 2
 SETTINGS = FIRST_PLACES + len(Senders) * PLACES_WORDS  # 19
 
 # Familiar addresses: hashes, in buckets that have room for some each. Zero is no hash.
-BUCKETS = 4096  # a power of two
-BUCKET_WORDS = 4
+BUCKETS = 2048  # a power of two
+BUCKET_WORDS = 8
 FAMILIAR = BUCKETS * BUCKET_WORDS
 
 PROCESSORS = 64  # a power of two; more of them share rows

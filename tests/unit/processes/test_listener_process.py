@@ -27,12 +27,13 @@ from openme.processes.listener_process import (
 from openme.processes.listener_reports import TELL_INTERVAL
 from openme.reasons import Reason
 from openme.seam import messages
-from openme.seam.channel import channel, send
+from openme.seam.channel import ChannelClosedError, channel, send
 from openme.seam.messages import (
     FRAME_SIZE,
     REPORT_SIZE,
     Delivered,
     Dropped,
+    FamiliarAddress,
     ForgetReceipt,
     ForgetV1Key,
     KnockNotOpened,
@@ -511,6 +512,69 @@ def kept() -> Iterator[tuple[ListenerProcess, KeptMessages, socket.socket]]:
         process._on_orders()
         yield process, messages, keeper_end
         process._selector.close()
+
+
+class NotedFilter:
+    """A kernel filter that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[object] = []
+
+    def judge(self) -> None:
+        self.said.append("judge")
+
+    def emptied(self) -> None:
+        self.said.append("emptied")
+
+    def make_familiar(self, address: object) -> None:
+        self.said.append(address)
+
+    def dropped(self) -> dict[Reason, int]:
+        return {}
+
+
+@pytest.fixture
+def filtered() -> Iterator[tuple[ListenerProcess, NotedFilter, socket.socket]]:
+    """A listener with a kernel filter before it; it does only what it is told to."""
+    listener_end, keeper_end = channel()
+    noted, port = NotedFilter(), free_port()
+    with bind_knock(port) as knock, listener_end, keeper_end, socket.socket(type=socket.SOCK_DGRAM) as client:
+        process = ListenerProcess(Listener(), knock, None, listener_end, noted)  # type: ignore[arg-type]
+        client.connect(("127.0.0.1", port))
+        yield process, noted, client
+        process._selector.close()
+
+
+def test_the_filter_hears_when_the_socket_is_found_empty_and_not_before(
+    filtered: tuple[ListenerProcess, NotedFilter, socket.socket],
+) -> None:
+    process, noted, client = filtered
+    for _ in range(listener_process._DRAIN + 1):
+        client.send(b"noise")
+    process._on_datagrams()
+    assert noted.said == [], "one more waits"
+    process._on_datagrams()
+    assert noted.said == ["emptied"]
+
+
+def test_the_filter_hears_it_before_the_listener_sleeps_and_which_addresses_are_familiar(
+    filtered: tuple[ListenerProcess, NotedFilter, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the last look at the socket took exactly all: it would be woken by nobody whom the filter keeps out."""
+    process, noted, _ = filtered
+    said_when_asleep: list[list[object]] = []
+
+    def slept(timeout: float | None = None) -> list[object]:
+        if timeout == 0:
+            noted.said.clear()
+            process._on_familiar_address(FamiliarAddress(ip_address("192.0.2.1")))
+            return []
+        said_when_asleep.append(list(noted.said))
+        raise ChannelClosedError
+
+    monkeypatch.setattr(process._selector, "select", slept)
+    process.run()
+    assert said_when_asleep == [[ip_address("192.0.2.1"), "emptied"]]
 
 
 def test_an_epochs_key_does_not_stay_in_the_order_that_brought_it(
