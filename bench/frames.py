@@ -30,6 +30,8 @@ Addresses = npt.NDArray[np.uint32]
 FORGED = 0xC6120000
 """198.18.0.0/15, for benchmarks (RFC 2544)."""
 FORGED_SOURCES = 1 << 17
+_NOT_OUTSIDE = (10, 127, 198)
+"""First bytes of addresses that are the hosts' own, or theirs who measure."""
 MOST_SECONDS = 120
 
 _ETHERNET, _IP, _UDP = 14, 20, 8
@@ -70,6 +72,13 @@ def same(datagrams: list[bytes]) -> Bytes:
 def forged(count: int, different: int = FORGED_SOURCES, first: int = FORGED) -> Addresses:
     """Source addresses for `count` frames."""
     return (first + np.arange(count, dtype=np.uint32) % different).astype(np.uint32)
+
+
+def forged_anywhere(count: int) -> Addresses:
+    """Source addresses for `count` frames out of all that one may meet on the Internet, by chance."""
+    first = np.array([byte for byte in range(1, 224) if byte not in _NOT_OUTSIDE], np.uint32)
+    chance = np.random.default_rng()
+    return (chance.choice(first, count) << 24 | chance.integers(1 << 24, size=count, dtype=np.uint32)).astype(np.uint32)
 
 
 def frames(world: World, payloads: Bytes, sources: Addresses, port: int) -> Bytes:
