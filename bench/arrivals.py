@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from bench.world import BLOCK, BLOCK_SIZE, OUTSIDE, World
+from bench.world import OUTSIDE, OWN, World
 
 _RULES = """
 table inet arrivals {{
@@ -31,7 +31,7 @@ class Arrived:
 
 def count_arrivals(world: World, port: int) -> None:
     """Begin to count, or begin anew."""
-    rules = _RULES.format(port=port, own=f"{OUTSIDE}, {BLOCK}/{BLOCK_SIZE}")
+    rules = _RULES.format(port=port, own=f"{OUTSIDE}, {OWN}")
     world.server.nft(f"add table inet arrivals\ndelete table inet arrivals{rules}")
 
 

@@ -3,7 +3,7 @@
 The namespaces of tests/support/server.py, and beside them a direct cable, on which knocks and floods come:
 
     client                                                        server
-    eth1 198.51.100.2, 10.9.0.0/16 --------------- 198.51.100.1 eth1
+    eth1 198.51.100.2, 10.0.0.0/8 ---------------- 198.51.100.1 eth1
 """
 
 import socket
@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Self
 
@@ -29,9 +29,10 @@ PEER = v4(1, 1)
 """The server's end of the direct cable."""
 OUTSIDE = v4(2, 1)
 """The client's end."""
+OWN = IPv4Network("10.0.0.0/8")
+"""Further addresses of the client."""
 BLOCK = IPv4Address("10.9.0.0")
-"""The first of 65,536 further addresses of the client."""
-BLOCK_SIZE = 16
+"""The first of those that are counted from; a million are free from here on."""
 DISK = Path("/var/tmp")  # noqa: S108  # a folder of our own in it; /tmp may be no disk, so that a sync costs nothing
 OPEN_FOR = "1h"
 _OPENED = rb": opened [^\n]*? for ([0-9.]+)"
@@ -51,7 +52,7 @@ class World(ServerWorld):
         connect(self.server, self.client, self.DIRECT, 1)
         # Where forged sources would be, and the client's further addresses.
         self.server.run("ip", "route", "replace", "default", "via", OUTSIDE)
-        self.client.run("ip", "route", "add", "local", f"{BLOCK}/{BLOCK_SIZE}", "dev", "lo")
+        self.client.run("ip", "route", "add", "local", str(OWN), "dev", "lo")
         self.write_config(self.config.read_text().replace("clients: {}\n", f"clients:\n{crowd.text()}"))
 
     def serve_openme(self) -> Subject:

@@ -2,7 +2,7 @@
 
 The flood comes from forged addresses, as fast as one process sends it unless a row says otherwise. Counted are the
 knocks that arrived at the host, by a counter of nftables there. A known address is one that its client has knocked
-from before.
+from before; new ones are of 200 networks, as those of people on their way are.
 """
 
 import base64
@@ -26,7 +26,8 @@ from openme.wire import v1, v2
 from openme.wire.base import Version
 
 TITLE = "Knocks under a flood"
-NEW = BLOCK + 10_000
+_NEW = IPv4Address("10.16.0.1")
+_NEW_NETWORKS = 200
 _BEFORE = 0.3  # seconds of flood before anything is measured
 _MILLION_FIRST = 0x0B000000
 
@@ -136,19 +137,25 @@ class Survived:
         return sum(one.opened for one in both) / sum(one.arrived.clients for one in both)
 
 
-def measure(sizes: Sizes) -> Report:
-    """Every flood against openme, and those that fwknop can be given against fwknop."""
+def measure(sizes: Sizes, only: str = "") -> Report:
+    """Every flood against openme, and those that fwknop can be given against fwknop.
+
+    `only`: words in the names of those against openme that are to be measured, and no others. ValueError without one.
+    """
+    kinds = [kind for kind in KINDS if only in kind.name]
+    if not kinds:
+        raise ValueError(f"no flood's name has {only!r} in it; there are: {'; '.join(kind.name for kind in KINDS)}")
     found: list[Survived] = []
     goals: list[Goal] = []
-    for protocols in dict.fromkeys(kind.protocols for kind in KINDS):
+    for protocols in dict.fromkeys(kind.protocols for kind in kinds):
         with world(sizes.clients, protocols=protocols) as hosts:
             subject = hosts.serve_openme()
             _become_known(hosts, subject, sizes)
-            for kind in (kind for kind in KINDS if kind.protocols == protocols):
+            for kind in (kind for kind in kinds if kind.protocols == protocols):
                 survived = _survived(hosts, subject, kind, sizes)
                 goals += [goal for one in survived for goal in _goals(kind, one)]
                 found += survived
-    if fwknop.is_there():
+    if not only and fwknop.is_there():
         with world(1) as hosts:
             found += _fwknop(hosts, sizes)
     return Report(goals, [_table(found)], [_plot(found)])
@@ -213,6 +220,10 @@ def _become_known(hosts: World, subject: Subject, sizes: Sizes) -> None:
 _used_up = iter(range(1 << 15))
 
 
+def _new_address(number: int) -> IPv4Address:
+    return _NEW + ((number % _NEW_NETWORKS << 16) + number // _NEW_NETWORKS)
+
+
 def _survived(hosts: World, subject: Subject, kind: Kind, sizes: Sizes) -> list[Survived]:
     payloads, sources = kind.payloads(hosts, subject, sizes)
     made = frames.frames(hosts, payloads, sources, subject.port)
@@ -220,7 +231,7 @@ def _survived(hosts: World, subject: Subject, kind: Kind, sizes: Sizes) -> list[
     for wire in kind.wires:
         key = hosts.server_key(wire)
         known = [BLOCK + n % sizes.clients for n in range(sizes.known)]
-        new = [NEW + next(_used_up) for _ in range(sizes.new_v1 if wire is v1.WIRE else sizes.new)]
+        new = [_new_address(next(_used_up)) for _ in range(sizes.new_v1 if wire is v1.WIRE else sizes.new)]
         groups.append((wire, _signed(known, wire, key, sizes), _signed(new, wire, key, sizes)))
     before = subject.memory()
     with Flood(hosts, made, kind.rate(sizes)):

@@ -10,8 +10,8 @@ from functools import partial
 from os import close
 
 from openme.kernel_filter import bpf, layout
-from openme.kernel_filter.bpf import Memory
 from openme.kernel_filter.addresses import Addresses
+from openme.kernel_filter.bpf import Memory
 from openme.kernel_filter.counts import Counts
 from openme.kernel_filter.keys import Slots
 from openme.kernel_filter.layout import Senders
@@ -67,7 +67,8 @@ class KernelFilter:
     def emptied(self) -> None:
         """Nothing waits in the socket, so that all places are free.
 
-        What is on its way through the program at this moment has taken one that counts as free; nothing rests on the exact number.
+        What is on its way through the program at this moment has one that counts as free; nothing rests on the exact
+        number.
         """
         for senders in Senders:
             at = layout.places_at(senders)

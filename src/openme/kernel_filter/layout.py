@@ -11,9 +11,9 @@ Settings, 64-bit numbers that the process writes and the program reads:
     13…    the places of each kind of senders: how many were taken, which the program adds to, and up to which number
            more may be
 
-**Places.** A datagram that is let through takes one of its kind. Whenever the process has emptied the socket it says up to which
-number more may be taken, so that no more than that of a kind wait there, and none is lost since others fill the socket.
-Both numbers only grow, and each has one writer.
+**Places.** A datagram that is let through takes one of its kind. Whenever the process has emptied the socket it says up
+to which number more may be taken: so no more than that of a kind wait there, and none is lost because others fill the
+socket. Until it says so for the first time there is no bound. Both numbers only grow, and each has one writer.
 
 **The seal** is the halves and `SEAL` in one exclusive or. The program takes both halves and the seal into registers,
 and uses a slot only if they fit together. So it does not matter in which order, or in how many pieces, a processor sees

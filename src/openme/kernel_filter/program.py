@@ -2,10 +2,11 @@
 
     not judging yet ─────────────────────────────────────────▶ let through
     not of a knock's length ─────▶ refused: length
-    neither M under a live epoch's key nor, where version 1 is on, its shape ───▶ refused: filter
-    no place for its kind of senders ─▶ refused: busy
-    often in this second ─────────▶ refused: copy
-    else ────────────────────────▶ let through
+    M of no live epoch, and not
+    version 1's shape, if it is on ▶ refused: filter
+    no place for such senders ───▶ refused: busy
+    often in this second ────────▶ refused: copy
+    else ────────────────────────────────────────────────────▶ let through
 
 It decides nothing: the process makes the same checks of all that is let through, and more. It sees a datagram from the
 UDP header on, over IPv4 and IPv6 alike, whole and with a right checksum.
@@ -15,8 +16,8 @@ has none, by a hash of all of it under a key that nobody else has, so that nobod
 its share. What remembers packets has a bounded size, and forgets first what it has not seen again of late. It is no
 replay check.
 
-Places: so many datagrams wait in the socket at most, from addresses that clients have knocked from and, for each version,
-from all others (`layout`). An address is one that clients have knocked from for 1,024 datagrams a second; what more comes with its
+Places: so many datagrams wait in the socket at most, from addresses that clients have knocked from and, for each
+version, from all others (`layout`). Such an address has places for 1,024 datagrams a second; what more comes under its
 name, which anybody may write there, is a stranger's.
 
 Straight on: no jump goes back, since a loop is refused to whoever has CAP_BPF alone. So the hash has its rounds written

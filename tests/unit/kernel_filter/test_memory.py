@@ -112,9 +112,7 @@ def test_an_address_is_known_once_in_whichever_form_it_comes(familiar: memoryvie
     assert len(held(familiar)) == 2
 
 
-def test_a_full_bucket_forgets_one_and_takes_the_new_one(
-    familiar: memoryview, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_bucket_forgets_one_and_takes_the_new_one(familiar: memoryview, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "BUCKETS", 1)
     addresses = Addresses(memoryview(bytearray(8 * layout.SETTINGS)).cast("Q"), familiar)
     seen: list[set[int]] = []

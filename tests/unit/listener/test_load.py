@@ -70,7 +70,7 @@ def test_all_known_addresses_together_fill_no_memory_and_none_is_kept_out() -> N
 
 @pytest.mark.parametrize("networks", [1, 2, 16, 300])
 def test_a_flood_from_some_networks_takes_no_place_from_another(networks: int) -> None:
-    """An address that nobody knows is served when each network had its turn once, however much came before and after."""
+    """An address that nobody knows is served when each network had its turn once, whatever came before and after."""
     waiting = Waiting()
     forged = [
         (f"{number % 200 + 20}.{number // 200}.{host}.1", "1") for host in range(256) for number in range(networks)
