@@ -66,6 +66,16 @@ def test_a_client_that_comes_from_a_new_address_gets_in(crowded: ClaimsWorld, ki
     assert running.rate > ENOUGH
 
 
+@pytest.mark.parametrize("crowded", [2], indirect=True, ids=["v2"])
+def test_who_holds_e_i_keeps_out_no_new_address_of_another_network(crowded: ClaimsWorld) -> None:
+    """Only the listener's arithmetic tells what he sends from a knock; it is done for each network in its turn."""
+    add_addresses(crowded.client, 45)
+    with flood(crowded, payloads(crowded, "sealed", b""), rate=20_000) as running:
+        tries = [tries_until_in(crowded, crowded.bob, "bob", FEW, source=v4(45)) for _ in range(ROUNDS)]
+    assert tries.count(1) >= ROUNDS / 2, f"knocks needed: {tries}"
+    assert running.rate > ENOUGH
+
+
 def test_the_search_for_strangers_is_bounded_and_ends(crowded: ClaimsWorld) -> None:
     """When the flood is over, a client from a new address is found among the thousand at once."""
     with flood(crowded, sealed(crowded, 500)) as running:

@@ -18,6 +18,9 @@ from openme.kernel_filter.filter import KernelFilter, loaded
 
 _TEST_RUN = 10
 _ETHERNET = bytes(14)  # a test run takes this away before the program sees the rest
+# What is long enough for a header of IPv4 is said to begin with one, so that its source is looked for.
+_BEFORE_IPV4 = bytes(12) + b"\x08\x00"
+_IPV4_HEADER_SIZE = 20
 _UDP_HEADER = bytes(8)
 _ALL = 0xFFFF_FFFF
 
@@ -37,7 +40,8 @@ class Judge:
 
     def run(self, datagram: bytes, times: int = 1) -> tuple[int, int]:
         """The program's result for this payload, and the mean nanoseconds of so many runs."""
-        packet = _ETHERNET + _UDP_HEADER + datagram
+        packet = _UDP_HEADER + datagram
+        packet = (_ETHERNET if len(packet) < _IPV4_HEADER_SIZE else _BEFORE_IPV4) + packet
         place = ctypes.create_string_buffer(packet, len(packet))
         fields = struct.pack(
             "=IIIIQQIIIIQQ", self.program, 0, len(packet), 0, ctypes.addressof(place), 0, times, 0, 0, 0, 0, 0
