@@ -31,12 +31,21 @@ def test_rows_are_measured_and_kept_with_tables_goals_and_pictures(tmp_path: Pat
         assert (tmp_path / f"{name}.svg").read_text().lstrip().startswith("<?xml")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     floods = re.findall(r"^\| [^|]+\| v[12] +\| ([\d,]+)", (tmp_path / "flood.md").read_text(), re.MULTILINE)
-    assert len(floods) == 6
+    assert len(floods) == 8
     assert all(int(rate.replace(",", "")) > 100 for rate in floods), "a flood that did not arrive"
 
 
 def test_figures_of_a_trial_do_not_take_the_place_of_those_that_are_kept() -> None:
     assert "--small needs --into" in bench("--small", "idle", code=2)
+
+
+def test_a_part_of_a_row_does_not_take_the_place_of_all_of_it() -> None:
+    assert "--only needs --into" in bench("--only", "E_i", "flood", code=2)
+
+
+def test_only_a_row_with_parts_can_be_had_in_parts(tmp_path: Path) -> None:
+    for rows in (["idle"], ["flood", "idle"], []):
+        assert "--only is for one row" in bench("--only", "E_i", "--into", str(tmp_path), *rows, code=2)
 
 
 def test_a_row_that_is_not_there_is_named() -> None:
