@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -148,6 +148,82 @@ def test_continuous_keeps_the_door_open_and_runs_post_knock_once(make_world: Cal
     assert knocking.wait(5) == 0
     assert done.read_text() == "once\n"
     until(lambda: world.tcp(world.client, 22) == "filtered", 5)
+
+
+@pytest.fixture
+def roaming(world: ServerWorld) -> Iterator[subprocess.Popen[bytes]]:
+    """A client that keeps its door open, with a turn of its own in ten minutes only; it waits for that."""
+    alice = world.add("alice")
+    world.serve(tcp=[22])
+    world.start()
+    knocking = subprocess.Popen(
+        world.client.command(OPENME, "--client-config", str(alice), "knock", "--continuous", "--interval", "10m"),
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until(lambda: opened(world))
+        until(lambda: timer(knocking))
+        yield knocking
+    finally:
+        knocking.send_signal(signal.SIGINT)
+        assert knocking.wait(5) == 0
+
+
+def timer(process: subprocess.Popen[bytes]) -> str:
+    """What the kernel says of the timer that a process has set; nothing before."""
+    told = ""
+    with suppress(OSError):
+        for link in Path(f"/proc/{process.pid}/fd").iterdir():
+            if "timerfd" in str(link.readlink()):
+                told = Path(f"/proc/{process.pid}/fdinfo/{link.name}").read_text()
+    return told if re.search(r"it_value: \([1-9]", told) else ""
+
+
+def opened(world: ServerWorld) -> int:
+    return world.log().count("alice: opened")
+
+
+@pytest.mark.usefixtures("roaming")
+def test_a_client_that_moves_to_another_address_has_its_door_there_at_once(world: ServerWorld) -> None:
+    world.client.run("ip", "address", "delete", f"{v4(2)}/24", "dev", "eth0")
+    world.client.run("ip", "address", "add", f"{v4(77)}/24", "dev", "eth0")
+    until(lambda: f"for {v4(77)} " in world.log())
+    assert world.tcp(world.client, 22) == "open"
+
+
+@pytest.mark.usefixtures("roaming")
+def test_the_same_address_in_another_network_is_knocked_for_again(world: ServerWorld) -> None:
+    before = opened(world)
+    world.client.run("ip", "address", "delete", f"{v4(2)}/24", "dev", "eth0")
+    world.client.run("ip", "address", "add", f"{v4(2)}/24", "dev", "eth0")
+    until(lambda: opened(world) > before)
+
+
+@pytest.mark.usefixtures("roaming")
+def test_what_is_no_other_network_is_no_reason_to_knock(world: ServerWorld) -> None:
+    """Lifetimes that are renewed, and networks that do not lead to the server. Then one that is a reason."""
+    before = opened(world)
+    for number in range(5):
+        lifetimes = ["valid_lft", f"{1000 + number}", "preferred_lft", f"{900 + number}"]
+        world.client.run("ip", "address", "change", f"{v4(2)}/24", "dev", "eth0", *lifetimes)
+        world.client.run("ip", "address", "add", f"10.9.9.{number + 1}/24", "dev", "lo")
+        world.client.run("ip", "route", "add", f"10.10.{number}.0/24", "dev", "eth0")
+    world.client.run("ip", "address", "delete", f"{v4(2)}/24", "dev", "eth0")
+    world.client.run("ip", "address", "add", f"{v4(77)}/24", "dev", "eth0")
+    until(lambda: f"for {v4(77)} " in world.log())
+    assert opened(world) == before + 1
+
+
+def test_a_client_that_waits_for_its_turn_is_not_woken_before(
+    world: ServerWorld, roaming: subprocess.Popen[bytes]
+) -> None:
+    """It has no time to wait for but its timer's, which counts sleep and is ten minutes away."""
+    told = timer(roaming)
+    left = re.search(r"it_value: \((\d+), \d+\)", told)
+    assert left is not None
+    assert 500 < int(left[1]) <= 600
+    assert "clockid: 7" in told  # CLOCK_BOOTTIME
+    assert opened(world) == 1
 
 
 @pytest.mark.parametrize(("ending", "code"), [("", 0), ("; exit 7", 1)])

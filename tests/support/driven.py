@@ -36,6 +36,9 @@ class Driven(Blocking):
     def monotonic(self) -> float:
         return super().monotonic() if self._monotonic is None else self._monotonic()
 
+    def system_tells(self) -> None:
+        """Nobody: what changes is looked for, as on other systems."""
+
     async def pause(self, seconds: float) -> None:
         self.paused.append(seconds)
 

@@ -64,7 +64,15 @@ ALLOWED = {
         *("config.section", "errors", "files", "interrupts", "kernel_filter", "keys", "listener", "reasons"),
         *("refusals", "run_dir", "seam", "wire"),
     },
-    "client": {*BASE, "config.faults", "config.files", "config.profile", "config.profile_model"},
+    "client": {
+        *BASE,
+        "config.faults",
+        "config.files",
+        "config.profile",
+        "config.profile_model",
+        "netlink.routes",
+        "netlink.sockets",
+    },
     "server": {
         *(*BASE, "config", "control", "firewall", "keeper", "kernel_filter", "listener", "netlink", "refusals"),
         *("processes", "run_dir", "seam", "store"),

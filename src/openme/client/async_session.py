@@ -3,10 +3,12 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from openme.client.addresses import Endpoint, encoded, endpoints_of, unknown_host
 from openme.client.blocking import Sockets
+from openme.client.driver import HasFileno
 from openme.client.errors import ClientError
 from openme.client.identity import Identity
 from openme.client.knock import Attempt
@@ -138,6 +140,19 @@ class Asyncio(Sockets):
     async def pause(self, seconds: float) -> None:
         """See `driver.Driver`."""
         await asyncio.sleep(seconds)
+
+    async def readable(self, files: Sequence[HasFileno], seconds: float | None) -> None:
+        """See `driver.Driver`."""
+        loop, heard = asyncio.get_running_loop(), asyncio.Event()
+        for file in files:
+            loop.add_reader(file.fileno(), heard.set)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await heard.wait()
+        finally:
+            for file in files:
+                loop.remove_reader(file.fileno())
 
     async def call(self, function: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:
         """See `driver.Driver`."""

@@ -2,13 +2,18 @@
 
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from openme.client.addresses import Endpoint, local_address, resolve
 from openme.client.door import open_endpoints
+from openme.client.driver import HasFileno
 from openme.client.receipt import ask
 from openme.wire.knock import IPAddress
+
+if TYPE_CHECKING:
+    from openme.client.boot_timer import BootTimer
+    from openme.netlink.sockets import Subscription
 
 T = TypeVar("T")
 
@@ -53,6 +58,18 @@ class Sockets:
             sock.connect((endpoint.host, port))
             sock.send(datagram)
 
+    def system_tells(self) -> "tuple[Subscription, BootTimer] | None":
+        """See `Driver`."""
+        if not hasattr(socket, "AF_NETLINK"):
+            return None
+        try:
+            from openme.client.boot_timer import BootTimer  # noqa: PLC0415  # Linux alone has it
+            from openme.netlink.routes import route_changes  # noqa: PLC0415
+
+            return route_changes(), BootTimer()
+        except (AttributeError, ImportError, OSError):  # a sandbox without such sockets, a Python without ctypes
+            return None
+
 
 class Blocking(Sockets):
     """See `driver.Driver`."""
@@ -72,6 +89,12 @@ class Blocking(Sockets):
     async def pause(self, seconds: float) -> None:
         """See `Driver`."""
         time.sleep(seconds)  # noqa: ASYNC251  # that it blocks is this driver's nature
+
+    async def readable(self, files: Sequence[HasFileno], seconds: float | None) -> None:
+        """See `Driver`."""
+        import select  # noqa: PLC0415  # for a knock that goes on
+
+        select.select(files, [], [], seconds)  # that it blocks is this driver's nature
 
     async def call(self, function: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:  # noqa: ARG002
         """See `Driver`; there is no other thread."""

@@ -5,12 +5,25 @@ a coroutine without an event loop; `asynchronous.Asyncio` waits in one.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from openme.client.addresses import Endpoint
 from openme.wire.knock import IPAddress
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from openme.client.boot_timer import BootTimer
+    from openme.netlink.sockets import Subscription
+
 T = TypeVar("T")
+
+
+class HasFileno(Protocol):
+    """What one can wait for."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
 
 
 class Driver(Protocol):
@@ -42,6 +55,12 @@ class Driver(Protocol):
 
     async def pause(self, seconds: float) -> None:
         """Let that time pass."""
+
+    def system_tells(self) -> "tuple[Subscription, BootTimer] | None":
+        """Who hears of changes of the network, and a timer that counts the machine's sleep; None without either."""
+
+    async def readable(self, files: "Sequence[HasFileno]", seconds: float | None) -> None:
+        """Until there is something to read from one of these, or that time has passed."""
 
     async def call(self, function: Callable[[], T], interrupt: Callable[[], None] | None = None) -> T:
         """What a function gives that may block: on a disk, an agent, a page. Whatever it raises.

@@ -20,14 +20,15 @@ from openme.client.plan import by_family
 from openme.client.profiles import choose_profile
 from openme.client.receipt import PATIENCE, Proof, prove
 from openme.client.renewal import fetch, is_due, last_moment
-from openme.client.turns import Turns
 from openme.config.profile_model import ClientConfig
 from openme.keys.ratchet import NS
 from openme.wire.base import Keys
+from openme.wire.knock import IPAddress
 
 if TYPE_CHECKING:
     from openme.client.driver import Driver
     from openme.client.key_file import Passphrase
+    from openme.client.turns import Turns
 
 T = TypeVar("T")
 
@@ -106,6 +107,7 @@ class Policy:
     ) -> None:
         self.profile = profile = choose_profile(config, name)
         self._driver = driver
+        self._endpoints: tuple[Endpoint, ...] = ()
         self._directory = config.path.parent
         self._passphrase = passphrase
         self._identity = None if identity is None else Checked(identity)
@@ -140,6 +142,7 @@ class Policy:
             identity=self._identity,
             prefixes=self._networks.prefixes,
         )
+        self._endpoints = (*(sent.endpoint for sent in attempt.sent), *(endpoint for endpoint, _ in attempt.failed))
         if past := [sent.past for sent in attempt.sent if sent.past is not None]:
             # What cannot be kept costs a later look its proof, and never this knock.
             with suppress(OSError):
@@ -192,9 +195,20 @@ class Policy:
             pause = min(pause * 2, ATTEMPT_SECONDS)
         return None
 
-    def turns(self, interval: float) -> Turns:
+    def turns(self, interval: float) -> "Turns":
         """The turns of `Session.again`."""
-        return Turns(self._driver, interval)
+        from openme.client.roaming import Roaming  # noqa: PLC0415  # for a knock that goes on
+        from openme.client.turns import Turns  # noqa: PLC0415
+
+        return Turns(self._driver, interval, Roaming(self._driver, self._sources))
+
+    def _sources(self) -> frozenset[IPAddress]:
+        """Our addresses towards where the last knock went."""
+        found: set[IPAddress] = set()
+        for endpoint in self._endpoints:
+            with suppress(OSError):
+                found.add(self._driver.source(endpoint, self.profile.server_udp_port))
+        return frozenset(found)
 
     # -- whether it worked
 

@@ -4,6 +4,7 @@ import errno
 import socket
 import struct
 import sys
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -13,11 +14,17 @@ from openme.netlink.sockets import KERNEL, Netlink, Subscription
 NETLINK_ROUTE = 0
 RTM_NEWLINK = 16
 RTM_GETLINK = 18
+RTM_DELADDR = 21
 RTM_NEWROUTE = 24
+RTM_DELROUTE = 25
 RTM_GETROUTE = 26
 IFINFOMSG = struct.Struct("=BxHiII")  # family, device type, index, flags, change mask
 RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 NUMBER = struct.Struct("=I")
+IFA_ADDRESS = 1
+IFA_LOCAL = 2
+RTN_UNICAST = 1
 IFLA_IFNAME = 3
 IFLA_MASTER = 10
 IFLA_LINKINFO = 18
@@ -91,6 +98,27 @@ def route_changes() -> Subscription:
     """Hears of what decides where a packet goes: devices, addresses, routes, rules, next hops. OSError likewise."""
     groups = (_LINK, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV4_RULE, _IPV6_ADDRESS, _IPV6_ROUTE, _IPV6_RULE, _NEXTHOP)
     return Subscription(NETLINK_ROUTE, sum(1 << (group - 1) for group in groups))
+
+
+def is_another_network(message: bytes, addresses: Collection[bytes]) -> bool:
+    """Whether one receive of `route_changes` says so: one of these addresses has gone, or a default route came or went.
+
+    Also where it makes no sense. What only lives on (RTM_NEWADDR for a renewed lifetime) says nothing.
+    """
+    try:
+        return any(_is_another(item.kind, item.payload, addresses) for item in split(message))
+    except (ValueError, struct.error):
+        return True
+
+
+def _is_another(kind: int, payload: bytes, addresses: Collection[bytes]) -> bool:
+    if kind == RTM_DELADDR:
+        found = dict(attributes(payload[IFADDRMSG.size :]))
+        return not {found.get(IFA_ADDRESS), found.get(IFA_LOCAL)}.isdisjoint(addresses)
+    if kind in {RTM_NEWROUTE, RTM_DELROUTE}:
+        fields = RTMSG.unpack_from(payload)
+        return (fields[1], fields[7]) == (0, RTN_UNICAST)
+    return False
 
 
 class RouteQuestions:

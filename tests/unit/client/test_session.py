@@ -70,6 +70,9 @@ class World(Blocking):
     def boot_clock(self) -> float:
         return self.time
 
+    def system_tells(self) -> None:
+        """Nobody: its networks do not change."""
+
     def source(self, endpoint: Endpoint, port: int) -> IPAddress:
         assert port == PROFILE.server_udp_port
         return ip_address("192.168.1.5" if endpoint.family == socket.AF_INET else "fd00::5")

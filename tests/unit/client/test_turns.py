@@ -1,43 +1,85 @@
-"""Turns come at their times, and one that was missed is not made up for."""
+"""Turns come at their times, and one that was missed is not made up for; another network has one at once."""
+
+from ipaddress import ip_address
 
 from openme.client.blocking import Blocking, finish
-from openme.client.turns import LONGEST_SLEEP, Turns
+from openme.client.roaming import LOOK_EVERY, Roaming
+from openme.client.turns import Turns
+
+HOME, AWAY = (frozenset({ip_address(f"192.0.2.{n}")}) for n in (1, 2))
 
 
 class Clock(Blocking):
-    """A machine that sleeps as long as it is told, or longer."""
+    """A machine that sleeps as long as it is told, or longer; nobody tells it anything."""
 
     def __init__(self) -> None:
         self.now = 100.0
         self.paused = 0.0
+        self.sources = {0.0: HOME}
 
     def boot_clock(self) -> float:
         return self.now
 
+    def system_tells(self) -> None:
+        pass
+
     async def pause(self, seconds: float) -> None:
-        assert 0 < seconds <= LONGEST_SLEEP
+        assert 0 < seconds <= LOOK_EVERY
         self.now += seconds + self.paused
         self.paused = 0.0
+
+    def turns(self, interval: float) -> Turns:
+        return Turns(self, interval, Roaming(self, lambda: self.sources[max(t for t in self.sources if t <= self.now)]))
+
+
+def times(clock: Clock, turns: Turns, count: int) -> list[float]:
+    found = []
+    for _ in range(count):
+        finish(turns.wait())
+        found.append(clock.now)
+    return found
 
 
 def test_turns_keep_their_distance_whatever_each_one_takes() -> None:
     clock = Clock()
-    turns = Turns(clock, 25)
-    times = []
+    turns = clock.turns(25)
+    found = []
     for _ in range(4):
-        finish(turns.wait())
-        times.append(clock.now)
+        found += times(clock, turns, 1)
         clock.now += 7  # the turn itself
-    assert times == [125, 150, 175, 200]
+    assert found == [125, 150, 175, 200]
 
 
 def test_after_a_pause_there_is_one_turn_at_once_and_then_the_usual_distance() -> None:
     clock = Clock()
-    turns = Turns(clock, 25)
+    turns = clock.turns(25)
     finish(turns.wait())
     clock.paused = 3600.0
     finish(turns.wait())
     woke = clock.now
-    assert woke < 125 + 3600 + LONGEST_SLEEP + 1
+    assert woke < 125 + 3600 + LOOK_EVERY + 1
     finish(turns.wait())
     assert clock.now == woke + 25
+
+
+def test_another_address_has_a_turn_at_the_next_look_and_then_the_usual_distance() -> None:
+    clock = Clock()
+    turns = clock.turns(25)
+    clock.sources[128.0] = AWAY
+    assert times(clock, turns, 4) == [125, 130, 155, 180]
+
+
+def test_no_way_at_all_has_no_turn_of_its_own_and_the_way_back_is_no_other_network() -> None:
+    clock = Clock()
+    turns = clock.turns(25)
+    clock.sources |= {128.0: frozenset(), 140.0: HOME, 160.0: frozenset(), 170.0: AWAY}
+    assert times(clock, turns, 4) == [125, 150, 170, 195]
+
+
+def test_the_network_may_change_while_a_turn_is_taken() -> None:
+    clock = Clock()
+    turns = clock.turns(25)
+    finish(turns.wait())
+    clock.sources[126.0] = AWAY
+    clock.now = 127.0
+    assert times(clock, turns, 1) == [132]
