@@ -16,13 +16,14 @@ import pytest
 
 import openme
 import openme.client
-from support.command import Done, Place, place
+from support.command import Done, Place, place, until
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").exists())
 PAGE = (ROOT / "docs/client-library.md").read_text(encoding="utf-8")
 EXAMPLES: list[str] = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 SOURCE = Path(openme.__file__).parent
 PUBLIC = sorted(openme.client.__all__)
+TOP = sorted(openme.__all__)
 
 
 def example(word: str) -> str:
@@ -56,18 +57,75 @@ def run(here: Place, code: str, *words: str) -> Done:
 
 def test_the_first_example_opens_the_door_and_says_what_for(here: Place) -> None:
     with here.serving():
-        done = run(here, example("outcome.proofs"))
+        done = run(here, example("session.check(session.knock())"))
     assert (done.code, done.out, done.err) == (0, "open\nalice may use 22/tcp\n", "")
+
+
+def test_one_call_opens_the_door_and_says_what_for(here: Place) -> None:
+    with here.serving():
+        done = run(here, example("openme.knock()"))
+    assert (done.code, done.out, done.err) == (0, "alice may use 22/tcp\n", "")
+
+
+def test_a_door_is_kept_open_by_a_thread_and_by_a_task(here: Place) -> None:
+    with here.serving():
+        blocking = run(here, example("def tell"))
+        awaited = run(here, example("await aknock"))
+    assert (blocking.code, blocking.out, blocking.err) == (0, "open None\n", "")
+    assert (awaited.code, awaited.out, awaited.err) == (0, "open\nopen None\n", "")
+
+
+WITH_A_THREAD = """
+import sys
+import openme
+
+with openme.keep_open():
+    sys.stdin.read()
+"""
+WITH_A_TASK = """
+import asyncio, sys
+import openme
+
+async def main():
+    async with openme.keep_open():
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("code", [WITH_A_THREAD, WITH_A_TASK])
+def test_a_kept_door_is_knocked_at_again_and_no_more_after_the_block(here: Place, code: str) -> None:
+    here.set("knock_timeout", "2s")
+    with here.serving() as server:
+        program = subprocess.Popen(
+            [sys.executable, "-c", code], env=here.environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            until(lambda: server.log.count("alice: ") >= 3 or program.poll() is not None, "it knocked three times")
+            _, said = program.communicate(timeout=20)  # closes its stdin
+        finally:
+            program.kill()
+        assert (program.returncode, said) == (0, b"")
+        assert server.log.count("alice: ") >= 3
+
+
+def test_a_door_that_stays_shut_is_an_error_of_one_call(here: Place) -> None:
+    done = run(here, example("def tell"))
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        "127.0.0.1: the door stayed shut after the knock (on the server, the log says why (journalctl -u openme))\n"
+    )
 
 
 def test_the_same_under_asyncio(here: Place) -> None:
     with here.serving():
-        done = run(here, example("asyncio.run"))
+        done = run(here, example("await session.check"))
     assert (done.code, done.out, done.err) == (0, "open\n", "")
 
 
 def test_without_a_server_the_outcome_is_closed_and_no_error(here: Place) -> None:
-    for code in (example("outcome.proofs"), example("asyncio.run")):
+    for code in (example("session.check(session.knock())"), example("await session.check")):
         done = run(here, code)
         assert (done.code, done.out, done.err) == (0, "closed\n", "")
 
@@ -134,7 +192,10 @@ def test_an_identity_signs_in_place_of_the_profiles_key(here: Place) -> None:
 
 
 def test_every_example_is_run() -> None:
-    words = ("outcome.proofs", "asyncio.run", "DiskError", "def dial", "with Dialler", "def knock_with")
+    words = (
+        *("openme.knock()", "def tell", "await aknock", "session.check(session.knock())", "await session.check"),
+        *("DiskError", "def dial", "with Dialler", "def knock_with"),
+    )
     assert len(EXAMPLES) == len({example(word) for word in words}) == len(words)
 
 
@@ -142,8 +203,10 @@ def test_every_example_is_run() -> None:
 
 
 def test_the_page_lists_what_is_public_and_nothing_else() -> None:
-    rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `")]
-    assert sorted(name for cell in rows for name in re.findall(r"`(\w+)", cell)) == PUBLIC
+    for heading, public in (("name in `openme`", TOP), ("name in `openme.client`", PUBLIC)):
+        (table,) = re.findall(rf"^\| {heading} \|.*\n\|---\|---\|\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+        cells = [line.split("|")[1] for line in table.splitlines()]
+        assert sorted(name for cell in cells for name in re.findall(r"`(\w+)", cell)) == public
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -166,9 +229,30 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
             assert inspect.getdoc(member), f"{name}.{attribute}"
 
 
+@pytest.mark.parametrize("name", TOP)
+def test_every_name_at_the_top_is_there_and_documented(name: str) -> None:
+    value = getattr(openme, name)
+    assert name in dir(openme)
+    assert name == "__version__" or inspect.getdoc(value)
+    assert name not in PUBLIC or getattr(openme.client, name) is value
+
+
 def test_a_name_that_is_not_public_is_not_there() -> None:
-    with pytest.raises(AttributeError, match="Nonsense"):
-        openme.client.__getattr__("Nonsense")
+    for module in (openme, openme.client):
+        with pytest.raises(AttributeError, match="Nonsense"):
+            module.__getattr__("Nonsense")
+
+
+def test_what_has_types_says_so_to_type_checkers() -> None:
+    assert (SOURCE / "py.typed").is_file()
+
+
+def test_the_examples_pass_the_strictest_type_checking(tmp_path: Path) -> None:
+    for number, text in enumerate(EXAMPLES):
+        (tmp_path / f"example_{number}.py").write_text(text)
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(tmp_path)]
+    done = subprocess.run(mypy, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=100)
+    assert done.returncode == 0, done.stdout
 
 
 def imported_from_client(path: Path) -> set[str]:
@@ -210,12 +294,15 @@ def test_a_command_that_used_more_would_be_seen(tmp_path: Path, source: str) -> 
 
 def test_a_plain_import_loads_nothing_and_the_blocking_session_no_event_loop() -> None:
     code = (
-        "import sys\nimport openme.client\n"
+        "import sys\nbare = set(sys.modules)\nimport openme\nprint(sorted(set(sys.modules) - bare))\n"
+        "import openme.client\n"
         "print(sorted(n for n in sys.modules if n.startswith('openme.')))\n"
         "from openme.client import Session, load_profiles\n"
+        "print(sorted({'asyncio', 'ssl', 'http'} & set(sys.modules)))\n"
+        "openme.knock, openme.keep_open\n"
         "print(sorted({'asyncio', 'ssl', 'http'} & set(sys.modules)))\n"
         "from openme.client import AsyncSession\n"
         "print('asyncio' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
-    assert done.stdout == "['openme.client']\n[]\nTrue\n"
+    assert done.stdout == "['openme']\n['openme.client']\n[]\n[]\nTrue\n"

@@ -9,6 +9,7 @@ from openme.errors import OpenmeError
 
 if TYPE_CHECKING:
     from openme.client.knock import Attempt
+    from openme.client.policy import Outcome
 
 
 class ClientError(OpenmeError):
@@ -48,8 +49,12 @@ class BrokenError(ClientError):
 
 
 class ShutError(ClientError):
-    """The door stayed shut, however often it was knocked at. `attempt` is the last knock."""
+    """The door stayed shut, however often it was knocked at.
 
-    def __init__(self, message: str, hint: str | None, attempt: "Attempt") -> None:
+    `attempt` is the last knock. `outcome`: what is known of the door, where that was looked at; `reach` does not.
+    """
+
+    def __init__(self, message: str, hint: str | None, attempt: "Attempt", outcome: "Outcome | None" = None) -> None:
         super().__init__(message, hint)
         self.attempt = attempt
+        self.outcome = outcome
