@@ -1,6 +1,6 @@
 # `make test`, `make demo` and `make bench` do all the set-up they need by themselves. Everything else is for developers.
 
-.PHONY: test quick test-long demo bench lint coverage venv lock fuzz clean
+.PHONY: test quick test-long demo bench lint coverage venv lock reference fuzz clean
 
 test: ## everything that must hold: lint, types, unit to end-to-end tests
 	tools/with-setup dev tools/run-tests $(ARGS)
@@ -28,6 +28,9 @@ venv: ## the virtual environment with everything a developer needs
 
 lock: venv ## renew the locked dependencies
 	tools/lock
+
+reference: venv ## write the shells' completions anew, which are made from the commands
+	.venv/bin/python -m tools.reference
 
 fuzz: ## a long run of the fuzzers, about an hour: every parser that strangers or users reach, with another seed each time
 	OPENME_FUZZ_ROUNDS=200000 OPENME_FUZZ_SEED=$$(date +%s) tools/with-setup dev .venv/bin/pytest -q --timeout 0 tests/fuzz

@@ -50,6 +50,7 @@ MALFORMED = (
     ("import", "FILE", ("",), ()),
     ("import", "--as", ("", " ", "a\nb", "\udcff"), ()),
     ("import", "--take", ("", "private_key"), ()),
+    ("completion", "SHELL", ("tcsh", "", "../bash"), ()),
     *((command.name, "--config", ("",), ()) for command in COMMANDS),
     *((command.name, "--client-config", ("",), ()) for command in COMMANDS),
     *((command.name, "--log-level", ("loud", ""), ()) for command in COMMANDS),

@@ -85,6 +85,13 @@ COMMANDS = (
     Command("import", "client", "import_profiles:IMPORT", "take profiles from a file, stdin or a QR code"),
     Command("profiles", "client", "profiles:PROFILES", "the servers that this client knows", answers=True),
     Command(
+        "completion",
+        "both",
+        "completion:COMPLETION",
+        "what makes a shell complete openme's words when you press Tab",
+        answers=True,
+    ),
+    Command(
         "demo",
         "both",
         "demo:DEMO",

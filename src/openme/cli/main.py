@@ -17,7 +17,7 @@ from typing import Literal, NoReturn
 
 from openme import __version__
 from openme.cli import output
-from openme.cli.commands import COMMANDS, Command
+from openme.cli.commands import COMMANDS, Action, Command
 from openme.cli.output import answer_lines, complain, warn
 from openme.cli.paths import path
 from openme.closest import closest
@@ -75,7 +75,7 @@ def _log_level(word: str) -> str:
     return "warning" if word == "warn" else word
 
 
-def _global_options() -> argparse.ArgumentParser:
+def global_options() -> argparse.ArgumentParser:
     """The options that stand before or after the command."""
     parser = _Parser(add_help=False, allow_abbrev=False, formatter_class=_UNPRINTED)
     parser.add_argument(
@@ -110,16 +110,31 @@ def _split(words: Sequence[str]) -> tuple[list[str], str | None, list[str]]:
     return before, rest[0] if rest else None, rest[1:]
 
 
+def parser_of(
+    command: Command, action: Action, formatter: Callable[..., argparse.HelpFormatter]
+) -> argparse.ArgumentParser:
+    """The parser of a command, which also makes its `--help`, its man page and its completions."""
+    parser = _Parser(
+        prog=f"openme {command.name}",
+        description=command.help[:1].upper() + command.help[1:].rstrip("?") + ".",
+        parents=[global_options()],
+        allow_abbrev=False,
+        formatter_class=formatter,
+    )
+    action.arguments(parser)
+    return parser
+
+
+USAGE = "openme [--config PATH] [--client-config PATH] [--log-level LEVEL] COMMAND ..."
+PURPOSE = "Single Packet Authorization: ports that nobody sees, opened by one signed UDP packet."
+EXIT_CODES = ("0 done", "1 failed", "2 wrong usage", "3 the door is shut", "4 the connection broke")
+
+
 def _overview() -> str:
-    lines = [
-        "usage: openme [--config PATH] [--client-config PATH] [--log-level LEVEL] COMMAND ...",
-        "",
-        "Single Packet Authorization: ports that nobody sees, opened by one signed UDP packet.",
-    ]
+    lines = [f"usage: {USAGE}", "", PURPOSE]
     for group, commands in groupby(COMMANDS, key=lambda command: command.group):
         lines += ["", f"{group}:", *(f"  {command.name:<14}{command.help}" for command in commands)]
-    codes = "0 done, 1 failed, 2 wrong usage, 3 the door is shut, 4 the connection broke"
-    lines += ["", f"openme COMMAND --help tells more; exit codes: {codes}"]
+    lines += ["", f"openme COMMAND --help tells more; exit codes: {', '.join(EXIT_CODES)}"]
     return "\n".join(lines)
 
 
@@ -131,14 +146,13 @@ def main(words: Sequence[str]) -> int:
         options, name, _ = _split(after)
         before += options
         if name not in {None, "help"}:
-            _global_options().parse_args([word for word in before if word not in _HELP])
+            global_options().parse_args([word for word in before if word not in _HELP])
             return main([*before, name, "--help"])
         name = None
         before.append("--help")
-    common = _global_options()
     asked = [word for word in before if word in _HELP]
     if name is None or asked:
-        common.parse_args([word for word in before if word not in _HELP])
+        global_options().parse_args([word for word in before if word not in _HELP])
         if asked:
             _require_stdout()
             answer_lines(_overview())
@@ -151,14 +165,8 @@ def main(words: Sequence[str]) -> int:
         raise OpenmeError(f"unknown command {name}", hint, exit_code=USAGE_ERROR)
     with as_long_as_the_process():
         action = command.load()
-    parser = _Parser(
-        prog=f"openme {name}",
-        description=command.help[:1].upper() + command.help[1:].rstrip("?") + ".",
-        parents=[common],
-        allow_abbrev=False,
-        formatter_class=_UNPRINTED if set(_HELP).isdisjoint(after) else argparse.RawDescriptionHelpFormatter,
-    )
-    action.arguments(parser)
+    is_printed = not set(_HELP).isdisjoint(after)
+    parser = parser_of(command, action, argparse.RawDescriptionHelpFormatter if is_printed else _UNPRINTED)
     args = parser.parse_args([*before, *after])
     output.level = args.log_level
     if command.group == "client" and args.config is not None:

@@ -4,7 +4,7 @@ import argparse
 from datetime import UTC, datetime
 
 from openme.cli.commands import Action
-from openme.cli.output import answer_json, answer_lines, hint, table
+from openme.cli.output import answer, answer_json, answer_lines, hint, table
 from openme.client import choose_profile, load_profiles, protocol_of
 from openme.config.profile_model import KeyPair, Profile
 from openme.keys.ed25519 import encode_base64
@@ -13,12 +13,20 @@ from openme.visible import visible
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profile", nargs="?", metavar="NAME", help="show this one in full, without secrets")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs")
+    form.add_argument("--names", action="store_true", help="names alone, one a line, as for the completion of a shell")
 
 
 def _run(args: argparse.Namespace) -> int:
     """List them, or show one."""
     config = load_profiles(args.client_config)
+    if args.names:
+        for name in (
+            (*config.profiles, *config.waiting) if args.profile is None else [choose_profile(config, args.profile).name]
+        ):
+            answer(name)
+        return 0
     if args.profile is not None:
         value = _value(choose_profile(config, args.profile))
         if args.json:

@@ -1,0 +1,20 @@
+"""Every file that is made, and where it lies."""
+
+from pathlib import Path
+
+from tools.reference.bash import bash
+from tools.reference.fish import fish
+from tools.reference.words import common_options, every_command
+from tools.reference.zsh import zsh
+
+ROOT = Path(__file__).parents[2]
+
+
+def made() -> dict[str, str]:
+    """Text by path."""
+    common, commands = common_options(), tuple(every_command())
+    return {
+        "src/openme/completions/bash": bash(common, commands),
+        "src/openme/completions/zsh": zsh(common, commands),
+        "src/openme/completions/fish": fish(common, commands),
+    }
