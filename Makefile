@@ -29,7 +29,7 @@ venv: ## the virtual environment with everything a developer needs
 lock: venv ## renew the locked dependencies
 	tools/lock
 
-reference: venv ## write the shells' completions anew, which are made from the commands
+reference: venv ## write completions and manual pages anew, which are made from the commands and keys
 	.venv/bin/python -m tools.reference
 
 fuzz: ## a long run of the fuzzers, about an hour: every parser that strangers or users reach, with another seed each time

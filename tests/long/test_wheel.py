@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,15 @@ def test_the_versions_that_no_interpreter_is_at_hand_for_are_said(capsys: pytest
     with capsys.disabled():
         for version in VERSIONS:
             print(f"\nPython {version}: {PYTHONS.get(version, 'none at hand, not tried')}", end="")  # noqa: T201
+
+
+def test_the_wheel_brings_completions_and_manual_pages(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        shared = {name.partition(".data/data/")[2] for name in packed.namelist() if ".data/data/" in name}
+    shells = {"bash-completion/completions/openme", "fish/vendor_completions.d/openme.fish", "zsh/site-functions/_openme"}
+    pages = {f"man/man{path.suffix[1:]}/{path.name}" for path in (ROOT / "packaging/man").rglob("*.[15]")}
+    assert len(pages) > 20
+    assert shared == {f"share/{name}" for name in shells | pages}
 
 
 @pytest.mark.timeout(900)
