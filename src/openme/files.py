@@ -9,7 +9,9 @@ from pathlib import Path
 
 from openme.interrupts import held_back
 
-_WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_WRITE_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+for _name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW"):  # Windows, whose files are text otherwise, has the first alone
+    _WRITE_NEW |= getattr(os, _name, 0)
 
 
 def write_new(

@@ -102,7 +102,8 @@ def test_the_versions_that_no_interpreter_is_at_hand_for_are_said(capsys: pytest
 def test_the_wheel_brings_completions_and_manual_pages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as packed:
         shared = {name.partition(".data/data/")[2] for name in packed.namelist() if ".data/data/" in name}
-    shells = {"bash-completion/completions/openme", "fish/vendor_completions.d/openme.fish", "zsh/site-functions/_openme"}
+    shells = {"bash-completion/completions/openme", "fish/vendor_completions.d/openme.fish"}
+    shells.add("zsh/site-functions/_openme")
     pages = {f"man/man{path.suffix[1:]}/{path.name}" for path in (ROOT / "packaging/man").rglob("*.[15]")}
     assert len(pages) > 20
     assert shared == {f"share/{name}" for name in shells | pages}

@@ -90,3 +90,20 @@ def test_what_the_code_says_of_the_spec_names_a_page_of_it() -> None:
     }
     assert len(named) > 20
     assert {page for _, page in named} <= {path.name for path in SPEC.glob("*.md")}
+
+
+LOCKED = re.compile(r"^([a-z][a-z0-9-]*)==(\S+)", re.MULTILINE)
+FOR_BUILDING = {
+    *("editables", "hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers"),
+    *("pip-nftables", "pyseccomp", "py-landlock"),  # on Linux alone, in pure Python
+}
+
+
+def test_the_table_of_wheels_is_of_the_versions_that_are_locked() -> None:
+    """Where this fails, look again which systems the new version has wheels for (docs/install.md)."""
+    text = (ROOT / "docs/install.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| library \| version \|.*\n(?:\|.*\n)+", text, re.MULTILINE)
+    told = set(re.findall(r"`([a-z][a-z0-9-]*)` \| (\d\S*)", table))
+    locked = set(LOCKED.findall((ROOT / "requirements/key-files.txt").read_text(encoding="utf-8")))
+    assert told == {(name, version) for name, version in locked if name not in FOR_BUILDING}
+    assert {name for name, _ in locked} >= FOR_BUILDING

@@ -163,6 +163,8 @@ def main(words: Sequence[str]) -> int:
         near = closest(name, _BY_NAME)
         hint = f"did you mean {near}?" if near else "see: openme --help"
         raise OpenmeError(f"unknown command {name}", hint, exit_code=USAGE_ERROR)
+    if sys.platform != "linux" and (command.group == "server" or name == "demo"):
+        raise OpenmeError(f"{name} needs Linux, as the server does", "the client's commands run here: openme --help")
     with as_long_as_the_process():
         action = command.load()
     is_printed = not set(_HELP).isdisjoint(after)

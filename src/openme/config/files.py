@@ -53,7 +53,9 @@ def check_client_file(status: os.stat_result, path: Path, *, private_key: bool, 
 
 def open_regular(path: Path, missing_hint: str) -> int:
     """A descriptor to read a regular file with. A pipe or device is refused without waiting for it; ConfigError."""
-    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    flags = os.O_RDONLY
+    for name in ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK"):  # Windows has the first alone
+        flags |= getattr(os, name, 0)
     try:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
