@@ -41,6 +41,14 @@ class Terminal:
                 assert self._read(), f"it ended without {pattern!r}: {self.text!r}"
         return found
 
+    def all(self) -> str:
+        """All that is written until the program ends, as it is."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            assert time.monotonic() < end, f"it does not end: {self.text!r}"
+            if select.select([self._descriptor], [], [], 0.1)[0] and not self._read():
+                return self.written.decode("utf-8", "replace")
+
     def _read(self) -> bool:
         try:
             read = os.read(self._descriptor, 65536)

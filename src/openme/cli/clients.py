@@ -462,7 +462,8 @@ def _list(args: argparse.Namespace) -> int:
         answer_json([_client_value(*one) for one in known])
     elif known:
         rows = [_client_row(*one) for one in known]
-        answer_lines(table(["NAME", "FINGERPRINT", "PORTS", "EXPIRES", "LAST KNOCK"], rows))
+        headings = ["NAME", "FINGERPRINT", "PORTS", "EXPIRES", "LAST KNOCK"]
+        answer_lines(table(headings, rows), headings)
     else:
         hint("no clients yet: openme add NAME --out NAME.yaml")
     for fault in without_revoked(config, revoked).client_faults:

@@ -4,11 +4,13 @@ import argparse
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from openme.cli.commands import Action
 from openme.cli.knocking import renewed, session_with, warn_of_keys
 from openme.cli.options import port_number, profile_name
 from openme.cli.output import note, warn
+from openme.cli.progress import waiting
 from openme.client import (
     Attempt,
     BrokenError,
@@ -73,16 +75,19 @@ def _run(args: argparse.Namespace) -> int:
 def _connected(session: Session, elsewhere: str | None, port: int, where: str) -> socket.socket:
     """A connection to this port: of the profile's server, or of another host."""
     begun = time.monotonic()
-    is_told = False
+    is_told = is_shown = False
 
     def dial(endpoints: Sequence[Endpoint], seconds: float) -> socket.socket | None:
-        nonlocal is_told
+        nonlocal is_told, is_shown
         if not is_told and time.monotonic() - begun > LOOK_SECONDS + FIRST_SECONDS:
             note(f"{where} does not answer yet; knocked again")
             is_told = True
+        if not is_shown and seconds > LOOK_SECONDS:
+            is_shown = True  # not before the knock, which may ask for a passphrase
+            shown.enter_context(waiting(f"waiting for {where}"))
         return dialler(endpoints, seconds)
 
-    with Dialler(port, elsewhere) as dialler:
+    with Dialler(port, elsewhere) as dialler, ExitStack() as shown:
         try:
             reached = session.reach(dial, look=LOOK_SECONDS, seconds=FIRST_SECONDS)
         except ShutError as error:

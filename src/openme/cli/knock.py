@@ -7,6 +7,7 @@ from openme.cli.commands import Action
 from openme.cli.knocking import renewed, session_with, warn_of_keys
 from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, complain, hint, note, warn
+from openme.cli.progress import waiting
 from openme.client import (
     AddressError,
     Attempt,
@@ -142,7 +143,7 @@ class _Client:
 
     def _check(self, attempt: Attempt) -> int:
         """Wait for the door, and say what opened: under version 2 by the server's own word."""
-        outcome = self.session.check(attempt)
+        outcome = self._checked(attempt)
         _say_problems(outcome)
         if outcome.state is State.CLOSED:
             self._say_closed(attempt, "--ip source")
@@ -153,10 +154,14 @@ class _Client:
                 warn(f"open, but not over {endpoint}")
         return code
 
+    def _checked(self, attempt: Attempt) -> Outcome:
+        with waiting(f"waiting for {self.profile.server_host} port {self.profile.server_health_port}/tcp"):
+            return self.session.check(attempt)
+
     def _say_closed(self, attempt: Attempt, change: str) -> None:
         """`change`: how the user of this command lets the server take the address that the knock comes from."""
         profile = self.profile
-        answer("closed")
+        answer("closed", good=False)
         for target, told_by, is_own in dict.fromkeys((sent.target, sent.told_by, sent.is_own) for sent in attempt.sent):
             if target is None:
                 continue
@@ -185,7 +190,7 @@ class _Client:
         if args.knock:
             attempt = self.session.knock()
             self._say_sent(attempt)
-            outcome = self.session.check(attempt)
+            outcome = self._checked(attempt)
         else:
             outcome = self.session.status()
             if outcome.left_out:
@@ -206,7 +211,7 @@ class _Client:
             self._say_closed(outcome.attempt, f"ip: source in profile {profile.name}")
             return SHUT
         if outcome.state is State.CLOSED:
-            answer("closed")
+            answer("closed", good=False)
             import shlex  # noqa: PLC0415  # see _started
 
             named = "" if args.profile is None else f" {shlex.quote(profile.name)}"
@@ -238,7 +243,7 @@ def _say_problems(outcome: Outcome) -> None:
 
 def _say_found(outcome: Outcome) -> int:
     """One word, then what the server itself says to have opened; 0 if one family got what was asked for."""
-    answer(outcome.state.value)
+    answer(outcome.state.value, good=outcome.is_open)
     for proof in outcome.proofs:
         receipt = proof.receipt
         if receipt is None:

@@ -41,7 +41,8 @@ def _run(args: argparse.Namespace) -> int:
     elif config.profiles or config.waiting:
         rows = [[p.name, p.server_host, f"{p.server_udp_port}/udp", _fingerprint(p)] for p in config.profiles.values()]
         rows += ([pair.name, "-", "-", _fingerprint(pair)] for pair in config.waiting.values())
-        answer_lines(table(["PROFILE", "SERVER", "KNOCK PORT", "FINGERPRINT"], rows))
+        headings = ["PROFILE", "SERVER", "KNOCK PORT", "FINGERPRINT"]
+        answer_lines(table(headings, rows), headings)
         for pair in config.waiting.values():
             hint(f"{pair.name} waits for its server: openme add NAME --pubkey {pair.public_key or 'KEY'}")
     else:

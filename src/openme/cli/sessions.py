@@ -22,6 +22,9 @@ from openme.server.state_file import DEFAULT_STATE_FILE
 _REFRESH = 1.0  # seconds
 _CLEAR = "\x1b[H\x1b[J"
 
+_OPEN = ("CLIENT", "FROM", "TO", "LEFT", "UNTIL")
+_OTHERS = ("CLIENT", "LAST KNOCK")
+
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-w", "--watch", action="store_true", help="refresh every second until Ctrl-C")
@@ -54,7 +57,7 @@ def _show(args: argparse.Namespace) -> None:
             text = render(value, datetime.now(UTC))
         except (AttributeError, KeyError, TypeError, ValueError):
             raise OpenmeError("this is not what a server says of its sessions", "see it as it is: --json") from None
-        answer_lines(text)
+        answer_lines(text, _OPEN, _OTHERS)
         for warning in value.get("warnings", ()):
             warn(warning)
 
@@ -103,10 +106,10 @@ def render(value: dict[str, Any], now: datetime) -> str:
                 str(session["expires_at"]),
             ]
         )
-    parts = [table(["CLIENT", "FROM", "TO", "LEFT", "UNTIL"], rows) if rows else "nobody is in"]
+    parts = [table(_OPEN, rows) if rows else "nobody is in"]
     others = [[name, str(at)] for name, at in value.get("last_seen", {}).items() if name not in inside]
     if others:
-        parts.append(table(["CLIENT", "LAST KNOCK"], others))
+        parts.append(table(_OTHERS, others))
     if hidden := value.get("hidden_though_unnamed"):
         parts.append(f"hidden, but no longer in the config (openme unhide PORT): {', '.join(hidden)}")
     return "\n\n".join(parts)
