@@ -77,6 +77,14 @@ def test_what_a_client_does_without_a_server(here: Place, system: str) -> None:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
+def test_a_profile_is_imported(here: Place, system: str) -> None:
+    here.client("bob", "--profile", "office").rename(here.root / "bob.yaml")
+    done = command(here, system, "import", "bob.yaml")
+    assert done.code == 0, done.err
+    assert command(here, system, "profiles", "--names").out == "default\noffice\n"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_a_connection_is_carried(here: Place, system: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 

@@ -104,6 +104,10 @@ def test_the_table_of_wheels_is_of_the_versions_that_are_locked() -> None:
     text = (ROOT / "docs/install.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"^\| library \| version \|.*\n(?:\|.*\n)+", text, re.MULTILINE)
     told = set(re.findall(r"`([a-z][a-z0-9-]*)` \| (\d\S*)", table))
-    locked = set(LOCKED.findall((ROOT / "requirements/key-files.txt").read_text(encoding="utf-8")))
+    locked = {
+        found
+        for name in ("key-files", "qr-images")
+        for found in LOCKED.findall((ROOT / f"requirements/{name}.txt").read_text(encoding="utf-8"))
+    }
     assert told == {(name, version) for name, version in locked if name not in FOR_BUILDING}
     assert {name for name, _ in locked} >= FOR_BUILDING
