@@ -135,10 +135,42 @@ def test_status_for_programs(here: Place, alice: Path) -> None:
     value = client(here, alice, "status", "--json").json()
     assert value == {
         "profile": "default",
+        "answer": "unproven",
         "open": True,
         "addresses": [{"address": "127.0.0.1", "open": True}],
         "receipts": [],
     }
+
+
+@pytest.mark.usefixtures("tcp")
+def test_an_answer_without_a_receipt_is_said_to_be_unproven(here: Place, alice: Path) -> None:
+    assert any(hint.startswith("unproven: ") for hint in hints(client(here, alice, "status")))
+    assert client(here, alice, "knock", "--check", "--json").json()["answer"] == "unproven"
+
+
+def test_no_answer_for_programs_is_none_and_exit_code_3(here: Place, alice: Path) -> None:
+    sent = {"address": "127.0.0.1", "target": None, "target_is_own": False, "target_told_by": None}
+    done = client(here, alice, "knock", "--check", "--json")
+    assert done.code == 3
+    assert done.json() == {
+        "profile": "default",
+        "answer": "none",
+        "open": False,
+        "addresses": [{"address": "127.0.0.1", "open": False}],
+        "receipts": [],
+        "knocks": [sent],
+        "not_sent": [],
+    }
+    done = client(here, alice, "knock", "--json")
+    assert done.code == 0
+    assert done.json() == {"profile": "default", "answer": None, "open": None, "knocks": [sent], "not_sent": []}
+
+
+def test_with_json_a_post_knock_prints_to_stderr(here: Place, alice: Path) -> None:
+    alice.write_text(alice.read_text() + '    post_knock: "echo by the command"\n')
+    done = client(here, alice, "knock", "--json")
+    assert done.json()["answer"] is None
+    assert "by the command" in done.err
 
 
 def test_post_knock_runs_after_the_knock_and_its_failure_is_ours(here: Place, alice: Path) -> None:

@@ -53,6 +53,7 @@ def test_a_door_is_proven_by_the_servers_word(here: Place, alice: Path) -> None:
     assert (again.code, again.out) == (0, done.out)
     value = client(here, alice, "status", "--json").json()
     assert value["open"] is True
+    assert value["answer"] == "proven"
     (receipt,) = value["receipts"]
     assert receipt.items() >= {"proven": True, "as_asked": True, "client": "alice", "ip": TARGET}.items()
     assert receipt["ip_checked"] is True
@@ -66,7 +67,7 @@ def test_a_knock_that_opened_nothing_is_not_confirmed_though_something_listens(h
     assert done.out == "not confirmed\n"
     assert "the server gave no receipt" in done.err
     value = client(here, alice, "status", "--json").json()
-    assert value["receipts"] == []
+    assert (value["receipts"], value["answer"]) == ([], "unproven")
 
 
 def test_another_server_at_that_address_proves_nothing(here: Place, alice: Path) -> None:

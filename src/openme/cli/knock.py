@@ -1,19 +1,20 @@
 """`openme knock` and `openme status`."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from openme.cli.commands import Action
 from openme.cli.knocking import renewed, session_with, warn_of_keys
 from openme.cli.options import duration
-from openme.cli.output import answer, answer_json, complain, hint, note, warn
+from openme.cli.output import answer, answer_json, complain, hint, json_text, note, warn
 from openme.cli.progress import waiting
 from openme.client import (
     AddressError,
+    Answer,
     Attempt,
     ClientError,
     Outcome,
-    Proof,
     Session,
     State,
     load_profiles,
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 SHUT = 3
 DEFAULT_INTERVAL = 25.0  # seconds; below the usual knock_timeout of 30, so that the door stays open
 
+_EPILOG = (
+    "proven: by a receipt of the server's; unproven: something answers; closed: nothing does.\n"
+    "openme doctor looks for the cause."
+)
+
 
 def _profile_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profile", nargs="?", metavar="PROFILE", help="which server (default, or the only one)")
@@ -36,6 +42,7 @@ def _profile_argument(parser: argparse.ArgumentParser) -> None:
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
     _profile_argument(parser)
+    parser.epilog = _EPILOG
     parser.add_argument("--knock", action="store_true", help="knock first")
     parser.add_argument("--json", action="store_true", help="for programs")
 
@@ -51,6 +58,8 @@ def _knock_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="wait until the door is open; exit code 3 if it stays shut"
     )
+    parser.epilog = _EPILOG
+    parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--continuous", action="store_true", help="keep the door open until Ctrl-C")
     parser.add_argument(
         "--interval",
@@ -84,7 +93,9 @@ class _Client:
         self._say_sent(attempt)
         code = 0
         if args.check:
-            code = self._check(attempt)
+            code = self._check(attempt, args)
+        elif args.json:
+            self._answer_json(args, attempt=attempt)
             if code and not args.continuous:
                 warn_of_keys(self.session)
                 return code
@@ -92,7 +103,7 @@ class _Client:
             return self._continue(args, attempt)
         if post_knock:
             # Beside it and never before it: nobody waits for new keys.
-            with _started(post_knock) as command:
+            with _started(post_knock, args) as command:
                 problem = None if args.check else renewed(self.session, attempt)
                 code = max(code, _after(command.wait()))
         else:
@@ -122,7 +133,7 @@ class _Client:
     def _continue(self, args: argparse.Namespace, attempt: Attempt) -> int:
         """Knock again and again; `post_knock` runs once, beside it. `attempt` is the first knock, sent already."""
         post_knock = self.profile.post_knock
-        command = _started(post_knock) if post_knock else None
+        command = _started(post_knock, args) if post_knock else None
         code = 0
 
         def ended() -> int:
@@ -136,15 +147,33 @@ class _Client:
                     continue
                 self._say_sent(following)
                 if args.check:
-                    code = self._check(following)
-                elif problem := renewed(self.session, following):
+                    code = self._check(following, args)
+                    continue
+                if args.json:
+                    self._answer_json(args, attempt=following)
+                if problem := renewed(self.session, following):
                     warn(problem)
         return code
 
-    def _check(self, attempt: Attempt) -> int:
+    def _answer_json(
+        self, args: argparse.Namespace, *, attempt: Attempt | None = None, outcome: Outcome | None = None
+    ) -> int:
+        """What became of a knock or a look, for programs: on one line where more follow."""
+        from openme.cli.knock_json import value  # noqa: PLC0415  # for the few who ask for it
+
+        found = value(self.profile.name, attempt, outcome)
+        if getattr(args, "continuous", False):
+            answer(json_text(found))
+        else:
+            answer_json(found)
+        return 0 if outcome is None or outcome.is_open else SHUT
+
+    def _check(self, attempt: Attempt, args: argparse.Namespace) -> int:
         """Wait for the door, and say what opened: under version 2 by the server's own word."""
         outcome = self._checked(attempt)
         _say_problems(outcome)
+        if args.json:
+            return self._answer_json(args, attempt=attempt, outcome=outcome)
         if outcome.state is State.CLOSED:
             self._say_closed(attempt, "--ip source")
             return SHUT
@@ -198,15 +227,7 @@ class _Client:
         _say_problems(outcome)
         warn_of_keys(self.session)
         if args.json:
-            answer_json(
-                {
-                    "profile": profile.name,
-                    "open": outcome.is_open,
-                    "addresses": [{"address": e.host, "open": e in outcome.opened} for e in outcome.endpoints],
-                    "receipts": [_proof_value(proof) for proof in outcome.proofs],
-                }
-            )
-            return 0 if outcome.is_open else SHUT
+            return self._answer_json(args, attempt=outcome.attempt, outcome=outcome)
         if outcome.state is State.CLOSED and outcome.attempt is not None:
             self._say_closed(outcome.attempt, f"ip: source in profile {profile.name}")
             return SHUT
@@ -223,10 +244,11 @@ class _Client:
         return _say_found(outcome)
 
 
-def _started(post_knock: str) -> "subprocess.Popen[bytes]":
+def _started(post_knock: str, args: argparse.Namespace) -> "subprocess.Popen[bytes]":
+    """Run it, with the terminal; where stdout is for a program that reads JSON it prints to stderr."""
     import subprocess  # noqa: PLC0415  # two of a plain knock's hundred milliseconds, which most profiles need not spend
 
-    return subprocess.Popen(["sh", "-c", post_knock])
+    return subprocess.Popen(["sh", "-c", post_knock], stdout=sys.stderr if args.json else None)
 
 
 def _after(status: int) -> int:
@@ -244,6 +266,8 @@ def _say_problems(outcome: Outcome) -> None:
 def _say_found(outcome: Outcome) -> int:
     """One word, then what the server itself says to have opened; 0 if one family got what was asked for."""
     answer(outcome.state.value, good=outcome.is_open)
+    if outcome.answer is Answer.UNPROVEN and outcome.is_open:
+        hint("unproven: the health port answers, and no receipt says that it is the server, or what else is open")
     for proof in outcome.proofs:
         receipt = proof.receipt
         if receipt is None:
@@ -264,23 +288,6 @@ def _say_found(outcome: Outcome) -> int:
             side = "ahead of" if difference > 0 else "behind"
             warn(f"the server's clock is {abs(difference):.0f} s {side} this machine's")
     return 0 if outcome.is_open else SHUT
-
-
-def _proof_value(proof: Proof) -> dict[str, object]:
-    receipt = proof.receipt
-    value: dict[str, object] = {"address": proof.endpoint.host, "proven": receipt is not None}
-    if receipt is None:
-        return value | {"problem": proof.problem}
-    return value | {
-        "as_asked": proof.opened_as_asked,
-        "client": receipt.client,
-        "ip": str(receipt.ip),
-        "network": None if receipt.network is None else str(receipt.network),
-        "ip_checked": proof.knock.target is not None,
-        "ports": list(receipt.ports),
-        "expires_at": rfc3339(receipt.expires_at),
-        "server_time": rfc3339(receipt.server_time),
-    }
 
 
 KNOCK = Action(_knock_arguments, lambda args: _client(args).knock(args))

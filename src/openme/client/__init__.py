@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from openme.client.identity import Identity, public_key_of
     from openme.client.knock import Attempt, Sent, protocol_of
     from openme.client.known import refuse_shared_keys
-    from openme.client.policy import Outcome, Reached, State
+    from openme.client.policy import Answer, Outcome, Reached, State
     from openme.client.profiles import choose_profile, leads_to, load_profiles, profile_for, profiles_path
     from openme.client.receipt import Proof
     from openme.client.relaying import relay
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "WARN_SECONDS",
     "AddressError",
+    "Answer",
     "AsyncSession",
     "Attempt",
     "BrokenError",
@@ -83,7 +84,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of ours
                 from openme.client import async_session as home
             case "Session":
                 from openme.client import session as home
-            case "Outcome" | "Reached" | "State":
+            case "Answer" | "Outcome" | "Reached" | "State":
                 from openme.client import policy as home
             case "Attempt" | "Sent" | "protocol_of":
                 from openme.client import knock as home

@@ -54,6 +54,17 @@ class State(Enum):
     """Something answers, and does not prove to be the server."""
 
 
+class Answer(Enum):
+    """What came back. The value is a word for programs."""
+
+    PROVEN = "proven"
+    """A receipt: the server itself says what it has opened."""
+    UNPROVEN = "unproven"
+    """Something answers on the health port, and nothing says that it is the server."""
+    NONE = "none"
+    """Nothing."""
+
+
 class Outcome(NamedTuple):
     """What became of a knock, or of a look.
 
@@ -80,6 +91,13 @@ class Outcome(NamedTuple):
         if any(proof.opened_as_asked for proof in self.proofs) or not (self.must_prove or is_proven):
             return State.OPEN
         return State.NOT_AS_ASKED if is_proven else State.NOT_CONFIRMED
+
+    @property
+    def answer(self) -> Answer:
+        """Whether something came back, and proved who it is from."""
+        if any(proof.receipt is not None for proof in self.proofs):
+            return Answer.PROVEN
+        return Answer.UNPROVEN if self.opened else Answer.NONE
 
     @property
     def is_open(self) -> bool:
