@@ -84,6 +84,7 @@ COMMANDS = (
     Command("keygen", "client", "keygen:KEYGEN", "make a client's key, or take one that is there"),
     Command("import", "client", "import_profiles:IMPORT", "take profiles from a file, stdin or a QR code"),
     Command("profiles", "client", "profiles:PROFILES", "the servers that this client knows", answers=True),
+    Command("doctor", "both", "doctor:DOCTOR", "what is wrong, on either side, and what to do about it", answers=True),
     Command(
         "completion",
         "both",

@@ -45,6 +45,11 @@ class Known:
         self._config = config
         self._directory = config.path.with_name(f"{config.path.name}.known")
 
+    @property
+    def directory(self) -> Path:
+        """Where it is kept; made when there is something to keep."""
+        return self._directory
+
     # -- epoch keys
 
     def keys(self, profile: Profile) -> Mapping[int, bytes]:
