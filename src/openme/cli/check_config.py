@@ -129,7 +129,7 @@ def _look_at_host(config: ServerConfig, path: Path, *, is_readable: bool) -> Fin
     """What a server with this config would meet on this host, as far as this user may see."""
     held, warnings = _the_running_server(config) if is_readable else (None, [])
     found = Findings(warnings=warnings)
-    for look in (before_start(config, path, held), once_it_serves(config, held)) if may_look(config) else ():
+    for look in (before_start(config, path, held), once_it_serves(config, path, held)) if may_look(config) else ():
         found.refusals.extend(look.refusals)
         found.warnings.extend(look.warnings)
     if config.interface is not None:

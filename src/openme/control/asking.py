@@ -4,7 +4,7 @@ import socket
 import time
 from pathlib import Path
 
-from openme.control.place import LOCK_NAME, in_run_dir, is_locked, short_path
+from openme.control.place import LOCK_NAME, PEER_CREDENTIALS, in_run_dir, is_locked, short_path
 from openme.control.requests import AnyReply, Request, reply_from, request_bytes
 from openme.errors import OpenmeError
 from openme.interrupts import heard
@@ -44,6 +44,18 @@ def ask(state_dir: Path, request: Request[AnyReply], timeout: float = 30.0) -> A
     if reply is None:
         raise NoAnswerError("the server did not answer: " + ("what it sent made no sense" if raw else "it hung up"))
     return reply
+
+
+def server_process(state_dir: Path) -> int | None:
+    """The process that listens on this `state_dir`, as the kernel saw it; None if none is seen from here."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as control:
+        control.settimeout(_STARTING)
+        try:
+            _connect(control, state_dir)
+            credentials = control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+        except OSError:
+            return None
+    return int(PEER_CREDENTIALS.unpack(credentials)[0]) or None
 
 
 def _exchange(state_dir: Path, request: bytes, timeout: float) -> bytes:

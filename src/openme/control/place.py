@@ -6,6 +6,7 @@ one answer of any length, JSON, each ended by the end of its stream.
 
 import fcntl
 import os
+import struct
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 SOCKET_NAME = "control"
 LOCK_NAME = "lock"
+PEER_CREDENTIALS = struct.Struct("=iII")
+"""Process, user and group of the other end: unix(7), SO_PEERCRED."""
 
 
 @contextmanager

@@ -3,14 +3,12 @@
 import errno
 import os
 import socket
-import struct
 from contextlib import suppress
 from pathlib import Path
 
-from openme.control.place import SOCKET_NAME, in_run_dir, short_path
+from openme.control.place import PEER_CREDENTIALS, SOCKET_NAME, in_run_dir, short_path
 
 MAX_REQUEST = 1 << 16
-_PEER_CREDENTIALS = struct.Struct("=iII")  # pid, uid, gid; unix(7) SO_PEERCRED
 
 
 def listen(state_dir: Path) -> socket.socket:
@@ -42,5 +40,5 @@ def remove(state_dir: Path) -> None:
 
 def is_allowed(peer: socket.socket) -> bool:
     """Whether the peer is root or the server's own user."""
-    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-    return _PEER_CREDENTIALS.unpack(raw)[1] in {0, os.geteuid()}
+    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+    return PEER_CREDENTIALS.unpack(raw)[1] in {0, os.geteuid()}

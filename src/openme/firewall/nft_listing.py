@@ -44,6 +44,7 @@ NFTA_MATCH_INFO = 3
 NFTA_SET_TABLE = 1
 NFTA_SET_NAME = 2
 NFTA_SET_FLAGS = 3
+NFT_TABLE_F_DORMANT = 0x1
 NFT_TABLE_F_OWNER = 0x2
 NFT_SET_ANONYMOUS = 0x1
 NF_INET_LOCAL_IN = 1
@@ -97,6 +98,16 @@ def table_handle(netlink: NfNetlink) -> int | None:
         if row.family == NFPROTO_INET and _text(row.attributes, NFTA_TABLE_NAME) == TABLE:
             return _handle(row.attributes, NFTA_TABLE_HANDLE)
     return None
+
+
+def is_dormant(netlink: NfNetlink) -> bool:
+    """Whether the table `inet openme` is there and its rules are met by no packet (flag `dormant`)."""
+    return any(
+        _text(row.attributes, NFTA_TABLE_NAME) == TABLE
+        and _number(row.attributes, NFTA_TABLE_FLAGS) & NFT_TABLE_F_DORMANT
+        for row in netlink.dump(NFT_MSG_GETTABLE, NFPROTO_INET)
+        if row.family == NFPROTO_INET
+    )
 
 
 def rules_of(netlink: NfNetlink, family: Family, table: str, chain: str = "") -> list[ListedRule]:

@@ -1,0 +1,25 @@
+"""What `serve` and `check-config` look at, as looks of doctor's: the functions are theirs (server/preflight.py)."""
+
+from collections.abc import Callable, Iterator
+
+from openme.doctor.looks import Finding
+from openme.doctor.server.subject import Server
+from openme.errors import OpenmeError
+from openme.server.preflight import BEFORE_START, ONCE_IT_SERVES, heard
+
+_LOOKS = {**BEFORE_START, **ONCE_IT_SERVES}
+
+
+def preflight(name: str, cause: str, cure: str, *, refused: str | None = None) -> Callable[[Server], Iterator[Finding]]:
+    """The look called so. `cure`: for what brings none of its own. `refused`: the cause of refusals, where they have one
+    of their own.
+    """
+
+    def take(server: Server) -> Iterator[Finding]:
+        for item in heard(_LOOKS[name], server.about):
+            if isinstance(item, OpenmeError):
+                yield Finding(refused or cause, item.message, item.hint or cure)
+            else:
+                yield Finding(cause, item, cure)
+
+    return take
