@@ -1,4 +1,4 @@
-"""This machine's clock, by another one: on either side."""
+"""Whether the clock is right, by another one: on either side."""
 
 from collections.abc import Iterator
 

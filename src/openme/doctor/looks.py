@@ -88,7 +88,7 @@ class _Taking(Generic[Subject]):
             self.why = str(error)
         except OpenmeError as error:
             self.why = error.message
-        except Exception as error:  # one look that fails must not cost the others
+        except Exception as error:  # noqa: BLE001  # one look that fails must not cost the others
             self.why = f"internal error ({type(error).__name__}), please report it"
         else:
             if not self.is_settled.is_set():

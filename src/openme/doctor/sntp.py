@@ -30,8 +30,8 @@ class BadAnswerError(ValueError):
 
 
 class Measured(NamedTuple):
-    """`offset`: seconds by which the other clock is ahead of ours; `delay`: of the way there and back, so that the offset
-    is right to half of it.
+    """`offset`: seconds by which the other clock is ahead of ours, right to half of `delay`, that of the way there and
+    back.
     """
 
     offset: float

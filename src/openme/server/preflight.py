@@ -115,7 +115,8 @@ def _privilege(about: Asked) -> Iterator[Heard]:
 def _state_dir(about: Asked) -> Iterator[Heard]:
     refuse_unusable(about.config.state_dir)
     refusals, warnings = not_files(about.config.state_dir)
-    yield from (*refusals, *warnings)
+    yield from refusals
+    yield from warnings
     if os.geteuid() == 0 and (fault := run_dir_fault()) is not None:
         yield fault
 
@@ -128,9 +129,7 @@ def _user(about: Asked) -> Iterator[Heard]:
     elif not has(CAP_KILL):
         yield "without CAP_KILL the guardian is the listener's user: whoever took that over could end it first"
     if known is not None:
-        refuse_writable(
-            known, [about.config_path.resolve(), *([state_dir] if os.access(state_dir, os.F_OK) else [])]
-        )
+        refuse_writable(known, [about.config_path.resolve(), *([state_dir] if os.access(state_dir, os.F_OK) else [])])
 
 
 def _knock_port(about: Asked) -> Iterator[Heard]:

@@ -51,7 +51,9 @@ def receipts(client: Client) -> Iterator[Finding]:
     for problem in outcome.problems:
         if isinstance(problem, KeysRefusedError):
             yield Finding(
-                KEYS_REFUSED, problem.message, "get a new file in a way that you trust: on the server, openme renew NAME"
+                KEYS_REFUSED,
+                problem.message,
+                "get a new file in a way that you trust: on the server, openme renew NAME",
             )
     if outcome.is_open:
         for endpoint in outcome.endpoints:
@@ -88,7 +90,7 @@ def answer(client: Client) -> Iterator[Finding]:
     if attempt is not None and (network := _translated(attempt)) is not None:
         yield Finding(
             NAT64,
-            f"{nothing}: this network translates ({network}), and the knock named an address that the server never sees",
+            f"{nothing}: this network translates ({network}), so the server does not see the address that was named",
             f"ip: source in profile {client.profile.name}",
         )
         return

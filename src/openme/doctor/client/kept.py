@@ -28,7 +28,9 @@ def kept_files(client: Client) -> Iterator[Finding]:
             )
         return
     except OSError as error:
-        yield Finding(KEPT, f"{directory}: {(error.strerror or 'failed').lower()}", f"make it yours: {_mine(directory)}")
+        yield Finding(
+            KEPT, f"{directory}: {(error.strerror or 'failed').lower()}", f"make it yours: {_mine(directory)}"
+        )
         return
     cannot = [path for path in (directory, *directory.glob("*.json")) if not os.access(path, os.R_OK | os.W_OK)]
     if not stat.S_ISDIR(status.st_mode) or cannot:
@@ -48,9 +50,11 @@ def place(client: Client) -> Iterator[Finding]:
         return
     path = client.config.path
     if (found := changeable_by_others(path, os.geteuid())) is not None:
-        yield Finding(CHANGEABLE, f"others can change {found}, and so put another file in the place of {path}", (
-            f"chmod go-w {found}, or keep the profiles in a directory of your own"
-        ))
+        yield Finding(
+            CHANGEABLE,
+            f"others can change {found}, and so put another file in the place of {path}",
+            (f"chmod go-w {found}, or keep the profiles in a directory of your own"),
+        )
 
 
 def _mine(directory: Path) -> str:

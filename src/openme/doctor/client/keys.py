@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from openme.client.knock import version_of
-from openme.config.profile_model import EpochKeys
 from openme.doctor.client.subject import Client
 from openme.doctor.looks import Finding
 from openme.keys.ratchet import NS, epoch_at
 from openme.moments import day
 from openme.wire.base import Keys
+
+if TYPE_CHECKING:
+    from openme.config.profile_model import EpochKeys
 
 ENDED = "keys_ended"
 NOT_BEGUN = "keys_not_begun"

@@ -10,6 +10,7 @@ from openme.client.policy import Outcome
 from openme.client.session import Session
 from openme.config.profile_model import ClientConfig
 from openme.doctor.looks import NotLookedError
+from openme.errors import OpenmeError
 
 
 class Client:
@@ -35,14 +36,14 @@ class Client:
         return [endpoint for family in by_family(found) for endpoint in family.endpoints]
 
     def outcome(self) -> Outcome:
-        """What became of the knock, which whoever asks first sends; whatever that raised is raised for each who asks."""
+        """What became of the knock, which whoever asks first sends; what that raised is raised for all who ask."""
         if not self._knocks:
             raise NotLookedError("no knock is to be sent (--no-knock)")
         with self._lock:
             if self._outcome is None:
                 try:
                     self._outcome = self.session.check(self.session.knock(self.ip))
-                except Exception as error:
+                except (OpenmeError, NotLookedError, OSError) as error:
                     self._outcome = error
         if isinstance(self._outcome, Exception):
             raise self._outcome

@@ -1,8 +1,8 @@
 """The looks of a client."""
 
-from openme.doctor.clock import CLOCK, clock_is_wrong
-from openme.doctor.client import answer, keys, kept, names, path, signer
+from openme.doctor.client import answer, kept, keys, names, path, signer
 from openme.doctor.client.subject import Client
+from openme.doctor.clock import CLOCK, clock_is_wrong
 from openme.doctor.looks import Look
 
 PROFILE = "client_file"
@@ -10,7 +10,7 @@ PROFILE = "client_file"
 
 _BEFORE_A_KNOCK = ("epoch keys", "identity", "name", "route")
 
-LOOKS = (
+LOOKS: tuple[Look[Client], ...] = (
     Look("clock", (CLOCK,), lambda client: clock_is_wrong(client.ntp)),
     Look("epoch keys", (keys.MISSING, keys.ENDED, keys.NOT_BEGUN, keys.END_SOON), keys.epoch_keys),
     Look("kept files", (kept.KEPT,), kept.kept_files),

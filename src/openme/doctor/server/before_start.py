@@ -11,8 +11,8 @@ _LOOKS = {**BEFORE_START, **ONCE_IT_SERVES}
 
 
 def preflight(name: str, cause: str, cure: str, *, refused: str | None = None) -> Callable[[Server], Iterator[Finding]]:
-    """The look called so. `cure`: for what brings none of its own. `refused`: the cause of refusals, where they have one
-    of their own.
+    """The look called so. `cure`: for what brings none of its own. `refused`: the cause of its refusals, where that is
+    another one.
     """
 
     def take(server: Server) -> Iterator[Finding]:

@@ -10,6 +10,8 @@ from openme.config.server import load_server_config
 from openme.doctor.looks import Finding, NotLooked, Report, run
 from openme.doctor.server.subject import subject
 from openme.doctor.server.table import LOOKS, SERVER_FILE
+from openme.errors import OpenmeError
+from openme.keeper.revoked_keys import read_revoked, without_revoked
 from openme.server.preflight import may_look
 
 _CLONE_NEWNET = 0x4000_0000  # setns(2)
@@ -26,6 +28,8 @@ def examine(path: Path, *, ntp: str) -> Report:
         return Report(tuple(Finding(SERVER_FILE, str(fault), fault.hint or see) for fault in error.faults), (), ())
     if not may_look(config):
         return Report((), (), (NotLooked("all", "only root sees what a server does: sudo openme doctor"),))
+    with suppress(OpenmeError):  # the look at that list says why
+        config = without_revoked(config, read_revoked(config.state_dir).keys)
     found = subject(config, path, ntp)
     if found.process is not None:
         _enter_network(found.process)

@@ -59,7 +59,9 @@ def disk(server: Server) -> Iterator[Finding]:
         left = room.f_bavail * room.f_frsize >> 10
         yield Finding(DISK, f"the disk of {state_dir} is full: {left} KiB are left", "make room on it")
     elif room.f_files and not room.f_favail:
-        yield Finding(DISK, f"the disk of {state_dir} takes no more files", "remove some: df -i shows how many there are")
+        yield Finding(
+            DISK, f"the disk of {state_dir} takes no more files", "remove some: df -i shows how many there are"
+        )
 
 
 def epoch_keys(server: Server) -> Iterator[Finding]:

@@ -15,8 +15,8 @@ _SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Server:
-    """`reply`: what the running server says of its file, or why there is none. `process`: the one that listens there, as
-    far as it is seen from here. `about`: what the looks before a start are about. `ntp`: whom to ask for the time.
+    """`reply`: what the running server says of its file, or why there is none. `process`: the one that listens there,
+    as far as it is seen from here. `about`: what the looks before a start are about. `ntp`: whom to ask for the time.
     """
 
     config: ServerConfig

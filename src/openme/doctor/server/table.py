@@ -4,16 +4,17 @@ from openme.doctor.clock import CLOCK, clock_is_wrong
 from openme.doctor.looks import Look
 from openme.doctor.server import clock, packet, processes, rules, running, state, units
 from openme.doctor.server.before_start import preflight
+from openme.doctor.server.subject import Server
 
 SERVER_FILE = "server_file"
 """Found before any look: the config cannot be used."""
 _ELSEWHERE = (
     "bind the container's port to an address of this host and put something in front that listens here; or take the"
-    " rule away (docs/operating.md, What openme does not hide)"
+    " rule away (docs/operating.md, What openme cannot hide)"
 )
 _ROOT = "run the server as root, or with systemd's unit (packaging/openme.service)"
 
-LOOKS = (
+LOOKS: tuple[Look[Server], ...] = (
     Look("clock", (CLOCK,), lambda server: clock_is_wrong(server.ntp)),
     Look("clock's source", (clock.UNSYNCHRONISED,), clock.synchronised),
     Look("state_dir", (state.MISSING, state.OPEN), state.directory),
@@ -45,7 +46,9 @@ LOOKS = (
     Look(
         "host's firewall",
         ("other_firewall", "rules_refused"),
-        preflight("firewall", "other_firewall", "docs/operating.md, Beside another firewall", refused="rules_refused"),
+        preflight(
+            "firewall", "other_firewall", "docs/operating.md, Beside the host's firewall", refused="rules_refused"
+        ),
     ),
     Look("forwarded ports", ("forwarded",), preflight("redirected", "forwarded", _ELSEWHERE)),
     Look("untracked ports", ("notrack",), preflight("untracked", "notrack", "take the port out of that rule")),
