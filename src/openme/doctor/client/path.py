@@ -4,6 +4,7 @@ import errno
 import secrets
 import selectors
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +21,8 @@ ANSWER_SECONDS = 3.5
 """A neighbour that does not say where it is has three seconds (RFC 4861, and Linux for IPv4 too)."""
 _APART = 0.3  # seconds between two packets: one may be lost
 TCP_SECONDS = 2.0
+_RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+"""ip(7), IP_RECVERR, ipv6(7), IPV6_RECVERR: without them Linux tells of no error that may pass, as of a host that is off."""
 _REFUSALS = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})  # Windows says the second one
 
 
@@ -51,6 +54,8 @@ def _errors(endpoints: list[Endpoint], port: int) -> list[tuple[Endpoint, OSErro
                 sock = stack.enter_context(socket.socket(endpoint.family, socket.SOCK_DGRAM))
                 sock.connect((endpoint.host, port))
                 sock.setblocking(False)  # noqa: FBT003  # the standard library's signature
+                if sys.platform == "linux":
+                    sock.setsockopt(*_RECVERR[endpoint.family], 1)
                 sock.send(secrets.token_bytes(KNOCK_SIZE))
             except OSError:
                 continue

@@ -52,6 +52,8 @@ class _Seen(NamedTuple):
 
 def reached(server: Server) -> Iterator[Finding]:
     """Whether hidden ports are hidden from the stranger, and his packets to the knock port arrive."""
+    if not server.runs:
+        raise NotLookedError("no server runs")
     rules = rules_for(server.config)
     if not kind_of(server.config.firewall).abilities.among_host_rules:
         raise NotLookedError(f"firewall {server.config.firewall} has no rules in the kernel")

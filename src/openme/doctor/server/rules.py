@@ -14,6 +14,8 @@ GONE = "rules_gone"
 
 def in_place(server: Server) -> Iterator[Finding]:
     """The running server puts back what others remove; what it cannot is seen here."""
+    if not server.runs:
+        raise NotLookedError("no server runs")
     if not kind_of(server.config.firewall).abilities.among_host_rules:
         raise NotLookedError(f"firewall {server.config.firewall} has no rules in the kernel")
     with closing(NfNetlink()) as netlink:

@@ -49,6 +49,7 @@ LOOKS: tuple[Look[Server], ...] = (
         preflight(
             "firewall", "other_firewall", "docs/operating.md, Beside the host's firewall", refused="rules_refused"
         ),
+        after=("config", "interface"),
     ),
     Look("forwarded ports", ("forwarded",), preflight("redirected", "forwarded", _ELSEWHERE)),
     Look("untracked ports", ("notrack",), preflight("untracked", "notrack", "take the port out of that rule")),
