@@ -141,7 +141,7 @@ def a_stopped_process(broken: Broken) -> Told:
     process = broken.world.process
     assert process is not None
     process.send_signal(signal.SIGSTOP)
-    broken.stack.callback(process.send_signal, signal.SIGCONT)
+    broken.stack.callback(lambda: process.send_signal(signal.SIGCONT))
     return broken.run()
 
 
@@ -185,7 +185,7 @@ def past_the_rules(broken: Broken) -> None:
     """A jump that asks for the port, which no reader of the rules that rewrite sees."""
     broken.world.serve(tcp=[8022])
     broken.world.server.nft(
-        "table inet t { chain sub { redirect to :8022; }\n"
+        "table inet t { chain sub { meta l4proto tcp redirect to :8022; }\n"
         "chain c { type nat hook prerouting priority -100; tcp dport 22 jump sub; }; }"
     )
 

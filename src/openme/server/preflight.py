@@ -154,7 +154,8 @@ def _second_server(about: Asked) -> Iterator[Heard]:
 
 
 def _health_port(about: Asked) -> Iterator[Heard]:
-    if (why := _why_no_health_port(about)) is not None:
+    # Of a server that holds the lock and has not answered it is not known which port it has.
+    if not about.is_starting and (why := _why_no_health_port(about)) is not None:
         yield worded(about.config, why)
 
 

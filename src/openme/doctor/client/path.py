@@ -22,7 +22,7 @@ ANSWER_SECONDS = 3.5
 _APART = 0.3  # seconds between two packets: one may be lost
 TCP_SECONDS = 2.0
 _RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
-"""ip(7), IP_RECVERR; ipv6(7), IPV6_RECVERR. Without them Linux says nothing of errors that may pass, as of a host that is off."""
+"""ip(7), IP_RECVERR; ipv6(7), IPV6_RECVERR. Without them Linux keeps errors that may pass to itself."""
 _REFUSALS = frozenset({errno.ECONNREFUSED, errno.ECONNRESET})  # Windows says the second one
 
 

@@ -10,15 +10,17 @@ from openme.server.preflight import BEFORE_START, ONCE_IT_SERVES, heard
 _LOOKS = {**BEFORE_START, **ONCE_IT_SERVES}
 
 
-def preflight(name: str, cause: str, cure: str, *, refused: str | None = None) -> Callable[[Server], Iterator[Finding]]:
-    """The look called so. `cure`: for what brings none of its own. `refused`: the cause of its refusals, where that is
-    another one.
-    """
+def preflight(
+    name: str, cause: str, cure: str, *, only: type[OpenmeError] | type[str] | None = None
+) -> Callable[[Server], Iterator[Finding]]:
+    """The look called so. `cure`: for what brings none of its own. `only`: refusals alone, or warnings."""
 
     def take(server: Server) -> Iterator[Finding]:
         for item in heard(_LOOKS[name], server.about):
+            if only is not None and not isinstance(item, only):
+                continue
             if isinstance(item, OpenmeError):
-                yield Finding(refused or cause, item.message, item.hint or cure)
+                yield Finding(cause, item.message, item.hint or cure)
             else:
                 yield Finding(cause, item, cure)
 

@@ -5,18 +5,21 @@ process however that ends. They have no name on this machine but the cable's.
 """
 
 import ctypes
+import fcntl
 import os
 import secrets
 import selectors
 import socket
+import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import NamedTuple
+from queue import SimpleQueue
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from openme.doctor.looks import Finding, NotLookedError
 from openme.doctor.server.subject import Server
@@ -33,7 +36,13 @@ _SECONDS = 1.0
 """For an answer: between two namespaces of one host a packet needs microseconds."""
 _DATAGRAMS = 20
 """Of one byte, to the knock port: enough to be told from the other datagrams that this host gets meanwhile."""
+_TRIES = 2
+_PAUSE = 0.02  # seconds
 _PROGRAM_SECONDS = 4.0
+_CARRIER_SECONDS = 2.0
+_SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40  # netdevice(7)
+_NET = Path("/proc/thread-self/net")
+T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -44,10 +53,8 @@ class _Cable(NamedTuple):
     stranger: tuple[IPv4Address, IPv6Address]
 
 
-class _Seen(NamedTuple):
-    """What the stranger saw: what each TCP port said, by address and port: `open`, `refused` or `silent`."""
-
-    tcp: dict[tuple[str, int], str]
+_Tcp = dict[tuple[str, int], str]
+"""What each TCP port said, by address and port: `open`, `refused` or `silent`."""
 
 
 def reached(server: Server) -> Iterator[Finding]:
@@ -65,24 +72,37 @@ def reached(server: Server) -> Iterator[Finding]:
     hidden = [item.first for item in rules.hidden if item.proto == "tcp"]
     ports = list(dict.fromkeys([*(item.first for item in rules.always_hidden), *hidden]))[:_MOST_PORTS]
     with _stranger(cable) as run:
-        before = _datagrams(rules.knock_port)
-        seen: _Seen = run(lambda: _look(cable, rules.knock_port, ports))
-        after = _datagrams(rules.knock_port)
-    for (address, port), how in seen.tcp.items():
-        if how == "open" or (how == "refused" and rules.hidden_as == "drop"):
-            said = "takes connections from" if how == "open" else "answers"
+        hosts = run(lambda: _hosts(cable))
+        seen = run(lambda: _tcp([(host, port) for host in hosts for port in ports]))
+        unheard = [host for host in hosts if not _is_heard(run, host, rules.knock_port)]
+    for how, says in (("open", "takes connections from"), ("refused", "answers")):
+        shown = {port for (_, port), found in seen.items() if found == how}
+        for port in sorted(shown) if how == "open" or rules.hidden_as == "drop" else ():
             yield Finding(
                 NOT_HIDDEN,
-                f"{port}/tcp is to be hidden, and {said} a stranger ({_family(address)})",
+                f"{port}/tcp is to be hidden, and {says} a stranger",
                 "see which rule sends or accepts it before openme's does: nft list ruleset",
             )
-    for family, first, last in zip(("IPv4", "IPv6"), before, after, strict=True):
-        if any(_family(address) == family for address, _ in seen.tcp) and not last.has_received_since(first):
-            yield Finding(
-                KNOCK_PORT_SHUT,
-                f"a stranger's packets do not reach the knock port {rules.knock_port}/udp over {family}",
-                "see which rule drops them: nft list ruleset; open_knock_port: true has openme accept them on input",
-            )
+    if unheard:
+        yield Finding(
+            KNOCK_PORT_SHUT,
+            f"a stranger's packets do not reach the knock port {rules.knock_port}/udp over"
+            f" {' and '.join(map(_family, unheard))}",
+            "see which rule drops them: nft list ruleset; open_knock_port: true has openme accept them on input",
+        )
+
+
+def _is_heard(run: "_Run", host: str, port: int) -> bool:
+    """Whether the datagrams that the stranger sends to this address reach a socket, at the second time at last."""
+    for _ in range(_TRIES):
+        before = _datagrams(host, port)
+        run(lambda: _send(host, port))
+        end = time.monotonic() + _SECONDS / 2
+        while time.monotonic() < end:
+            if _datagrams(host, port).has_received_since(before):
+                return True
+            time.sleep(_PAUSE)
+    return False
 
 
 # -- the stranger and his cable
@@ -94,53 +114,66 @@ def _cable() -> _Cable:
     return _Cable((first + 1, IPv6Address("fe80::1")), (first + 2, IPv6Address("fe80::2")))
 
 
+class _Run(Protocol):
+    """Runs something where the stranger is, and gives what that gives. NotLookedError if it fails."""
+
+    def __call__(self, act: Callable[[], T]) -> T:
+        """Do it."""
+
+
 @contextmanager
-def _stranger(cable: _Cable) -> Iterator[Callable[[Callable[[], _Seen]], _Seen]]:
-    """Runs a function where the stranger is. NotLookedError where this host lets nobody make one."""
-    name = f"openme-{secrets.token_hex(3)}"
-    born, wanted, done = threading.Event(), threading.Event(), threading.Event()
-    state: dict[str, object] = {}
+def _stranger(cable: _Cable) -> Iterator[_Run]:
+    """The stranger, at the end of the cable. NotLookedError where this host lets nobody make one."""
+    wanted: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+    given: SimpleQueue[Any] = SimpleQueue()
 
     def live() -> None:
-        if _libc.unshare(_CLONE_NEWNET) != 0:
-            state["failure"] = os.strerror(ctypes.get_errno())
-        else:
-            state["namespace"] = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
-        born.set()
-        wanted.wait()
-        look = state.get("look")
-        try:
-            if callable(look):
-                _set_up(_PEER, cable.stranger)
-                state["seen"] = look()
-        except (OSError, NotLookedError) as error:
-            state["failure"] = str(error)
-        finally:
-            done.set()
+        for act in iter(wanted.get, None):
+            try:
+                given.put(act())
+            except (OSError, NotLookedError) as error:
+                given.put(error)
 
-    def run(look: Callable[[], _Seen]) -> _Seen:
-        state["look"] = look
-        wanted.set()
-        done.wait()
-        seen = state.get("seen")
-        if not isinstance(seen, _Seen):
-            raise NotLookedError(f"no packet could be sent: {state.get('failure')}")
-        return seen
+    def run(act: Callable[[], T]) -> T:
+        wanted.put(act)
+        found = given.get()
+        if isinstance(found, Exception):
+            raise NotLookedError(f"no packet can be sent from a namespace of its own: {found}")
+        return cast("T", found)
 
+    name = f"openme-{secrets.token_hex(3)}"
     threading.Thread(target=live, daemon=True).start()
-    born.wait()
     try:
-        if "failure" in state:
-            raise NotLookedError(f"a network namespace cannot be made here: {state['failure']}")
-        _ip("link", "add", name, "type", "veth", "peer", "name", _PEER, "netns", str(state["namespace"]))
+        namespace = run(_leave)
+        _ip("link", "add", name, "type", "veth", "peer", "name", _PEER, "netns", namespace)
         try:
             _set_up(name, cable.host)
+            run(lambda: _set_up(_PEER, cable.stranger))
+            run(_wait_for_carrier)
             yield run
         finally:
             with suppress(NotLookedError):
                 _ip("link", "delete", name)
     finally:
-        wanted.set()
+        wanted.put(None)
+
+
+def _leave() -> str:
+    """Give this thread a network namespace of its own; its file."""
+    if _libc.unshare(_CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
+
+
+def _wait_for_carrier() -> None:
+    """A device that has just come up loses what is sent too soon."""
+    end = time.monotonic() + _CARRIER_SECONDS
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        while time.monotonic() < end:
+            answer = fcntl.ioctl(asking, _SIOCGIFFLAGS, struct.pack("16sH22x", _PEER.encode(), 0))
+            if struct.unpack_from("H", answer, 16)[0] & _IFF_RUNNING:
+                return
+            time.sleep(_PAUSE)
 
 
 def _set_up(device: str, addresses: tuple[IPv4Address, IPv6Address]) -> None:
@@ -164,31 +197,30 @@ def _ip(*words: str) -> None:
 # -- what he sees
 
 
-def _look(cable: _Cable, knock_port: int, ports: list[int]) -> _Seen:
-    index = socket.if_nametoindex(_PEER)
-    hosts = [str(cable.host[0]), *([f"{cable.host[1]}%{index}"] if _has_ipv6() else [])]
-    for host in hosts:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as sender, suppress(OSError):
-            for _ in range(_DATAGRAMS):
-                sender.sendto(b"?", _address(host, knock_port))
-    return _Seen(_tcp([(host, port) for host in hosts for port in ports]))
+def _hosts(cable: _Cable) -> list[str]:
+    """The addresses of this host, as the stranger reaches them."""
+    return [str(cable.host[0]), *([f"{cable.host[1]}%{socket.if_nametoindex(_PEER)}"] if _has_ipv6() else [])]
+
+
+def _send(host: str, port: int) -> None:
+    with socket.socket(_family_of(host), socket.SOCK_DGRAM) as sender:
+        for _ in range(_DATAGRAMS):
+            sender.sendto(b"?", _address(host, port))
 
 
 def _has_ipv6() -> bool:
     with suppress(OSError):
-        return _PEER in Path("/proc/thread-self/net/if_inet6").read_text()
+        return _PEER in (_NET / "if_inet6").read_text()
     return False
 
 
-def _tcp(places: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
+def _tcp(places: list[tuple[str, int]]) -> _Tcp:
     found = dict.fromkeys(places, "silent")
     end = time.monotonic() + _SECONDS
     with ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         for host, port in places:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+            sock = stack.enter_context(socket.socket(_family_of(host), socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
             sock.connect_ex(_address(host, port))
             selector.register(sock, selectors.EVENT_WRITE, (host, port))
         while selector.get_map() and (left := end - time.monotonic()) > 0:
@@ -204,8 +236,12 @@ def _address(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int
     return (name, port, 0, int(zone)) if zone else (name, port)
 
 
-def _family(address: str) -> str:
-    return f"IPv{ip_address(address.partition('%')[0]).version}"
+def _family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _family(host: str) -> str:
+    return "IPv6" if _family_of(host) == socket.AF_INET6 else "IPv4"
 
 
 # -- what arrives
@@ -222,25 +258,23 @@ class _Received(NamedTuple):
         return self.all - before.all >= _DATAGRAMS or self.dropped - before.dropped >= _DATAGRAMS
 
 
-def _datagrams(port: int) -> tuple[_Received, _Received]:
-    """Of IPv4, then of IPv6."""
+def _datagrams(host: str, port: int) -> _Received:
+    """Those that came over this address's family."""
     dropped = sum(_drops(name, port) for name in ("udp", "udp6"))
-    net = Path("/proc/thread-self/net")
-    v4 = v6 = 0
-    with suppress(OSError, ValueError):
-        names, numbers = (line.split() for line in (net / "snmp").read_text().splitlines() if line.startswith("Udp:"))
+    with suppress(OSError, ValueError, KeyError):
+        if _family_of(host) == socket.AF_INET6:
+            counts = dict(line.split() for line in (_NET / "snmp6").read_text().splitlines())
+            return _Received(int(counts["Udp6InDatagrams"]) + int(counts["Udp6InErrors"]), dropped)
+        names, numbers = (line.split() for line in (_NET / "snmp").read_text().splitlines() if line.startswith("Udp:"))
         counts = dict(zip(names, numbers, strict=True))
-        v4 = int(counts["InDatagrams"]) + int(counts["InErrors"])
-    with suppress(OSError, ValueError):
-        counts = dict(line.split() for line in (net / "snmp6").read_text().splitlines())
-        v6 = int(counts["Udp6InDatagrams"]) + int(counts["Udp6InErrors"])
-    return _Received(v4, dropped), _Received(v6, dropped)
+        return _Received(int(counts["InDatagrams"]) + int(counts["InErrors"]), dropped)
+    return _Received(0, dropped)
 
 
 def _drops(name: str, port: int) -> int:
     total = 0
     with suppress(OSError):
-        for fields in map(str.split, Path("/proc/thread-self/net", name).read_text().splitlines()[1:]):
+        for fields in map(str.split, (_NET / name).read_text().splitlines()[1:]):
             with suppress(IndexError, ValueError):
                 if int(fields[1].rpartition(":")[2], 16) == port:
                     total += int(fields[-1])

@@ -5,6 +5,7 @@ from openme.doctor.looks import Look
 from openme.doctor.server import clock, packet, processes, rules, running, state, units
 from openme.doctor.server.before_start import preflight
 from openme.doctor.server.subject import Server
+from openme.errors import OpenmeError
 
 SERVER_FILE = "server_file"
 """Found before any look: the config cannot be used."""
@@ -38,18 +39,31 @@ LOOKS: tuple[Look[Server], ...] = (
         "serving",
         (running.NOT_SERVING, running.NO_REPLY),
         running.serving,
-        after=("state_dir", "files of state_dir", "capabilities", "user", "knock port", "other servers", "unit"),
+        after=(
+            "state_dir",
+            "files of state_dir",
+            "capabilities",
+            "user",
+            "knock port",
+            "other servers",
+            "unit",
+            "kernel's firewall",
+        ),
     ),
     Look("config", (running.CLIENT_ENTRY, running.OTHER_FILE, running.NOT_IN_FORCE), running.config),
     Look("clients", (running.NOBODY,), running.clients, after=("config",)),
     Look("firewall", (running.DRY_RUN,), running.firewall),
     Look(
         "host's firewall",
-        ("other_firewall", "rules_refused"),
-        preflight(
-            "firewall", "other_firewall", "docs/operating.md, Beside the host's firewall", refused="rules_refused"
-        ),
+        ("other_firewall",),
+        preflight("firewall", "other_firewall", "docs/operating.md, Beside the host's firewall", only=str),
         after=("config", "interface"),
+    ),
+    Look(
+        "kernel's firewall",
+        ("rules_refused",),
+        preflight("firewall", "rules_refused", "docs/operating.md, Beside the host's firewall", only=OpenmeError),
+        after=("config", "interface", "capabilities"),
     ),
     Look("forwarded ports", ("forwarded",), preflight("redirected", "forwarded", _ELSEWHERE)),
     Look("untracked ports", ("notrack",), preflight("untracked", "notrack", "take the port out of that rule")),
