@@ -51,6 +51,9 @@ MALFORMED = (
     ("import", "--as", ("", " ", "a\nb", "\udcff"), ()),
     ("import", "--take", ("", "private_key"), ()),
     ("completion", "SHELL", ("tcsh", "", "../bash"), ()),
+    ("doctor", "--ip", ("here", "", "1.2.3", "http://x/", "203.0.113.5/32"), ()),
+    ("doctor", "--ntp", ("", "a b", "a\nb", "\udcff"), ()),
+    ("doctor", "--side", ("both", ""), ()),
     *((command.name, "--config", ("",), ()) for command in COMMANDS),
     *((command.name, "--client-config", ("",), ()) for command in COMMANDS),
     *((command.name, "--log-level", ("loud", ""), ()) for command in COMMANDS),
@@ -58,7 +61,7 @@ MALFORMED = (
 
 LOOKED_UP = {
     *((name, "NAME") for name in ("renew", "revoke", "close", "reset", "profiles")),
-    *((name, "PROFILE") for name in ("knock", "status")),
+    *((name, "PROFILE") for name in ("knock", "status", "doctor")),
     *(("connect", "--profile"), ("ssh-config", "NAME")),
 }
 """Names of what a file has: files of other tools may have any, so that there is no wrong one, only one that is not

@@ -153,6 +153,20 @@ def test_a_connection_is_carried_without_linux_by_reading_and_writing(here: Plac
     assert [name for name in sorted(loaded) if name.startswith(unwanted)] == []
 
 
+def test_doctor_looks_at_a_client_without_linux_and_loads_no_server(here: Place) -> None:
+    alice = here.client("alice")
+    with here.serving():
+        words = ("doctor", "--client-config", str(alice), "--side", "client", "--ntp", "none", "--ip", "203.0.113.7")
+        loaded = run_elsewhere(here, *words)
+    unwanted = ("openme.server", "openme.doctor.server", "openme.firewall", "openme.control", "openme.processes")
+    assert [name for name in sorted(loaded) if name.startswith(unwanted)] == []
+
+
+def test_no_other_command_loads_doctor(here: Place) -> None:
+    for words in (["knock", "--help"], ["status", "--help"], ["connect", "--help"], ["profiles", "--help"]):
+        assert [name for name in run_elsewhere(here, *words) if name.startswith("openme.doctor")] == []
+
+
 def test_a_server_command_does_need_linux(here: Place) -> None:
     with pytest.raises(AssertionError, match="only Linux has"):
         run_elsewhere(here, "serve", "--help")

@@ -24,6 +24,7 @@ from support.server import KNOCK_PORT, STRANGER, ServerWorld
 
 pytestmark = pytest.mark.root
 
+PERSON = 4711
 YEAR = 365 * 86400
 
 
@@ -140,8 +141,12 @@ def a_faulty_client(broken: Broken) -> Told:
 def a_stopped_process(broken: Broken) -> Told:
     process = broken.world.process
     assert process is not None
+
+    def go_on() -> None:
+        process.send_signal(signal.SIGCONT)
+
     process.send_signal(signal.SIGSTOP)
-    broken.stack.callback(lambda: process.send_signal(signal.SIGCONT))
+    broken.stack.callback(go_on)
     return broken.run()
 
 
@@ -325,6 +330,13 @@ def test_each_cause_of_the_page_is_found_alone_when_it_is_there(broken: Broken, 
 def test_the_page_names_what_the_looks_can_find() -> None:
     causes = {SERVER_FILE, CLOCK, *(cause for look in LOOKS for cause in look.causes)}
     assert sorted(documented("server")) == sorted(causes)
+
+
+def test_who_is_not_root_is_told_what_was_not_looked_at(broken: Broken) -> None:
+    told = broken.run(prepared=f'set -- setpriv --reuid={PERSON} --regid={PERSON} --clear-groups "$@"')
+    assert (told.code, told.causes) == (0, [])
+    (left,) = told.value["not_looked_at"]
+    assert "sudo openme doctor" in left["why"]
 
 
 def test_a_server_in_another_network_namespace_is_looked_at_there(broken: Broken) -> None:

@@ -77,9 +77,18 @@ ALLOWED = {
         *(*BASE, "config", "control", "firewall", "keeper", "kernel_filter", "listener", "netlink", "refusals"),
         *("processes", "run_dir", "seam", "store"),
     },
+    "doctor": {"errors"},
+    "doctor.client": {
+        *(*BASE, "client", "config.faults", "config.profile_model", "config.trusted_path", "knock_size"),
+        *("doctor.clock", "doctor.looks"),
+    },
+    "doctor.server": {
+        *(*BASE, "config", "control", "firewall", "keeper", "netlink", "processes.roles", "server"),
+        *("doctor.clock", "doctor.looks"),
+    },
     "demo": {"errors", "interrupts", "processes.privileges"},
     "cli": {
-        *(*BASE, "config", "control", "client", "demo", "server", "firewall.registry"),
+        *(*BASE, "config", "control", "client", "demo", "doctor", "server", "firewall.registry"),
         *("keeper.provided", "keeper.ratchet_file", "keeper.revoked_keys", "store"),
     },
 }
@@ -185,12 +194,12 @@ def imported(path: Path) -> set[str]:
 
 
 def test_every_part_has_its_place() -> None:
-    assert {name.partition(".")[0] for name in modules()} == set(ALLOWED)
+    assert {name.partition(".")[0] for name in modules()} == {part.partition(".")[0] for part in ALLOWED}
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_imports_point_one_way(name: str) -> None:
-    part = name.partition(".")[0]
+    part = max((part for part in ALLOWED if f"{name}.".startswith(f"{part}.")), key=len)
     allowed = ALLOWED[part] | {part}
     for target in imported(modules()[name]) - {"__version__"}:
         assert any(target == a or target.startswith(f"{a}.") for a in allowed), f"{name} imports {target}"
@@ -321,6 +330,15 @@ def test_listener_and_keeper_do_not_know_each_other() -> None:
             assert not any(target.startswith("keeper") for target in imported(path))
         if name.startswith("keeper"):
             assert not any(target.startswith("listener") for target in imported(path))
+
+
+def test_the_sides_of_doctor_do_not_know_each_other_nor_what_they_share_either_of_them() -> None:
+    for name, path in modules().items():
+        other = {"doctor.client": "server", "doctor.server": "client"}.get(".".join(name.split(".")[:2]))
+        if name.startswith("doctor"):
+            reached = {target for target in imported(path) if target.startswith(("doctor.client", "doctor.server"))}
+            assert all(target.startswith(".".join(name.split(".")[:2])) for target in reached), name
+            assert other is None or not any(target.partition(".")[0] == other for target in imported(path)), name
 
 
 # What reaches a network, another process or the machine, by any name that the standard library has for it.

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from openme.cli.commands import Action
-from openme.cli.options import profile_name
+from openme.cli.options import host_name
 from openme.cli.output import answer, answer_json, note
 from openme.client import AddressError
 from openme.doctor.clock import NOBODY, SERVER
@@ -23,24 +23,23 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "It looks at each side whose file is there. On the client it knocks, and so opens a door as knock does. It\n"
         "ends within 20 s. Exit codes: 0 nothing found, 1 something is wrong. docs/troubleshooting.md has all causes."
     )
-    parser.add_argument(
-        "profile", nargs="?", type=profile_name, metavar="PROFILE", help="which server (default, or the only one)"
-    )
+    parser.add_argument("profile", nargs="?", metavar="PROFILE", help="which server (default, or the only one)")
     parser.add_argument("--side", choices=(_CLIENT, _SERVER), help="look at this side alone")
     parser.add_argument("--no-knock", action="store_true", help="send no knock: look at what can be seen without one")
     parser.add_argument("--ip", metavar="A", help="knock for this address, as knock --ip does")
     parser.add_argument(
-        "--ntp", default=SERVER, metavar="HOST", help=f"ask this one for the time ({SERVER}); {NOBODY}: ask nobody"
+        "--ntp",
+        type=host_name,
+        default=SERVER,
+        metavar="HOST",
+        help=f"ask this one for the time ({SERVER}); {NOBODY}: ask nobody",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def _run(args: argparse.Namespace) -> int:
     """Say what is wrong, a line each; 1 if anything is."""
-    try:
-        reports = _side_by_side(_examinations(args))
-    except AddressError as error:
-        raise OpenmeError(f"--ip: {error.message}", error.hint, exit_code=2) from None
+    reports = _side_by_side(_examinations(args))
     is_well = not any(report.findings for report in reports.values())
     if args.json:
         answer_json(_value(reports))
@@ -60,8 +59,13 @@ def _run(args: argparse.Namespace) -> int:
 def _examinations(args: argparse.Namespace) -> Mapping[str, Callable[[], Report]]:
     """What is to be done, by side. OpenmeError if there is neither a server nor a client here."""
     # Each is loaded where it is needed: what a client has runs on every system.
+    from openme.doctor.client.examine import check_ip, is_there  # noqa: PLC0415
     from openme.doctor.client.examine import examine as examine_client  # noqa: PLC0415
-    from openme.doctor.client.examine import is_there  # noqa: PLC0415
+
+    try:
+        check_ip(args.ip)
+    except AddressError as error:
+        raise OpenmeError(f"--ip: {error.message}", error.hint, exit_code=2) from None
 
     found: dict[str, Callable[[], Report]] = {}
     if args.side == _SERVER or (args.side is None and os.access(args.config, os.F_OK)):

@@ -209,6 +209,7 @@ class _Client:
         hint(
             f"nothing answered on {profile.server_host} port {profile.server_health_port}/tcp; on the"
             " server, the log says why (journalctl -u openme), and 'openme list' shows the client's last accepted knock"
+            "; openme doctor looks for the cause"
         )
 
     # -- status

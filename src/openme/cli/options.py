@@ -33,6 +33,13 @@ def port_number(text: str) -> int:
     raise argparse.ArgumentTypeError(f"expected a port from 1 to {MAX_PORT}")
 
 
+def host_name(text: str) -> str:
+    """A name or an address of a host."""
+    if not text or not is_visible(text) or any(map(str.isspace, text)):
+        raise argparse.ArgumentTypeError("expected a host's name or address")
+    return text
+
+
 def profile_name(text: str) -> str:
     """A name that a client's file may have for a profile."""
     if not text.strip() or not is_visible(text):

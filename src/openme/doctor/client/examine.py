@@ -21,14 +21,18 @@ def is_there(path: Path | None) -> bool:
         return False
 
 
+def check_ip(ip: str | None) -> None:
+    """AddressError unless a knock can name this."""
+    if ip is not None:
+        parse_wanted(ip)
+
+
 def examine(path: Path | None, name: str | None, *, ntp: str, ip: str | None = None, knocks: bool = True) -> Report:
     """Look at the profile called `name` in the file at `path`, as for `load_profiles` and `choose_profile`.
 
     `ntp`: whom to ask for the time, or `none`. `ip`: what the knock names in place of the profile's. Without `knocks`
-    none is sent. AddressError for an `ip` that cannot be one.
+    none is sent.
     """
-    if ip is not None:
-        parse_wanted(ip)
     try:
         client = Client(load_profiles(path), name, ntp=ntp, ip=ip, knocks=knocks)
     except ConfigError as error:
