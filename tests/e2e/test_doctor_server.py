@@ -164,7 +164,7 @@ def a_small_disk(broken: Broken) -> None:
     kept = broken.world.folder / "kept"
     shutil.copytree(state, kept, ignore=shutil.ignore_patterns("control", "lock"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs", state], check=True)
-    broken.world.stack.callback(subprocess.run, ["umount", state], check=True)
+    broken.world.stack.callback(subprocess.run, ["umount", str(state)], check=True)
     broken.world.stack.callback(broken.world.kill)
     for path in kept.iterdir():
         shutil.copy2(path, state)

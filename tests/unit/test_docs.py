@@ -15,7 +15,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 # A file of ours by its path from the root, or a module of the package by its path from there.
 NAMED = re.compile(
-    r"(?:tests|bench|tools|packaging|docs|src|cli|client|config|demo|firewall|keeper|keys|listener|server|store|wire)"
+    r"(?:tests|bench|tools|packaging|docs|src|cli|client|config|demo|doctor|firewall|keeper|keys|listener|server|store|wire)"
     r"/[\w./-]*\w\.(?:py|md|service)"
 )
 

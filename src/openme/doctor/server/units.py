@@ -9,7 +9,7 @@ from openme.doctor.server.subject import Server
 
 FAILED = "unit_failed"
 NOT_ENABLED = "unit_not_enabled"
-UNIT = "openme.service"
+UNIT = "openme"
 _RUNS = Path("/run/systemd/system")
 """Where sd_booted(3) looks."""
 _SECONDS = 4.0
