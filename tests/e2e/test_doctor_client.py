@@ -23,7 +23,7 @@ from support.clock import Clock
 from support.doctor import Told, doctor, documented, ntp_server
 from support.netns import add_addresses, v4, v6
 from support.server import CLIENT, KNOCK_PORT, SERVER, STRANGER, ServerWorld
-from support.ssh_agents import fake_agent
+from support.ssh_agents import LIST, fake_agent
 
 pytestmark = pytest.mark.root
 
@@ -297,6 +297,87 @@ def test_each_cause_of_the_page_is_found_alone_when_it_is_there(broken: Broken, 
     told = broken.run(*words)
     assert (told.code, told.causes) == (1, [cause]), told.value
     assert all(finding["text"] and finding["cure"] for finding in told.value["findings"])
+
+
+def without_a_network(broken: Broken) -> None:
+    broken.world.client.run("ip", "link", "set", "eth0", "down")
+
+
+def a_locked_agent(broken: Broken) -> None:
+    agent = broken.stack.enter_context(fake_agent(lambda request: b"\x0c\0\0\0\0" if request[0] == LIST else None))
+    broken.monkeypatch.setenv("SSH_AUTH_SOCK", agent.path)
+    broken.edit(r"private_key: .*", f"identity: ssh-agent:SHA256:{'A' * 43}")
+    broken.edit(r" *public_key: .*\n", "")
+
+
+def an_agent_that_has_ended(broken: Broken) -> None:
+    a_locked_agent(broken)
+    broken.monkeypatch.setenv("SSH_AUTH_SOCK", str(broken.world.folder / "gone"))
+
+
+def a_key_file_open_to_others(broken: Broken) -> None:
+    path = broken.profile.with_name("id_ed25519")
+    broken.world.client.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path))
+    path.chmod(0o644)
+    broken.edit(r"private_key: .*", "identity: file:id_ed25519")
+
+
+def a_flood_of_a_receipt(broken: Broken) -> None:
+    """64 KiB, and then more, without an end."""
+    stopped(broken)
+    with broken.world.server.entered():
+        listening = broken.stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        hearing = broken.stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    hearing.bind((SERVER[4], KNOCK_PORT))
+    listening.bind((SERVER[4], KNOCK_PORT))
+    listening.listen()
+
+    def give() -> None:
+        while True:
+            try:
+                peer, _ = listening.accept()
+                with peer:
+                    while True:
+                        peer.sendall(bytes(64 * 1024))
+            except ConnectionError:
+                continue
+            except OSError:
+                return
+
+    threading.Thread(target=give, daemon=True).start()
+
+
+def a_known_directory_that_is_a_file(broken: Broken) -> None:
+    broken.profile.with_name("config.yaml.known").touch()
+
+
+def an_unknown_key(broken: Broken) -> None:
+    broken.add("server_prot: 54154")
+
+
+@pytest.mark.parametrize(
+    ("breaks", "cause"),
+    [
+        (without_a_network, "no_route"),
+        (a_locked_agent, "identity"),
+        (an_agent_that_has_ended, "identity"),
+        (a_key_file_open_to_others, "identity"),
+        (a_flood_of_a_receipt, "unproven"),
+        (a_known_directory_that_is_a_file, "kept_files"),
+        (an_unknown_key, "client_file"),
+    ],
+)
+def test_what_else_a_cause_can_come_from(broken: Broken, breaks: Break, cause: str) -> None:
+    told = broken.run(*(breaks(broken) or ()))
+    assert (told.code, told.causes) == (1, [cause]), told.value
+
+
+def test_it_ends_though_the_resolver_and_the_agent_hang_and_nobody_tells_the_time(broken: Broken) -> None:
+    a_resolver_that_hangs(broken)
+    an_agent_that_hangs(broken)
+    told = broken.run("--ntp", "time.example")
+    assert (told.code, told.causes) == (1, ["identity", "resolver_silent"])
+    assert "clock" in [item["look"] for item in told.value["not_looked_at"]]
 
 
 def test_the_page_names_what_the_looks_can_find() -> None:

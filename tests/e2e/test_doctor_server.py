@@ -1,6 +1,7 @@
 """What doctor finds on a server: each cause of its page, broken over the real thing, and nothing when all is well."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -330,6 +331,63 @@ def test_each_cause_of_the_page_is_found_alone_when_it_is_there(broken: Broken, 
 def test_the_page_names_what_the_looks_can_find() -> None:
     causes = {SERVER_FILE, CLOCK, *(cause for look in LOOKS for cause in look.causes)}
     assert sorted(documented("server")) == sorted(causes)
+
+
+def a_bridge_member(broken: Broken) -> None:
+    server = broken.world.server
+    server.run("ip", "link", "add", "br0", "type", "bridge")
+    server.run("ip", "link", "add", "inner", "type", "dummy")
+    server.run("ip", "link", "set", "inner", "master", "br0")
+    broken.world.edit(interface="inner")
+
+
+def published_by_an_engine(broken: Broken) -> None:
+    """As container engines do it: a chain of their own in iptables-nft's table, to which prerouting jumps."""
+    for line in (
+        "-N DOCKER",
+        "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
+        "-A DOCKER ! -i docker0 -p tcp --dport 22 -j DNAT --to-destination 172.17.0.2:22",
+    ):
+        broken.world.server.run("iptables-nft", "-t", "nat", *line.split())
+
+
+def half_a_ratchet(broken: Broken) -> None:
+    path = broken.world.state_dir / "ratchet"
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def a_ratchet_open_to_others(broken: Broken) -> None:
+    (broken.world.state_dir / "ratchet").chmod(0o644)
+
+
+def a_hosts_own_policy(broken: Broken) -> None:
+    """With open_knock_port: false it is for the host's own rules to let knocks in, and these drop by default."""
+    broken.world.server.nft("table inet filter { chain input { type filter hook input priority 0; policy drop; }; }")
+    broken.world.edit(open_knock_port=False)
+
+
+def an_expired_client(broken: Broken) -> None:
+    broken.replace("    ed25519_pubkey:", "    expires: 2020-01-01T00:00:00Z\n    ed25519_pubkey:")
+
+
+@pytest.mark.parametrize(
+    ("looks", "cause"),
+    [
+        (then(a_bridge_member), "interface"),
+        (then(published_by_an_engine), "forwarded"),
+        (then(half_a_ratchet), "ratchet"),
+        (then(a_ratchet_open_to_others), "ratchet"),
+        (restarted(a_hosts_own_policy), "knock_port_shut"),
+        (then(an_expired_client), "nobody_can_knock"),
+        (stopped(lambda broken: os.chown(broken.world.state_dir, PERSON, PERSON)), "state_dir"),
+        (systemd("masked", "inactive"), "unit_not_enabled"),
+        (then(lambda broken: broken.world.kill()), "not_serving"),
+    ],
+    ids=["bridge", "engine", "half", "open", "policy", "expired", "owner", "masked", "killed"],
+)
+def test_what_else_a_cause_can_come_from(broken: Broken, looks: Break, cause: str) -> None:
+    told = looks(broken)
+    assert (told.code, sorted(told.causes)) == (1, sorted([cause, *unset_clock()])), told.value
 
 
 def test_who_is_not_root_is_told_what_was_not_looked_at(broken: Broken) -> None:

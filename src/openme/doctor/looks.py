@@ -88,6 +88,8 @@ class _Taking(Generic[Subject]):
             self.why = str(error)
         except OpenmeError as error:
             self.why = error.message
+        except OSError as error:
+            self.why = (error.strerror or str(error)).lower()
         except Exception as error:  # noqa: BLE001  # one look that fails must not cost the others
             self.why = f"internal error ({type(error).__name__}), please report it"
         else:

@@ -1,5 +1,7 @@
 """Looks run side by side: what each finds, what it waits for, and that none holds the others up."""
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 
@@ -48,12 +50,17 @@ def test_what_was_not_looked_at_is_said_and_is_no_finding() -> None:
     def refuses(_subject: object) -> list[Finding]:
         raise OpenmeError("permission denied", "be root")
 
-    report = run([Look("a", (), cannot), Look("b", (), refuses), Look("c", (), is_well)], None)
-    assert report == (
-        (),
-        ("c",),
-        (NotLooked("a", "there is nothing to look with"), NotLooked("b", "permission denied")),
-    )
+    def is_gone(_subject: object) -> list[Finding]:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    looks = [Look("a", (), cannot), Look("b", (), refuses), Look("c", (), is_gone), Look("d", (), is_well)]
+    report = run(looks, None)
+    assert report[:2] == ((), ("d",))
+    assert [why for _, why in report.not_looked] == [
+        "there is nothing to look with",
+        "permission denied",
+        "no such file or directory",
+    ]
 
 
 def test_a_look_that_fails_inside_costs_no_other_one() -> None:
