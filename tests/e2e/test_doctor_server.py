@@ -336,7 +336,7 @@ def test_the_page_names_what_the_looks_can_find() -> None:
 def a_bridge_member(broken: Broken) -> None:
     server = broken.world.server
     server.run("ip", "link", "add", "br0", "type", "bridge")
-    server.run("ip", "link", "add", "inner", "type", "dummy")
+    server.run("ip", "link", "add", "inner", "type", "veth", "peer", "name", "outer")
     server.run("ip", "link", "set", "inner", "master", "br0")
     broken.world.edit(interface="inner")
 
