@@ -166,6 +166,12 @@ def test_no_answer_for_programs_is_none_and_exit_code_3(here: Place, alice: Path
     assert done.json() == {"profile": "default", "answer": None, "open": None, "knocks": [sent], "not_sent": []}
 
 
+def test_with_json_too_a_door_that_stays_shut_runs_no_post_knock(here: Place, alice: Path) -> None:
+    alice.write_text(alice.read_text() + '    post_knock: "touch \\"$HOME/done\\""\n')
+    assert client(here, alice, "knock", "--check", "--json").code == 3
+    assert not (here.root / "done").exists()
+
+
 def test_with_json_a_post_knock_prints_to_stderr(here: Place, alice: Path) -> None:
     alice.write_text(alice.read_text() + '    post_knock: "echo by the command"\n')
     done = client(here, alice, "knock", "--json")

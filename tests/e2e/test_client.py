@@ -53,6 +53,7 @@ def test_status_and_check_tell_the_truth(make_world: Callable[..., ServerWorld])
     answer = json.loads(world.status(alice, "--json", code=SHUT).stdout)
     assert answer == {
         "profile": "default",
+        "answer": "none",
         "open": False,
         "addresses": [{"address": SERVER[4], "open": False}],
         "receipts": [],

@@ -92,6 +92,15 @@ def first_epoch(by: int) -> Break:
     return breaks
 
 
+def keys_that_end_soon(broken: Broken) -> tuple[str, ...]:
+    """As of a file that is fifty weeks old, whose client has fetched no receipt since; one that it fetches is the cure."""
+    (text,) = re.findall(r"keys: \"?([A-Za-z0-9+/=]+)", broken.profile.read_text())
+    raw = base64.b64decode(text)
+    first_epoch(-50)(broken)
+    broken.edit(re.escape(text), base64.b64encode(raw[3 * 32 :] + raw[: 3 * 32]).decode())
+    return ("--no-knock",)
+
+
 def other_later_key(broken: Broken) -> None:
     """As if a thief of the server had given out keys of his own."""
     (text,) = re.findall(r"keys: \"?([A-Za-z0-9+/=]+)", broken.profile.read_text())
@@ -265,7 +274,7 @@ BREAKS: dict[str, Break] = {
     "keys_missing": without_epoch_keys,
     "keys_ended": first_epoch(-60),
     "keys_not_begun": first_epoch(+3),
-    "keys_end_soon": first_epoch(-50),
+    "keys_end_soon": keys_that_end_soon,
     "keys_refused": other_later_key,
     "identity": an_agent_that_hangs,
     "name_unknown": unknown,
@@ -370,6 +379,11 @@ def an_unknown_key(broken: Broken) -> None:
 def test_what_else_a_cause_can_come_from(broken: Broken, breaks: Break, cause: str) -> None:
     told = broken.run(*(breaks(broken) or ()))
     assert (told.code, told.causes) == (1, [cause]), told.value
+
+
+def test_keys_that_a_receipt_renews_are_no_finding(broken: Broken) -> None:
+    keys_that_end_soon(broken)
+    assert broken.run().causes == []
 
 
 def test_it_ends_though_the_resolver_and_the_agent_hang_and_nobody_tells_the_time(broken: Broken) -> None:

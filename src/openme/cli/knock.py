@@ -94,11 +94,11 @@ class _Client:
         code = 0
         if args.check:
             code = self._check(attempt, args)
-        elif args.json:
-            self._answer_json(args, attempt=attempt)
             if code and not args.continuous:
                 warn_of_keys(self.session)
                 return code
+        elif args.json:
+            self._answer_json(args, attempt=attempt)
         if args.continuous:
             return self._continue(args, attempt)
         if post_knock:

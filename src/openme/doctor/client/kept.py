@@ -53,7 +53,7 @@ def place(client: Client) -> Iterator[Finding]:
         yield Finding(
             CHANGEABLE,
             f"others can change {found}, and so put another file in the place of {path}",
-            (f"chmod go-w {found}, or keep the profiles in a directory of your own"),
+            f"chmod go-w {found}, or keep the profiles in a directory of your own",
         )
 
 

@@ -46,7 +46,12 @@ def epoch_keys(client: Client) -> Iterator[Finding]:
         yield Finding(
             NOT_BEGUN, f"the epoch keys of profile {profile.name} begin on {begin}, and it is {today} here", _RENEW
         )
-    elif (last := client.session.keys_end()) is not None:
+
+
+def end(client: Client) -> Iterator[Finding]:
+    """Whether they end soon, also after what a receipt may have brought."""
+    profile = client.profile
+    if (last := client.session.keys_end()) is not None:
         yield Finding(
             END_SOON,
             f"the epoch keys of profile {profile.name} end on {day(last)}",

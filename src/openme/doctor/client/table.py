@@ -12,7 +12,7 @@ _BEFORE_A_KNOCK = ("epoch keys", "identity", "name", "route")
 
 LOOKS: tuple[Look[Client], ...] = (
     Look("clock", (CLOCK,), lambda client: clock_is_wrong(client.ntp)),
-    Look("epoch keys", (keys.MISSING, keys.ENDED, keys.NOT_BEGUN, keys.END_SOON), keys.epoch_keys),
+    Look("epoch keys", (keys.MISSING, keys.ENDED, keys.NOT_BEGUN), keys.epoch_keys),
     Look("kept files", (kept.KEPT,), kept.kept_files),
     Look("place of the file", (kept.CHANGEABLE,), kept.place),
     Look("identity", (signer.IDENTITY,), signer.identity),
@@ -26,6 +26,7 @@ LOOKS: tuple[Look[Client], ...] = (
         after=_BEFORE_A_KNOCK,
         seconds=16,
     ),
+    Look("end of the keys", (keys.END_SOON,), keys.end, after=("epoch keys", "receipt"), seconds=16),
     Look("server's clock", (answer.SERVER_CLOCK,), answer.server_clock, after=("clock", *_BEFORE_A_KNOCK), seconds=16),
     Look(
         "answer",

@@ -28,7 +28,7 @@ _MOST_NAMED = 5
 
 
 def directory(server: Server) -> Iterator[Finding]:
-    """Whether it is there, and closed to others. What else keeps a server from using it is a look of its own."""
+    """Whether it is there. What else keeps a server from using it is a look of its own."""
     state_dir = server.config.state_dir
     if not state_dir.exists():
         yield Finding(
@@ -37,7 +37,11 @@ def directory(server: Server) -> Iterator[Finding]:
             "if it was moved, put it back or correct state_dir; else openme serve makes a new one, and clients need new"
             " files (openme renew NAME)",
         )
-        return
+
+
+def mode(server: Server) -> Iterator[Finding]:
+    """Whether it is closed to others."""
+    state_dir = server.config.state_dir
     try:
         is_open = is_open_to_others(state_dir)
     except OpenmeError:

@@ -18,7 +18,8 @@ _ROOT = "run the server as root, or with systemd's unit (packaging/openme.servic
 LOOKS: tuple[Look[Server], ...] = (
     Look("clock", (CLOCK,), lambda server: clock_is_wrong(server.ntp)),
     Look("clock's source", (clock.UNSYNCHRONISED,), clock.synchronised),
-    Look("state_dir", (state.MISSING, state.OPEN), state.directory),
+    Look("state_dir", (state.MISSING,), state.directory),
+    Look("mode of state_dir", (state.OPEN,), state.mode, after=("state_dir", "files of state_dir")),
     Look(
         "files of state_dir",
         ("state_dir",),
@@ -81,5 +82,6 @@ LOOKS: tuple[Look[Server], ...] = (
     Look("epoch keys", (state.RATCHET, state.NO_EPOCH), state.epoch_keys, after=("state_dir",)),
     Look("clients' keys", (state.CLIENT_KEYS,), state.client_keys, after=("state_dir", "epoch keys")),
     Look("sandbox", (processes.SANDBOX,), processes.sandbox, after=("serving",)),
-    Look("unit", (units.FAILED, units.NOT_ENABLED), units.unit),
+    Look("unit", (units.FAILED,), units.failed),
+    Look("boot", (units.NOT_ENABLED,), units.enabled),
 )

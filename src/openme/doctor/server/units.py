@@ -15,21 +15,31 @@ _RUNS = Path("/run/systemd/system")
 _SECONDS = 4.0
 
 
-def unit(_server: Server) -> Iterator[Finding]:
-    """What systemd says of openme.service; nothing where there is no such unit, as where somebody starts it himself."""
+def failed(_server: Server) -> Iterator[Finding]:
+    """Whether systemd has given it up."""
+    _state()
+    if _says("is-failed") == "failed":
+        yield Finding(
+            FAILED, f"systemd has given {UNIT} up", f"journalctl -u {UNIT} says why; then systemctl restart {UNIT}"
+        )
+
+
+def enabled(_server: Server) -> Iterator[Finding]:
+    """Whether the next boot starts it."""
+    if (state := _state()) in {"disabled", "masked"}:
+        yield Finding(
+            NOT_ENABLED, f"{UNIT} is {state}: nothing is served after the next boot", f"sudo systemctl enable {UNIT}"
+        )
+
+
+def _state() -> str:
+    """What systemd says of openme.service. NotLookedError where there is none, as where somebody starts it himself."""
     if not _RUNS.is_dir():
         raise NotLookedError("systemd does not run here")
     state = _says("is-enabled")
     if not state or state == "not-found":
         raise NotLookedError(f"systemd has no {UNIT}")
-    if _says("is-failed") == "failed":
-        yield Finding(
-            FAILED, f"systemd has given {UNIT} up", f"journalctl -u {UNIT} says why; then systemctl restart {UNIT}"
-        )
-    if state in {"disabled", "masked"}:
-        yield Finding(
-            NOT_ENABLED, f"{UNIT} is {state}: nothing is served after the next boot", f"sudo systemctl enable {UNIT}"
-        )
+    return state
 
 
 def _says(question: str) -> str:
