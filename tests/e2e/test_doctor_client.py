@@ -93,7 +93,7 @@ def first_epoch(by: int) -> Break:
 
 
 def keys_that_end_soon(broken: Broken) -> tuple[str, ...]:
-    """As of a file that is fifty weeks old, whose client has fetched no receipt since; one that it fetches is the cure."""
+    """As of a file that is fifty weeks old, whose client has fetched no receipt since."""
     (text,) = re.findall(r"keys: \"?([A-Za-z0-9+/=]+)", broken.profile.read_text())
     raw = base64.b64decode(text)
     first_epoch(-50)(broken)

@@ -311,13 +311,13 @@ BREAKS: dict[str, Break] = {
 
 
 def test_when_all_is_well_nothing_is_found(broken: Broken) -> None:
-    before = broken.world.server.ruleset(), broken.world.server.run("ip", "address")
+    before = broken.world.server.ruleset(), broken.world.server.run("ip", "-brief", "address")
     told = broken.run()
     assert (told.code, told.causes) == (int(bool(unset_clock())), unset_clock()), told.value
     units = [] if Path("/run/systemd/system").exists() else ["unit", "boot"]
     assert [item["look"] for item in told.value["not_looked_at"]] == units
     assert len(told.value["looked_at"]) == len(LOOKS) - len(units)
-    assert (broken.world.server.ruleset(), broken.world.server.run("ip", "address")) == before
+    assert (broken.world.server.ruleset(), broken.world.server.run("ip", "-brief", "address")) == before
 
 
 @pytest.mark.parametrize("cause", [cause for cause in documented("server") if cause != UNSYNCHRONISED])
