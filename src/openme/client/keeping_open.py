@@ -12,7 +12,6 @@ from openme.client.blocking import Blocking, finish
 from openme.client.errors import ClientError
 from openme.client.in_one_call import meant, opened
 from openme.client.policy import Outcome, Policy
-from openme.client.turns import LONGEST_SLEEP
 from openme.config.profile_model import ClientConfig, Profile
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ UNPROVEN_SECONDS = 25.0
 RETRY_SECONDS = 5.0
 """Until the next try after one that failed; a grant that is over sooner has a shorter time."""
 LEAST_SECONDS = 0.5
+LONGEST_SLEEP = 5.0
+"""A sleep of ours goes on after the machine's own; a look at the clock sees that it is over."""
 
 
 def keep_open(
