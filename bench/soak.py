@@ -262,7 +262,11 @@ class Soak:
         self._revocation = None
 
     def _start_again(self) -> None:
-        """Stopped, then killed, by turns. Knocks pause: nobody can take one while nothing runs."""
+        """Stopped, then killed, by turns. Knocks pause: nobody can take one while nothing runs.
+
+        So does noise, which would fill the socket for as long as the server has no keys to tell it by.
+        """
+        self._end_noise()
         limit = time.monotonic() + _LOST
         while self._under_way and time.monotonic() < limit:
             self._look()

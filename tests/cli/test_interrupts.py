@@ -261,7 +261,7 @@ def test_sessions_ends_with_0_wherever_ctrl_c_finds_it(here: Place) -> None:
 def test_a_client_that_knocks_until_ctrl_c_ends_with_0(here: Place) -> None:
     alice = here.client("alice")
     words = ["--client-config", str(alice), "knock", "--continuous", "--interval", "1s"]
-    for where in (("wait", 1), ("sleep", 1), ("_reached", 2), ("remember", 2)):
+    for where in (("wait", 1), ("readable", 1), ("_reached", 2), ("remember", 2)):
         done = run(here, signal.SIGINT, where, *words)
         assert (done.code, "Traceback" in done.err) == (0, False), (where, done.err)
     before = set(files(here))
@@ -283,7 +283,7 @@ STARTING = [
     *("state_lock", "bind_health", "fork", "pidfd_open", "start_guardian"),
     *("confine", "_await_listener", "watch_interfaces"),
 ]
-STARTED = ["_start_firewall", "take_over", "set_wakeup_fd", "_say_ready", "_patience", "turn"]
+STARTED = ["_start_firewall", "take_over", "set_wakeup_fd", "_say_ready", "next_at", "turn"]
 
 
 def is_free(here: Place) -> bool:

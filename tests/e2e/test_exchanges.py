@@ -191,7 +191,10 @@ def test_no_handshake_under_way_comes_to_stand(served: ServerWorld) -> None:
 
 
 def test_connections_are_cut_at_a_client_with_hundreds_of_addresses_while_others_knock(served: ServerWorld) -> None:
-    """Answered when it is done, with the number of what was cut."""
+    """Answered when it is done, with the number of what was cut.
+
+    The exchange is among it, unless the server has ended it when it saw the key in the list of those revoked.
+    """
     alice, bob = served.add("alice"), served.add("bob")
     serve_and_open(served, alice)
     sessions = [served.connection(served.client, SSH) for _ in range(3)]
@@ -200,7 +203,7 @@ def test_connections_are_cut_at_a_client_with_hundreds_of_addresses_while_others
         served.send(served.packet(alice, target=ip_address(f"2001:db8:0:9::{number + 1:x}")))
     until(lambda: len(served.sessions()) >= 251)
     done = served.openme(served.server, "--config", served.config, "revoke", "--cut", "alice", code=0)
-    assert "connections cut: 4" in done.stderr
+    assert re.search("connections cut: [34]\n", done.stderr)
     assert not exchange.goes_on()
     for session in sessions:
         with pytest.raises(ConnectionResetError):
