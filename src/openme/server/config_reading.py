@@ -103,10 +103,12 @@ def check_beside(text: str) -> None:
     if len(others) < _MANY:
         return
     result = os.memfd_create("checked keys", os.MFD_CLOEXEC)  # a pipe would be full long before it is read
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         try:
             die_with_parent()
+            _refuse_to_outlive(parent)
             with os.fdopen(result, "wb") as good:
                 for key in others:
                     with suppress(KeyTextError):
@@ -124,18 +126,26 @@ def check_beside(text: str) -> None:
     public_key_of.expect(others, checked)
 
 
+def _refuse_to_outlive(parent: int) -> None:
+    """End if the parent was killed before the kernel knew that we end with it: we hold its locks, too."""
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 class Reader:
     """A child process that reads the config and leaves it in memory that both share."""
 
     def __init__(self, read: Callable[[], WasRead], forget: Callable[[], None]) -> None:
         self._started = time.monotonic()
         self._result = os.memfd_create("config", os.MFD_CLOEXEC)
+        parent = os.getpid()
         with held_back():  # in the child to its end: they are for its parent, with which it ends
             self._child = os.fork()
             if self._child == 0:
                 status = 1
                 try:
                     take_on(CONFIG_READER)
+                    _refuse_to_outlive(parent)
                     forget()
                     with os.fdopen(self._result, "wb") as file:
                         hand_over(read(), file)

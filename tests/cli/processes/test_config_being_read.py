@@ -377,3 +377,33 @@ def test_what_ended_in_steps_is_cut_though_the_disk_does_not_tell_the_rest(tmp_p
             world.process.slices.advance()
         assert world.open_for() == set()
         assert {target for target, _ in world.firewall.cuts} == set(sources)
+
+
+def test_a_reader_whose_parent_was_killed_before_it_could_ask_to_end_with_it_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has its parent's locks, and another server is to start in that one's place."""
+    come, go = os.pipe()
+    parents: list[int] = []
+
+    def asked_too_late(*_: object) -> None:
+        os.kill(parents[0], signal.SIGKILL)
+        until(lambda: os.getppid() != parents[0], "the parent is gone")
+
+    def read() -> WasRead:
+        os.write(go, b"read")
+        os._exit(0)
+
+    monkeypatch.setattr(config_reading, "take_on", asked_too_late)
+    parent = os.fork()
+    if parent == 0:
+        try:
+            parents.append(os.getpid())
+            config_reading.Reader(read, lambda: None)
+            signal.pause()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) == -signal.SIGKILL
+    os.close(go)
+    with os.fdopen(come, "rb") as said:
+        assert said.read() == b"", "until the reader is gone, which has the other end"
