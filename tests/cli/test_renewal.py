@@ -167,7 +167,9 @@ def test_post_knock_is_never_kept_waiting_for_keys(here: Place, monkeypatch: pyt
     order = _Order()
     monkeypatch.setattr(subprocess, "Popen", order.popen)
     monkeypatch.setattr(policy, "fetch", order.fetch)
-    args = argparse.Namespace(client_config=file, profile=None, ip=TARGET, check=False, continuous=False, config=None)
+    args = argparse.Namespace(
+        client_config=file, profile=None, ip=TARGET, check=False, continuous=False, json=False, config=None
+    )
     assert command.KNOCK.run(args) == 0
     assert order.events == ["run ssh host", "fetch", "wait", "ended"]
 

@@ -130,13 +130,13 @@ def test_check_says_that_another_address_was_named(world: ServerWorld) -> None:
 
 
 def test_continuous_keeps_the_door_open_and_runs_post_knock_once(make_world: Callable[..., ServerWorld]) -> None:
-    world = make_world(knock_timeout="2s")
+    world = make_world(knock_timeout="3s")
     done = world.folder / "done"
     alice = world.add("alice", lines=f"post_knock: echo once >> {done}")
     world.serve(tcp=[22])
     world.start()
     knocking = subprocess.Popen(
-        world.client.command(OPENME, "--client-config", str(alice), "knock", "--continuous", "--interval", "1s"),
+        world.client.command(OPENME, "--client-config", str(alice), "knock", "--continuous"),
         stderr=subprocess.DEVNULL,
     )
     try:
@@ -149,6 +149,26 @@ def test_continuous_keeps_the_door_open_and_runs_post_knock_once(make_world: Cal
     assert knocking.wait(5) == 0
     assert done.read_text() == "once\n"
     until(lambda: world.tcp(world.client, 22) == "filtered", 5)
+
+
+def test_an_interval_that_outlasts_the_grant_is_kept_to_and_said(make_world: Callable[..., ServerWorld]) -> None:
+    world = make_world(knock_timeout="3s")
+    alice = world.add("alice")
+    world.start()
+    words = ["--client-config", str(alice), "knock", "--continuous", "--interval", "10m"]
+    with subprocess.Popen(
+        world.client.command(OPENME, *words), stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as knocking:
+        assert knocking.stderr is not None
+        try:
+            lines = iter(knocking.stderr.readline, b"")
+            warning = next(line for line in lines if b"warning" in line)
+        finally:
+            knocking.send_signal(signal.SIGINT)
+    assert warning == (
+        b"openme: warning: --interval 10m: the server opens for 3s only, and the door is shut in between; without"
+        b" --interval it never is\n"
+    )
 
 
 @pytest.fixture

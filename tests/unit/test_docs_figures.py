@@ -18,7 +18,7 @@ from bench.pages import GOALS, summary, with_figures
 from bench.rows import ROWS
 
 from openme.cli import knock as cli_knock
-from openme.client import address_page, door, known, nat64, plan, receipt, renewal
+from openme.client import address_page, door, grant, known, nat64, plan, receipt, renewal
 from openme.config import model, nodes, profile_model, server_keys
 from openme.firewall import nftables_rules
 from openme.keeper import journal, ratchet_file
@@ -79,7 +79,7 @@ STATED = (
     ("docs/clients.md", "wait up to «5 s» until the health port", door.CHECK_SECONDS),
     ("docs/client-library.md", "waits for the door, «five seconds» at most", door.CHECK_SECONDS),
     ("docs/client-library.md", "nearer than this; «eight weeks», less", renewal.WARN_SECONDS),
-    ("docs/clients.md", "every «25 s» or `--interval`", cli_knock.DEFAULT_INTERVAL),
+    ("docs/clients.md", "every «25 s» or `--interval`", grant.USUAL_INTERVAL),
     ("docs/clients.md", "the same packet, «sixteen» of them at most", plan.MOST_ADDRESSES),
     ("docs/clients.md", "the page has «three seconds», from", address_page.PATIENCE),
     ("docs/clients.md", "in at most «1 KiB».", address_page.MOST_BYTES),

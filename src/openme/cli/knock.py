@@ -10,6 +10,7 @@ from openme.cli.options import duration
 from openme.cli.output import answer, answer_json, complain, hint, json_text, note, warn
 from openme.cli.progress import waiting
 from openme.client import (
+    USUAL_INTERVAL,
     AddressError,
     Answer,
     Attempt,
@@ -26,9 +27,9 @@ from openme.moments import rfc3339
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
 
 SHUT = 3
-DEFAULT_INTERVAL = 25.0  # seconds; below the usual knock_timeout of 30, so that the door stays open
 
 _EPILOG = (
     "proven: by a receipt of the server's; unproven: something answers; closed: nothing does.\n"
@@ -64,9 +65,9 @@ def _knock_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval",
         type=duration,
-        default=DEFAULT_INTERVAL,
         metavar="D",
-        help=f"between two knocks with --continuous ({format_duration(DEFAULT_INTERVAL)})",
+        help=f"between two knocks with --continuous ({format_duration(USUAL_INTERVAL)}, or sooner where the server"
+        " says that the door is open for less)",
     )
 
 
@@ -90,17 +91,21 @@ class _Client:
             attempt = self.session.knock(args.ip)
         except AddressError as error:  # the file's own `ip` was looked at when it was loaded
             raise OpenmeError(f"--ip: {error.message}", error.hint, exit_code=2) from None
+        # From now on, since the network may change while the door is looked at.
+        following = self.session.again(args.interval, args.ip) if args.continuous else None
         self._say_sent(attempt)
         code = 0
         if args.check:
-            code = self._check(attempt, args)
+            with waiting(self._what_is_waited_for()):
+                outcome = self.session.check(attempt)
+            code = self._say_checked(attempt, outcome, args)
             if code and not args.continuous:
                 warn_of_keys(self.session)
                 return code
         elif args.json:
             self._answer_json(args, attempt=attempt)
-        if args.continuous:
-            return self._continue(args, attempt)
+        if following is not None:
+            return self._continue(args, attempt, following)
         if post_knock:
             # Beside it and never before it: nobody waits for new keys.
             with _started(post_knock, args) as command:
@@ -130,7 +135,9 @@ class _Client:
         for family, reason in attempt.unnamed:
             warn(f"no knock over {family}: {reason}")
 
-    def _continue(self, args: argparse.Namespace, attempt: Attempt) -> int:
+    def _continue(
+        self, args: argparse.Namespace, attempt: Attempt, following: "Iterator[Attempt | ClientError]"
+    ) -> int:
         """Knock again and again; `post_knock` runs once, beside it. `attempt` is the first knock, sent already."""
         post_knock = self.profile.post_knock
         command = _started(post_knock, args) if post_knock else None
@@ -140,20 +147,32 @@ class _Client:
             return code if command is None or command.poll() is None else max(code, _after(command.returncode))
 
         with ending(ended):
-            warn_of_keys(self.session, None if args.check else renewed(self.session, attempt))
-            for following in self.session.again(args.interval, args.ip):
-                if isinstance(following, ClientError):
-                    warn(following.message)
+            # How long the door is open only a receipt tells.
+            warn_of_keys(self.session, None if args.check else renewed(self.session, attempt, always=True))
+            self._warn_of_interval(args.interval)
+            for found in following:
+                if isinstance(found, ClientError):
+                    warn(found.message)
                     continue
-                self._say_sent(following)
+                self._say_sent(found)
                 if args.check:
-                    code = self._check(following, args)
+                    code = self._say_checked(found, self.session.check(found), args)
                     continue
                 if args.json:
-                    self._answer_json(args, attempt=following)
-                if problem := renewed(self.session, following):
+                    self._answer_json(args, attempt=found)
+                if problem := renewed(self.session, found):
                     warn(problem)
         return code
+
+    def _warn_of_interval(self, interval: float | None) -> None:
+        """What the user asks for is done, and he hears what comes of it."""
+        grant = self.session.grant
+        if interval is not None and grant is not None and interval >= grant:
+            asked, opened = format_duration(interval), format_duration(round(grant))
+            warn(
+                f"--interval {asked}: the server opens for {opened} only, and the door is shut in between; without"
+                " --interval it never is"
+            )
 
     def _answer_json(
         self, args: argparse.Namespace, *, attempt: Attempt | None = None, outcome: Outcome | None = None
@@ -168,9 +187,8 @@ class _Client:
             answer_json(found)
         return 0 if outcome is None or outcome.is_open else SHUT
 
-    def _check(self, attempt: Attempt, args: argparse.Namespace) -> int:
-        """Wait for the door, and say what opened: under version 2 by the server's own word."""
-        outcome = self._checked(attempt)
+    def _say_checked(self, attempt: Attempt, outcome: Outcome, args: argparse.Namespace) -> int:
+        """Say what opened: under version 2 by the server's own word."""
         _say_problems(outcome)
         if args.json:
             return self._answer_json(args, attempt=attempt, outcome=outcome)
@@ -183,9 +201,8 @@ class _Client:
                 warn(f"open, but not over {endpoint}")
         return code
 
-    def _checked(self, attempt: Attempt) -> Outcome:
-        with waiting(f"waiting for {self.profile.server_host} port {self.profile.server_health_port}/tcp"):
-            return self.session.check(attempt)
+    def _what_is_waited_for(self) -> str:
+        return f"waiting for {self.profile.server_host} port {self.profile.server_health_port}/tcp"
 
     def _say_closed(self, attempt: Attempt, change: str) -> None:
         """`change`: how the user of this command lets the server take the address that the knock comes from."""
@@ -220,7 +237,8 @@ class _Client:
         if args.knock:
             attempt = self.session.knock()
             self._say_sent(attempt)
-            outcome = self._checked(attempt)
+            with waiting(self._what_is_waited_for()):
+                outcome = self.session.check(attempt)
         else:
             outcome = self.session.status()
             if outcome.left_out:

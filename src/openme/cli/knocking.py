@@ -21,10 +21,10 @@ def _passphrase(path: "Path") -> bytearray:
     return passphrase(path)
 
 
-def renewed(session: Session, attempt: Attempt) -> str | None:
-    """Fetch new keys after a knock that was just sent, if they are due; why what came was not kept."""
+def renewed(session: Session, attempt: Attempt, *, always: bool = False) -> str | None:
+    """Fetch new keys after a knock that was just sent, if they are due or `always`; why what came was not kept."""
     try:
-        session.renew(attempt)
+        session.renew(attempt, always=always)
     except (DiskError, KeysRefusedError) as error:
         return error.message
     return None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         SigningError,
         UnknownHostError,
     )
+    from openme.client.grant import USUAL_INTERVAL
     from openme.client.identity import Identity, public_key_of
     from openme.client.knock import Attempt, Sent, protocol_of
     from openme.client.known import refuse_shared_keys
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from openme.wire.receipt import Receipt
 
 __all__ = [
+    "USUAL_INTERVAL",
     "WARN_SECONDS",
     "AddressError",
     "Answer",
@@ -100,6 +102,8 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of ours
                 from openme.client import dialling as home
             case "relay":
                 from openme.client import relaying as home
+            case "USUAL_INTERVAL":
+                from openme.client import grant as home
             case "WARN_SECONDS":
                 from openme.client import renewal as home
             case "Endpoint":

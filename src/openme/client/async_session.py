@@ -19,6 +19,7 @@ from openme.wire.receipt import MAX_SIZE
 
 if TYPE_CHECKING:
     from openme.client.key_file import Passphrase
+    from openme.client.turns import Turns
 
 T = TypeVar("T")
 
@@ -53,17 +54,24 @@ class AsyncSession:
         """See `Session.status`."""
         return await self._policy.status()
 
-    async def renew(self, attempt: Attempt) -> None:
+    @property
+    def grant(self) -> float | None:
+        """See `Session.grant`."""
+        return self._policy.grant
+
+    async def renew(self, attempt: Attempt, *, always: bool = False) -> None:
         """See `Session.renew`."""
-        await self._policy.renew(attempt)
+        await self._policy.renew(attempt, always=always)
 
     def keys_end(self) -> int | None:
         """See `Session.keys_end`; does not wait."""
         return self._policy.keys_end()
 
-    async def again(self, interval: float, ip: str | None = None) -> AsyncIterator[Attempt | ClientError]:
+    def again(self, interval: float | None = None, ip: str | None = None) -> AsyncIterator[Attempt | ClientError]:
         """See `Session.again`."""
-        turns = self._policy.turns(interval)
+        return self._again(self._policy.turns(interval), ip)
+
+    async def _again(self, turns: "Turns", ip: str | None) -> AsyncIterator[Attempt | ClientError]:
         while True:
             await turns.wait()
             try:

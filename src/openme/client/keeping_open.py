@@ -1,6 +1,7 @@
 """`openme.keep_open`: a door that stays open as long as a block of code runs, with threads or in asyncio.
 
-It knocks again by time, before the grant ends. The rule is a coroutine over a driver, as the policy is.
+It knocks again by time, before the grant ends, and as soon as this machine is in another network. The rule is a
+coroutine over a driver, as the policy is.
 """
 
 import threading
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from openme.client.blocking import Blocking, finish
 from openme.client.errors import ClientError
+from openme.client.grant import LEAST_SECONDS, grant_seconds, renewal_seconds
 from openme.client.in_one_call import meant, opened
 from openme.client.policy import Outcome, Policy
 from openme.config.profile_model import ClientConfig, Profile
@@ -22,15 +24,8 @@ if TYPE_CHECKING:
     from openme.client.identity import Identity
     from openme.client.key_file import Passphrase
 
-RENEW_AT = 0.6
-"""Of a grant's time: enough is left for a second try when the first is lost."""
-UNPROVEN_SECONDS = 25.0
-"""Between two knocks where no receipt tells how long the grant is; below the usual knock_timeout of 30 s."""
 RETRY_SECONDS = 5.0
 """Until the next try after one that failed; a grant that is over sooner has a shorter time."""
-LEAST_SECONDS = 0.5
-LONGEST_SLEEP = 5.0
-"""A sleep of ours goes on after the machine's own; a look at the clock sees that it is over."""
 
 
 def keep_open(
@@ -156,6 +151,7 @@ class _Rule:
     async def begin(self, driver: "Driver") -> None:
         """Open the door. Whatever `knock` raises."""
         self._policy = self._make(driver)
+        self._roaming = self._policy.roaming()
         self.problem = None
         self._due = driver.boot_clock()
         await self._knock(driver)
@@ -163,13 +159,12 @@ class _Rule:
     async def keep(self, driver: "Driver") -> None:
         """Knock again before each grant's end, for ever."""
         while True:
-            while (left := self._due - driver.boot_clock()) > 0:
-                await driver.pause(min(left, LONGEST_SLEEP))
+            await self._roaming.wait(self._due)
             try:
                 await self._knock(driver)
             except ClientError as error:
                 # A network that is gone for a while must not end what is to keep a door open.
-                self._due = driver.boot_clock() + max(LEAST_SECONDS, min(RETRY_SECONDS, self._span / 4))
+                self._due = driver.boot_clock() + _until_next_try(self._grant)
                 self.problem = error
                 if self._on_problem is not None:
                     self._on_problem(error)
@@ -178,15 +173,14 @@ class _Rule:
         begun = driver.boot_clock()
         attempt = await self._policy.knock(self._ip)
         self.outcome = opened(self._policy.profile, attempt, await self._policy.check(attempt))
-        self._span = _span(self.outcome)
-        self._due = begun + max(LEAST_SECONDS, self._span * RENEW_AT)
+        self._grant = grant_seconds(self.outcome.proofs)
+        self._due = begun + renewal_seconds(self._grant)
         self.problem = None
 
 
-def _span(outcome: Outcome) -> float:
-    """Seconds from the receipt on that a grant has by the server's own clock, whichever our clock is."""
-    spans = [p.receipt.expires_at - p.receipt.server_time for p in outcome.proofs if p.receipt is not None]
-    return min(spans, default=UNPROVEN_SECONDS / RENEW_AT)
+def _until_next_try(grant: float | None) -> float:
+    """Seconds after a knock that failed; `grant`: of the one before."""
+    return RETRY_SECONDS if grant is None else max(LEAST_SECONDS, min(RETRY_SECONDS, grant / 4))
 
 
 class _EndedError(Exception):
@@ -194,10 +188,16 @@ class _EndedError(Exception):
 
 
 class _Stoppable(Blocking):
-    """The blocking driver, whose pauses end with the block."""
+    """The blocking driver, whose pauses end with the block.
+
+    The kernel is not heard, since a wait for it would not end so: the network is looked at every few seconds.
+    """
 
     def __init__(self, ended: threading.Event) -> None:
         self._ended = ended
+
+    def system_tells(self) -> None:
+        """See `driver.Driver`."""
 
     async def pause(self, seconds: float) -> None:
         """See `driver.Driver`. _EndedError once the block has ended."""

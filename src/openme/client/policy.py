@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from openme.client.addresses import Endpoint, parse_wanted
 from openme.client.door import ATTEMPT_SECONDS, FIRST_ATTEMPT, wait_open
 from openme.client.errors import ClientError, DiskError, KeysRefusedError, ProfileError, ShutError
+from openme.client.grant import USUAL_INTERVAL, grant_seconds, renewal_seconds
 from openme.client.identity import Checked, Identity, open_identity
 from openme.client.knock import Attempt, send, version_of
 from openme.client.known import Known, PastKnock
@@ -28,6 +29,7 @@ from openme.wire.knock import IPAddress
 if TYPE_CHECKING:
     from openme.client.driver import Driver
     from openme.client.key_file import Passphrase
+    from openme.client.roaming import Roaming
     from openme.client.turns import Turns
 
 T = TypeVar("T")
@@ -126,6 +128,8 @@ class Policy:
         self.profile = profile = choose_profile(config, name)
         self._driver = driver
         self._endpoints: tuple[Endpoint, ...] = ()
+        self.grant: float | None = None
+        """Seconds of the last grant by its receipt; None without."""
         self._directory = config.path.parent
         self._passphrase = passphrase
         self._identity = None if identity is None else Checked(identity)
@@ -213,15 +217,25 @@ class Policy:
             pause = min(pause * 2, ATTEMPT_SECONDS)
         return None
 
-    def turns(self, interval: float) -> "Turns":
+    def turns(self, interval: float | None) -> "Turns":
         """The turns of `Session.again`."""
+        from openme.client.turns import Turns  # noqa: PLC0415  # for a knock that goes on
+
+        def seconds() -> float:
+            return min(USUAL_INTERVAL, renewal_seconds(self.grant)) if interval is None else interval
+
+        return Turns(self._driver, seconds, self.roaming())
+
+    def roaming(self) -> "Roaming":
+        """Waits for the next knock, or until this machine is in another network."""
         from openme.client.roaming import Roaming  # noqa: PLC0415  # for a knock that goes on
-        from openme.client.turns import Turns  # noqa: PLC0415
 
-        return Turns(self._driver, interval, Roaming(self._driver, self._sources))
+        return Roaming(self._driver, self._sources)
 
-    def _sources(self) -> frozenset[IPAddress]:
-        """Our addresses towards where the last knock went."""
+    def _sources(self) -> frozenset[IPAddress] | None:
+        """Our addresses towards where the last knock went; None before there is one."""
+        if not self._endpoints:
+            return None
         found: set[IPAddress] = set()
         for endpoint in self._endpoints:
             with suppress(OSError):
@@ -236,6 +250,7 @@ class Policy:
         opened = await wait_open(self._driver, list(endpoints), self.profile.server_health_port)
         past = [(s.endpoint, s.past) for s in attempt.sent if s.past is not None and s.endpoint in opened]
         proofs = await self._asked(past, PATIENCE) if self._has_epochs else []
+        self._note_grant(proofs)
         problems = await self._kept(proofs)
         return Outcome(endpoints, tuple(opened), tuple(proofs), problems, attempt, must_prove=self._has_epochs)
 
@@ -273,23 +288,30 @@ class Policy:
 
     # -- keys
 
-    async def renew(self, attempt: Attempt) -> None:
+    async def renew(self, attempt: Attempt, *, always: bool = False) -> None:
         """See `Session.renew`."""
         profile = self.profile
         if not self._has_epochs or profile.epoch_keys is None:
             return
         now_ns = self._driver.now_ns()
-        if not is_due(profile.epoch_keys, self._known.keys(profile), now_ns, self._known.tried(profile)):
+        if is_due(profile.epoch_keys, self._known.keys(profile), now_ns, self._known.tried(profile)):
+            try:
+                await self._driver.call(lambda: self._known.note_try(profile, now_ns // NS))
+            except OSError as error:
+                # Where a try cannot be noted keys cannot be stored, and every knock would wait in vain.
+                raise _not_stored(error) from error
+        elif not always:
             return
-        try:
-            await self._driver.call(lambda: self._known.note_try(profile, now_ns // NS))
-        except OSError as error:
-            # Where a try cannot be noted keys cannot be stored, and every knock would wait in vain.
-            raise _not_stored(error) from error
         knocks = [(sent.endpoint, sent.past) for sent in attempt.sent if sent.past is not None]
         proof = await fetch(self._driver, knocks, profile.server_health_port)
         if proof is not None:
+            self._note_grant([proof])
             await self._store(proof)
+
+    def _note_grant(self, proofs: Iterable[Proof]) -> None:
+        """A receipt that is lost says nothing against the one before."""
+        if (seconds := grant_seconds(proofs)) is not None:
+            self.grant = seconds
 
     def keys_end(self) -> int | None:
         """See `Session.keys_end`."""

@@ -22,9 +22,11 @@ Sources = frozenset[IPAddress]
 
 
 class Roaming:
-    """`sources`: this machine's addresses towards the server as they are now; none where no way leads there."""
+    """`sources`: this machine's addresses towards the server as they are now; none where no way leads there, None as
+    long as nothing was sent to the server.
+    """
 
-    def __init__(self, driver: "Driver", sources: Callable[[], Sources]) -> None:
+    def __init__(self, driver: "Driver", sources: Callable[[], Sources | None]) -> None:
         self._driver, self._look = driver, sources
         self._system = driver.system_tells()
         self._sources = sources()
@@ -32,7 +34,9 @@ class Roaming:
 
     async def wait(self, moment: float) -> None:
         """Until that second of the boot clock, or until the network is another one and there is a way through it."""
-        self._sources = self._sources or self._look()  # where the last knock went may be known only now
+        if self._sources is None:
+            self._sources = self._look()
+        now = None
         while (left := moment - self._driver.boot_clock()) > 0:
             if self._system is None:
                 await self._driver.pause(min(left, LOOK_EVERY))
@@ -44,13 +48,14 @@ class Roaming:
             now = self._look()
             if now and (self._told or now != self._sources):
                 break
-        self._sources, self._told = self._look(), False
+        # What the caller does next is done in this network, and may fail in it: a way that is there after that is news.
+        self._sources, self._told = self._look() if now is None else now, False
 
     async def _settle(self, changes: "Subscription") -> None:
         """Hear all that changes, until nothing does."""
         from openme.netlink.routes import is_another_network  # noqa: PLC0415  # Linux alone has it
 
-        addresses = {address.packed for address in self._sources}
+        addresses = {address.packed for address in self._sources or ()}
         end = self._driver.monotonic() + MOST_SECONDS
         heard = True
         while heard:

@@ -13,6 +13,7 @@ from openme.config.profile_model import ClientConfig, Profile
 
 if TYPE_CHECKING:
     from openme.client.key_file import Passphrase
+    from openme.client.turns import Turns
 
 T = TypeVar("T")
 
@@ -63,24 +64,35 @@ class Session:
         """Look whether the door is open, and ask for the receipt of this client's last knock. UnknownHostError."""
         return finish(self._policy.status())
 
-    def renew(self, attempt: Attempt) -> None:
+    @property
+    def grant(self) -> float | None:
+        """Seconds that the last grant has by the last receipt that was fetched; None without."""
+        return self._policy.grant
+
+    def renew(self, attempt: Attempt, *, always: bool = False) -> None:
         """Fetch new epoch keys after a knock, where they are due: once a day, for a second at most.
 
         For who does not `check`, which fetches them too. That none came is no error: there is another try.
+        `always`: fetch the receipt even where no keys are due, to learn `grant` from it.
         KeysRefusedError if they must not be believed, DiskError if they could not be kept.
         """
-        finish(self._policy.renew(attempt))
+        finish(self._policy.renew(attempt, always=always))
 
     def keys_end(self) -> int | None:
         """The Unix second with which the last epoch key ends, if that is near enough for a warning; else None."""
         return self._policy.keys_end()
 
-    def again(self, interval: float, ip: str | None = None) -> Iterator[Attempt | ClientError]:
-        """Knock every `interval` seconds, for ever, the first time after one interval: each knock, or why it failed.
+    def again(self, interval: float | None = None, ip: str | None = None) -> Iterator[Attempt | ClientError]:
+        """Knock every `interval` seconds from this call on, for ever, the first time after one interval: each knock,
+        or why it failed. None: every 25 s, or sooner where a grant (see `grant`) would be over by then.
 
-        Turns that were missed, as where the machine slept, are not made up for.
+        Turns that were missed, as where the machine slept, are not made up for. In another network there is one at
+        once.
         """
-        turns = self._policy.turns(interval)
+        # Made now and not with the first turn: the network may change in between.
+        return self._again(self._policy.turns(interval), ip)
+
+    def _again(self, turns: "Turns", ip: str | None) -> Iterator[Attempt | ClientError]:
         while True:
             finish(turns.wait())
             try:

@@ -19,6 +19,7 @@ from openme.client.knock import Attempt, Sent
 from openme.client.known import PastKnock
 from openme.client.policy import Outcome, State
 from openme.client.receipt import Proof
+from openme.client.roaming import Roaming, Sources
 from openme.config.profile_model import ClientConfig, Profile
 from openme.wire.base import ReceiptKeys
 from openme.wire.receipt import Receipt
@@ -37,6 +38,9 @@ class Clock(Blocking):
     def __init__(self, until: float) -> None:
         self.time, self.until = 1000.0, 1000.0 + until
 
+    def system_tells(self) -> None:
+        pass
+
     def boot_clock(self) -> float:
         return self.time
 
@@ -54,6 +58,13 @@ class Server:
     def __init__(self, driver: Any, *results: float | str | Exception | None) -> None:
         self.driver, self.results = driver, list(results)
         self.at: list[float] = []
+        self.moves: dict[float, Sources] = {0: frozenset({ip_address("192.0.2.1")})}
+
+    def sources(self) -> Sources:
+        return self.moves[max(at for at in self.moves if at <= self.driver.boot_clock() - 1000)]
+
+    def roaming(self) -> Roaming:
+        return Roaming(self.driver, self.sources)
 
     async def knock(self, _ip: str | None) -> Attempt:
         self.at.append(self.driver.boot_clock() - 1000)
@@ -102,6 +113,18 @@ def test_it_knocks_again_before_each_grant_ends_and_sooner_where_that_failed(
 ) -> None:
     at, _ = knocked_at(60, *results)
     assert at == pytest.approx(expected)
+
+
+def test_in_another_network_it_knocks_at_once_also_where_the_last_knock_has_failed() -> None:
+    here, there = (frozenset({ip_address(f"192.0.2.{n}")}) for n in (1, 2))
+    clock = Clock(60)
+    server = Server(clock, 1000, NotSentError("away"), 1000)
+    server.moves = {0: here, 12: frozenset(), 18: there, 31: here}
+    rule = _Rule(lambda _driver: cast("Policy", server), None, None)
+    finish(rule.begin(clock))
+    with pytest.raises(TimeoutError):
+        finish(rule.keep(clock))
+    assert server.at == pytest.approx([0, 20, 25, 35])
 
 
 def test_a_problem_is_told_and_stands_until_a_knock_opens_again() -> None:

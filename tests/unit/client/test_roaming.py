@@ -15,6 +15,7 @@ from openme.client.blocking import Blocking, finish
 from openme.client.boot_timer import BootTimer
 from openme.client.driver import HasFileno
 from openme.client.roaming import Roaming, Sources
+from openme.client.turns import Turns
 from openme.netlink.codec import attribute, framed
 from openme.netlink.routes import (
     IFA_ADDRESS,
@@ -78,6 +79,7 @@ class Kernel(Blocking):
         self.now = 0.0
         self.current: Sources = HOME
         self.waits = 0
+        self.slept = 0.0  # once, at the end of the next wait
         self.alarm = 0.0
         self.socket = self
         self.queue: list[bytes | None] = []
@@ -105,7 +107,7 @@ class Kernel(Blocking):
             self.now = max(self.now, at)
             self.queue.append(message)
         else:
-            self.now = end
+            self.now, self.slept = end + self.slept, 0.0
         assert files
 
     async def pause(self, seconds: float) -> None:
@@ -157,6 +159,40 @@ def test_news_that_got_lost_count_as_another_network() -> None:
 def test_changes_that_never_stop_are_waited_for_no_longer_than_it_takes() -> None:
     kernel = Kernel(*((1 + n / 10, GONE, AWAY) for n in range(200)))
     assert waited(kernel, 25)[0] == pytest.approx(4, abs=0.2)
+
+
+def test_a_way_that_comes_back_while_the_knock_fails_is_heard_in_the_next_wait() -> None:
+    """The address alone comes back, whose news say nothing of another network."""
+    kernel = Kernel((3, GONE, frozenset()))
+    roaming = Roaming(cast("Driver", kernel), lambda: kernel.current)
+    finish(roaming.wait(25))
+    assert kernel.now == 25
+    kernel.changes = [(27, address(RTM_NEWADDR, HERE.packed, HERE.packed), HOME)]
+    kernel.now, kernel.current = 30, HOME  # it is there, and its news wait to be read
+    finish(roaming.wait(50))
+    assert kernel.now == 30.5
+
+
+def test_where_nothing_was_sent_yet_the_first_address_is_no_other_network() -> None:
+    kernel = Kernel((3, address(RTM_NEWADDR, THERE.packed, THERE.packed), HOME))
+    known: list[Sources | None] = [None, HOME]
+    roaming = Roaming(cast("Driver", kernel), lambda: known.pop(0) if known else HOME)
+    finish(roaming.wait(25))
+    assert kernel.now == 25
+
+
+def test_a_machine_that_slept_over_its_moment_has_one_turn_at_once_and_then_the_usual_distance() -> None:
+    """The boot clock jumps in the middle of the wait, and the timer that is on it is readable."""
+    kernel = Kernel()
+    turns = Turns(cast("Driver", kernel), lambda: 25.0, Roaming(cast("Driver", kernel), lambda: kernel.current))
+    finish(turns.wait())
+    kernel.slept = 3600.0
+    found = []
+    for _ in range(3):
+        finish(turns.wait())
+        found.append(kernel.now)
+    assert found == [3650, 3675, 3700]
+    assert kernel.waits == 4
 
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="Linux alone has it")

@@ -108,7 +108,7 @@ def policy(
     return Policy(world, ClientConfig(path, {p.name: p for p in (profile, *others)}), profile.name, identity)
 
 
-def answers(world: World, ip: str = "203.0.113.5", keys: EpochKeyList | None = None) -> None:
+def answers(world: World, ip: str = "203.0.113.5", keys: EpochKeyList | None = None, lasts: float = 30) -> None:
     """From now on the server gives a receipt for each knock that it was sent."""
 
     def receipt(asked: bytes) -> bytes:
@@ -116,7 +116,9 @@ def answers(world: World, ip: str = "203.0.113.5", keys: EpochKeyList | None = N
         private = ratchet(epoch).private_key(epoch)
         receipts = [independent_v2.opened(datagram, private, ALICE.public.raw).receipt for datagram in world.sent]
         (keys_of_it,) = (found for found in receipts if found[0] == asked)
-        said = Receipt("alice", ip_address(ip), ("22/tcp",), START / NS + 30, world.now_ns() / NS, epoch_keys=keys)
+        said = Receipt(
+            "alice", ip_address(ip), ("22/tcp",), world.now_ns() / NS + lasts, world.now_ns() / NS, epoch_keys=keys
+        )
         return seal_receipt(receipt_text(said), ReceiptKeys(*keys_of_it))
 
     world.opened = list(world.endpoints)
@@ -467,6 +469,36 @@ def test_a_network_that_is_away_for_a_while_ends_nothing(tmp_path: Path, monkeyp
     world.away = False
     assert not isinstance(next(turns), ClientError)
     assert (world.time, len(world.sent)) == (75, 2)
+
+
+def test_a_grant_that_is_shorter_than_the_usual_distance_is_knocked_for_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    session = Session(ClientConfig(tmp_path / "config.yaml", {"home": PROFILE}))
+    monkeypatch.setattr(session, "_policy", policy(tmp_path, world))
+    attempt = session.knock()
+    following = session.again()
+    next(following)
+    assert world.time == 25
+    answers(world, lasts=10)
+    session.renew(attempt)
+    grants = [session.grant]
+    session.renew(attempt, always=True)
+    assert [*grants, session.grant] == [None, 10]  # no keys are due: the first one has asked for nothing
+    next(following)
+    assert world.time == 31
+    answers(world, lasts=1000)
+    assert session.check(session.knock()).is_open
+    next(following)
+    assert world.time == 56
+    world.opened = []  # a receipt that is lost says nothing
+    assert not session.check(session.knock()).is_open
+    assert session.grant == 1000
+    chosen = session.again(600)
+    before = world.time
+    next(chosen)
+    assert world.time == before + 600
 
 
 # -- asyncio

@@ -1,5 +1,6 @@
 """Turns come at their times, and one that was missed is not made up for; another network has one at once."""
 
+from collections.abc import Callable
 from ipaddress import ip_address
 
 from openme.client.blocking import Blocking, finish
@@ -29,6 +30,9 @@ class Clock(Blocking):
         self.paused = 0.0
 
     def turns(self, interval: float) -> Turns:
+        return self.turns_by(lambda: interval)
+
+    def turns_by(self, interval: Callable[[], float]) -> Turns:
         return Turns(self, interval, Roaming(self, lambda: self.sources[max(t for t in self.sources if t <= self.now)]))
 
 
@@ -74,6 +78,22 @@ def test_no_way_at_all_has_no_turn_of_its_own_and_the_way_back_is_no_other_netwo
     turns = clock.turns(25)
     clock.sources |= {128.0: frozenset(), 140.0: HOME, 160.0: frozenset(), 170.0: AWAY}
     assert times(clock, turns, 4) == [125, 150, 170, 195]
+
+
+def test_the_way_back_may_be_there_while_the_knock_that_found_none_is_still_failing() -> None:
+    clock = Clock()
+    turns = clock.turns(25)
+    clock.sources |= {120.0: frozenset(), 126.0: HOME}
+    assert times(clock, turns, 1) == [125]
+    clock.now = 128.0  # what failed took this long
+    assert times(clock, turns, 2) == [133, 158]
+
+
+def test_a_turn_may_tell_that_the_next_one_is_to_come_sooner() -> None:
+    clock = Clock()
+    intervals = [25.0, 6.0, 6.0]
+    turns = clock.turns_by(lambda: intervals.pop(0))
+    assert times(clock, turns, 3) == [125, 131, 137]
 
 
 def test_the_network_may_change_while_a_turn_is_taken() -> None:
