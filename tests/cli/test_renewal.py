@@ -144,7 +144,8 @@ class _Order:
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    def popen(self, words: list[str]) -> "_Order":
+    def popen(self, words: list[str], *, stdout: None) -> "_Order":
+        assert stdout is None
         self.events.append(f"run {words[-1]}")
         return self
 
