@@ -169,6 +169,22 @@ def test_a_way_in_for_the_worst_day(machines: Machines) -> None:
     machines.run(machines.client, f"ssh {NAME} true")
 
 
+def test_revoke_rotate_recover(machines: Machines) -> None:
+    """What is brought from the one machine to the other is so by hand, as on that day."""
+
+    def before(command: str) -> None:
+        if (found := re.fullmatch(r"openme import (?:--replace )?(\S+)", command)) is not None:
+            if "--replace" in command:
+                machines.fails("openme knock --check")
+            text = machines.run(machines.server, f"cat {found[1]}")
+            machines.run(machines.client, f"cat > {found[1]} <<'END'\n{text}END")
+        if command.startswith("sudo openme renew"):
+            machines.fails("openme knock --check")
+
+    machines.type_guide("recover", before)
+    machines.run(machines.client, f"ssh {NAME} true")
+
+
 def test_everything_that_is_typed_in_a_guide_is_marked() -> None:
     """A block of commands without a mark would be one that nobody has tried."""
     for page in GUIDES.glob("*.md"):
