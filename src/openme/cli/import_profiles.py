@@ -23,8 +23,11 @@ from openme.config.profile_model import ClientConfig, KeyPair, Profile
 from openme.errors import OpenmeError
 
 _END = "Ctrl-D" if os.name == "posix" else "Ctrl-Z and Enter"
-_ASKED = ("post_knock", "same_server_as")
-"""Keys that give more than a door: a command of this machine's, and trust in one server's word for another's."""
+_ASKED = ("post_knock", "same_server_as", "ip")
+"""Keys that give more than a door for us: a command of this machine's, trust in one server's word for another's, and a
+door for whom a file or a page names.
+"""
+_OUR_OWN = frozenset({"auto", "source"})
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +48,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         choices=_ASKED,
         default=[],
         metavar="KEY",
-        help="take this key too, without being asked: post_knock, a command; or same_server_as",
+        help="take this key too, without being asked: post_knock, a command; same_server_as; or ip, an address or page",
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
 
@@ -130,11 +133,14 @@ def _agreed(args: argparse.Namespace, offers: Sequence[Offered], steps: Sequence
 
 
 def _takes(args: argparse.Namespace, offer: Offered, step: Step, key: str) -> bool:
-    if key in args.take:
-        return True
     value = offer.fields[key]
+    if key in args.take or (key == "ip" and value in _OUR_OWN):
+        return True
     if key == "post_knock":
         what = f"after each knock for profile {step.name}, run on this machine: {value}"
+    elif key == "ip":
+        who = "the address that is told by" if str(value).startswith("https://") else "the address"
+        what = f"each knock for profile {step.name} is to open the door for {who} {value}"
     else:
         what = f"profile {step.name} is to be one server with, and may have the keys of: {', '.join(value)}"
     if args.dry_run:
