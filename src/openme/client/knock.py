@@ -177,6 +177,10 @@ async def send(
                 raise
             failed += ((endpoint, error.message) for endpoint in reached)
             continue
+        if named == own and wanted in {None, AUTO} and not _is_still(driver, reached[0], port, own):
+            # Whoever has the address now must not get the door: a signature and a resolver may have taken a while.
+            failed += ((endpoint, f"this machine no longer has the address {own}") for endpoint in reached)
+            continue
         for endpoint, datagram, pause in packets(reached, built.datagram, version_of(profile).pause):
             if pause and sent:
                 await driver.pause(pause)
@@ -206,6 +210,14 @@ def _reached(
         except OSError as error:
             failed.append((endpoint, error.strerror or str(error)))
     return None, ()
+
+
+def _is_still(driver: "Driver", endpoint: Endpoint, port: int, own: IPAddress) -> bool:
+    """Whether this machine sends to there from that address now."""
+    try:
+        return driver.source(endpoint, port) == own
+    except OSError:
+        return False
 
 
 async def _built(

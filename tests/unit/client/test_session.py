@@ -367,6 +367,32 @@ def test_what_is_not_signed_for_one_family_is_told_and_the_other_was_sent(tmp_pa
     assert world.sent == []
 
 
+def test_an_address_that_is_ours_no_more_once_it_is_signed_is_not_knocked_for(tmp_path: Path) -> None:
+    """Who confirms a signature in the train may have left the network meanwhile; others are behind its address."""
+
+    class Moving(World):
+        here = ip_address("9.9.9.9")
+
+        def source(self, _endpoint: Endpoint, _port: int) -> IPAddress:
+            return self.here
+
+    class Slow(Agent):
+        def sign(self, message: bytes) -> bytes:
+            world.here = ip_address("9.9.9.77")
+            return super().sign(message)
+
+    world = Moving()
+    with pytest.raises(NotSentError, match=r"no longer has the address 9\.9\.9\.9$"):
+        finish(policy(tmp_path, world, identity=Slow()).knock("auto"))
+    assert world.sent == []
+    finish(policy(tmp_path, world, identity=Agent()).knock("auto"))
+    assert len(world.sent) == 1
+    for ip in ("source", "9.9.9.9"):  # what the user names is his own matter
+        world = Moving()
+        finish(policy(tmp_path, world, identity=Slow()).knock(ip))
+        assert len(world.sent) == 1
+
+
 # -- one key for two servers
 
 
