@@ -269,6 +269,13 @@ def test_profiles_never_shows_a_secret(here: Place, alice: Path) -> None:
     assert value["private_key"] == "present"
 
 
+def test_a_profile_that_waits_for_its_server_is_listed_for_programs_too(here: Place, alice: Path) -> None:
+    assert client(here, alice, "keygen", "other").code == 0
+    (full, waiting) = client(here, alice, "profiles", "--json").json()
+    assert full.keys() == waiting.keys()
+    assert (waiting["name"], waiting["private_key"], waiting["server_host"]) == ("other", "present", None)
+
+
 # -- the voice of all commands
 
 

@@ -10,6 +10,11 @@ from openme.config.profile_model import KeyPair, Profile
 from openme.keys.ed25519 import encode_base64
 from openme.visible import visible
 
+_OF_A_SERVER = (
+    *("server_host", "server_udp_port", "server_health_port", "server_pubkey"),
+    *("protocol", "epoch_keys", "ip", "post_knock"),
+)
+
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profile", nargs="?", metavar="NAME", help="show this one in full, without secrets")
@@ -37,7 +42,8 @@ def _run(args: argparse.Namespace) -> int:
             )
         return 0
     if args.json:
-        answer_json([_value(profile) for profile in config.profiles.values()])
+        values = [_value(profile) for profile in config.profiles.values()]
+        answer_json([*values, *(_waiting(pair) for pair in config.waiting.values())])
     elif config.profiles or config.waiting:
         rows = [[p.name, p.server_host, f"{p.server_udp_port}/udp", _fingerprint(p)] for p in config.profiles.values()]
         rows += ([pair.name, "-", "-", _fingerprint(pair)] for pair in config.waiting.values())
@@ -83,6 +89,18 @@ def _value(profile: Profile) -> dict[str, object]:
         "epoch_keys": _epoch_range(profile),
         "ip": profile.ip,
         "post_knock": profile.post_knock,
+    }
+
+
+def _waiting(pair: KeyPair) -> dict[str, object]:
+    """The same of one that names no server yet."""
+    return {
+        "name": pair.name,
+        "public_key": None if pair.public_key is None else str(pair.public_key),
+        "fingerprint": _fingerprint(pair),
+        "private_key": "present" if pair.private_key is not None else "missing",
+        "identity": pair.identity,
+        **dict.fromkeys(_OF_A_SERVER),
     }
 
 
