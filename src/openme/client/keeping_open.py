@@ -152,7 +152,6 @@ class _Rule:
         """Open the door. Whatever `knock` raises."""
         self._policy = self._make(driver)
         self._roaming = self._policy.roaming()
-        self.problem = None
         self._due = driver.boot_clock()
         await self._knock(driver)
 

@@ -14,7 +14,8 @@ from openme.client import in_one_call
 from openme.client.addresses import Endpoint
 from openme.client.blocking import Blocking, finish
 from openme.client.errors import ClientError, NotSentError, ShutError
-from openme.client.keeping_open import KeptOpen, _Rule
+from openme.client.grant import grant_seconds
+from openme.client.keeping_open import KeptOpen, _EndedError, _Rule, _Stoppable
 from openme.client.knock import Attempt, Sent
 from openme.client.known import PastKnock
 from openme.client.policy import Outcome, State
@@ -58,6 +59,7 @@ class Server:
     def __init__(self, driver: Any, *results: float | str | Exception | None) -> None:
         self.driver, self.results = driver, list(results)
         self.at: list[float] = []
+        self.takes = 0.0
         self.moves: dict[float, Sources] = {0: frozenset({ip_address("192.0.2.1")})}
 
     def sources(self) -> Sources:
@@ -73,6 +75,8 @@ class Server:
         return Attempt((Sent(HERE, None),), ())
 
     async def check(self, attempt: Attempt) -> Outcome:
+        if self.takes:
+            self.driver.time += self.takes
         result = self.results[0] if len(self.results) == 1 else self.results.pop(0)
         if result == CLOSED:
             return Outcome((HERE,), (), attempt=attempt)
@@ -106,6 +110,7 @@ def knocked_at(
         ((0,), [n / 2 for n in range(121)]),  # a server without patience is not knocked at without end
         ((30, NotSentError("away"), NotSentError("away"), 30), [0, 18, 23, 28, 46]),
         ((4, CLOSED, 30), [0, 2.4, 3.4, 21.4, 39.4, 57.4]),
+        ((1, CLOSED, 100), [0, 0.6, 1.1]),
     ],
 )
 def test_it_knocks_again_before_each_grant_ends_and_sooner_where_that_failed(
@@ -113,6 +118,35 @@ def test_it_knocks_again_before_each_grant_ends_and_sooner_where_that_failed(
 ) -> None:
     at, _ = knocked_at(60, *results)
     assert at == pytest.approx(expected)
+
+
+def test_a_grant_counts_from_its_knock_on_however_long_the_receipt_takes() -> None:
+    clock = Clock(40)
+    server = Server(clock, 30)
+    server.takes = 5.0
+    rule = _Rule(lambda _driver: cast("Policy", server), None, None)
+    finish(rule.begin(clock))
+    with pytest.raises(TimeoutError):
+        finish(rule.keep(clock))
+    assert server.at == pytest.approx([0, 18, 36])
+
+
+def test_of_several_grants_the_shortest_counts() -> None:
+    past = PastKnock(HERE.host, None, 0, 0, ReceiptKeys(b"", b"", b""))
+    grants = (Receipt("alice", ip_address("192.0.2.1"), (), 100.0 + lasts, 100.0) for lasts in (30, 10, 20))
+    proofs = [*(Proof(HERE, past, receipt) for receipt in grants), Proof(HERE, past, None)]
+    assert (grant_seconds(proofs), grant_seconds(proofs[3:])) == (10, None)
+
+
+def test_a_threads_pause_lasts_unless_the_block_ends() -> None:
+    ended = threading.Event()
+    driver = _Stoppable(ended)
+    begin = driver.monotonic()
+    finish(driver.pause(0.05))
+    assert driver.monotonic() - begin >= 0.04
+    ended.set()
+    with pytest.raises(_EndedError):
+        finish(driver.pause(1e6))
 
 
 def test_in_another_network_it_knocks_at_once_also_where_the_last_knock_has_failed() -> None:
@@ -181,6 +215,8 @@ def test_the_task_ends_with_the_block() -> None:
         for _ in range(2):
             async with kept(1e6) as door:
                 assert door.outcome.is_open
+                with pytest.raises(RuntimeError, match="already"):
+                    await door.__aenter__()
                 assert len(asyncio.all_tasks()) == 2
             assert len(asyncio.all_tasks()) == 1
         with pytest.raises(ShutError):
@@ -203,8 +239,20 @@ def test_what_the_caller_raises_while_it_is_told_comes_at_the_end_of_the_block()
 
     with pytest.raises(CallersError), kept(0, NotSentError("away"), told=told):
         assert called.wait(20)
-    with pytest.raises(ZeroDivisionError), kept(0, NotSentError("away"), told=told):
-        raise ZeroDivisionError  # the block's own error is not hidden
+    door = kept(0, NotSentError("away"), told=told)
+    called.clear()
+
+    def fail_after_it() -> None:
+        with door:
+            assert called.wait(20)
+            for thread in renewing():
+                thread.join(20)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):  # the block's own error is not hidden
+        fail_after_it()
+    with door:
+        pass  # and what failed in one block is not told of the next
 
     async def main() -> None:
         failed = asyncio.Event()
@@ -216,9 +264,15 @@ def test_what_the_caller_raises_while_it_is_told_comes_at_the_end_of_the_block()
         with pytest.raises(CallersError):
             async with kept(0, NotSentError("away"), told=noted):
                 await asyncio.wait_for(failed.wait(), 20)
-        with pytest.raises(ZeroDivisionError):
+        failed.clear()
+
+        async def fail_after_it() -> None:
             async with kept(0, NotSentError("away"), told=noted):
+                await asyncio.wait_for(failed.wait(), 20)
                 raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail_after_it()
 
     asyncio.run(main())
 

@@ -173,6 +173,12 @@ def test_a_way_that_comes_back_while_the_knock_fails_is_heard_in_the_next_wait()
     assert kernel.now == 30.5
 
 
+def test_what_was_heard_of_another_network_counts_for_one_turn_alone() -> None:
+    elsewhere = route(RTM_NEWROUTE, 24)
+    kernel = Kernel((3, None, HOME), (40, elsewhere, HOME))
+    assert waited(kernel, 25, 50) == [3.5, 50]
+
+
 def test_where_nothing_was_sent_yet_the_first_address_is_no_other_network() -> None:
     kernel = Kernel((3, address(RTM_NEWADDR, THERE.packed, THERE.packed), HOME))
     known: list[Sources | None] = [None, HOME]

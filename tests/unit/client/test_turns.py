@@ -54,6 +54,17 @@ def test_turns_keep_their_distance_whatever_each_one_takes() -> None:
     assert found == [125, 150, 175, 200]
 
 
+def test_a_turn_that_begins_a_little_late_moves_none_of_the_others() -> None:
+    clock = Clock()
+    turns = clock.turns(25)
+    found = []
+    for late in (0.25, 0.0, 0.25, 0.0):
+        clock.now += 20.5
+        clock.paused = late
+        found += times(clock, turns, 1)
+    assert found == [125.25, 150, 175.25, 200]
+
+
 def test_after_a_pause_there_is_one_turn_at_once_and_then_the_usual_distance() -> None:
     clock = Clock()
     turns = clock.turns(25)
