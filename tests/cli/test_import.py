@@ -252,6 +252,13 @@ def test_a_file_that_is_not_there_or_a_directory_is_said(here: Place) -> None:
     assert client(here, "import", ".").error == ".: cannot be read: is a directory"
 
 
+def test_only_a_copy_of_the_key_is_to_be_removed_and_never_the_clients_own_file(here: Place) -> None:
+    given = exported(here, "alice")
+    assert f"remove {given}" in client(here, "import", str(given)).err
+    done = client(here, "import", str(profiles(here)))
+    assert (done.code, "remove" in done.err) == (0, False), done.err
+
+
 # -- what is asked for
 
 EVIL = 'echo "\\e[8m\u202e" > taken'
