@@ -24,10 +24,11 @@ POLL_INTERVAL = 0.5
 # inotify.h. Who writes into a file tells it by closing the file, when all is there: a database that stays open tells
 # nothing.
 _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE, _ATTRIB = 0x8, 0x40, 0x80, 0x100, 0x200, 0x4
-_DELETE_SELF, _MOVE_SELF, _UNMOUNT, _IGNORED = 0x400, 0x800, 0x2000, 0x8000
-_ONLYDIR = 0x0100_0000
+_DELETE_SELF, _MOVE_SELF, _UNMOUNT, _OVERFLOW, _IGNORED = 0x400, 0x800, 0x2000, 0x4000, 0x8000
+_ONLYDIR, _MASK_ADD = 0x0100_0000, 0x2000_0000
 _NEWS = _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE | _ATTRIB
-_LOST = _DELETE_SELF | _MOVE_SELF | _UNMOUNT | _IGNORED
+# Of a queue that was full nobody knows what it lost: that a directory has moved, too.
+_LOST = _DELETE_SELF | _MOVE_SELF | _UNMOUNT | _OVERFLOW | _IGNORED
 _LINK_LOST = _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
 _EVENT = struct.Struct("iIII")  # which directory, what, a number that joins two, and the size of the name behind it
 _BUFFER_SIZE = 65536
@@ -51,7 +52,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class FileChanges:
-    """Watches the directories of files that may or may not be there, and each link on the way to one."""
+    """Watches the directories of files that may or may not be there, those above, and each link on the way to one."""
 
     def __init__(self, files: Iterable[Path]) -> None:
         self._descriptor = -1
@@ -66,6 +67,8 @@ class FileChanges:
         self._descriptor = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         for way in ways:
             numbers = [self._add(way.end.parent, _NEWS | _LOST | _ONLYDIR)]
+            # With one above it a directory gets another name, and is told nothing of that itself.
+            numbers += (self._add(directory, _LOST | _ONLYDIR) for directory in way.passed)
             for directory, names in way.links.items():
                 numbers.append(self._add(directory, _NEWS | _LOST | _ONLYDIR))
                 self._links.update((numbers[-1], name) for name in names)
@@ -77,11 +80,14 @@ class FileChanges:
                 self._mounted.add(number)
 
     def _add(self, path: Path, mask: int) -> int:
-        return int(_libc.inotify_add_watch(self._descriptor, os.fsencode(path), ctypes.c_uint32(mask)))
+        # A directory that is on two ways is asked about once, for both.
+        return int(_libc.inotify_add_watch(self._descriptor, os.fsencode(path), ctypes.c_uint32(mask | _MASK_ADD)))
 
     @property
     def tells(self) -> bool:
-        """Whether the kernel tells. It may cease to: where a directory goes, gets another name or is unmounted."""
+        """Whether the kernel tells. It may cease to: where a directory on a way goes, gets another name or is unmounted,
+        or more happens than it keeps.
+        """
         return self._descriptor >= 0 and not self._is_lost
 
     @property
@@ -118,10 +124,13 @@ class FileChanges:
 
 
 class _Way:
-    """Where a path ends, and the links that lead there: their names by the directories that they lie in."""
+    """Where a path ends, the directories on the way there, and the links: their names by the directories that they lie
+    in.
+    """
 
     def __init__(self) -> None:
         self.end = Path("/")
+        self.passed: set[Path] = set()
         self.links: dict[Path, set[bytes]] = {}
 
     @property
@@ -138,6 +147,7 @@ def _way_to(file: Path) -> _Way | None:
     for _ in range(_MOST_LINKS):
         while left and not (way.end / left[-1]).is_symlink():
             name = left.pop()
+            way.passed.add(way.end)
             way.end = way.end.parent if name == ".." else way.end / name
         if not left:
             return way

@@ -142,16 +142,49 @@ def test_a_directory_that_is_not_what_it_was_is_looked_into_as_often_as_any(
     assert (changes.tells, changes.interval) == (False, POLL_INTERVAL)
 
 
-def test_more_than_the_kernel_keeps_is_news_and_nothing_is_lost(folder: Path, changes: FileChanges) -> None:
+def test_a_directory_above_that_gets_another_name_is_told_of_too(tmp_path: Path) -> None:
+    """As who puts a new release in the place of the old one does: the file's own directory stays in the old one."""
+    (tmp_path / "release/etc/openme").mkdir(parents=True)
+    (tmp_path / "release/etc/openme/file").write_text("old")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/etc").symlink_to("../release/etc")
+    with closing(FileChanges([tmp_path / "links/etc/openme/file"])) as changes:
+        (tmp_path / "beside").touch()
+        (tmp_path / "release/beside").touch()
+        assert not has_told(changes), "what else lies in a directory above concerns nobody"
+        assert changes.tells
+        (tmp_path / "release").rename(tmp_path / "release.old")
+        assert has_told(changes)
+        assert (changes.tells, changes.interval) == (False, POLL_INTERVAL)
+
+
+def test_a_directory_that_is_above_one_file_and_has_another_is_told_of_for_both(folder: Path) -> None:
+    with closing(FileChanges([folder.parent / "beside", folder / "file"])) as changes:
+        (folder.parent / "beside").write_text("newer")
+        assert has_told(changes)
+        written(folder)
+        assert has_told(changes)
+        assert changes.tells
+
+
+def test_a_directory_above_that_may_not_be_read_is_no_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = FileChanges._add
+    monkeypatch.setattr(FileChanges, "_add", lambda self, path, mask: -1 if path == Path("/") else add(self, path, mask))
+    with closing(FileChanges([folder / "file"])) as changes:
+        assert (changes.tells, changes.interval) == (False, POLL_INTERVAL)
+
+
+def test_more_than_the_kernel_keeps_is_news_and_what_was_lost_may_be_a_directory_s_end(
+    folder: Path, changes: FileChanges
+) -> None:
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     for number in range(most // 3 + 10):
         path = folder / f"{number % 7}"
         path.touch()
         path.unlink()
+    folder.rename(folder.with_name("old"))
     assert has_told(changes)
-    assert changes.tells
-    written(folder)
-    assert has_told(changes)
+    assert (changes.tells, changes.interval) == (False, POLL_INTERVAL)
 
 
 def test_where_others_may_write_past_this_kernel_it_is_looked_at_as_before(
