@@ -21,7 +21,7 @@ from openme.keeper.rules import rules_for
 from openme.keeper.stages import Authenticated, Decided, Opened, Refused, Searched
 from openme.keys.erasing import wipe
 from openme.reasons import End, Reason
-from openme.seam.messages import Frame, unpack_frame_untrusted
+from openme.seam.messages import MAX_FAMILIAR_ADDRESSES, Frame, unpack_frame_untrusted
 from openme.wire.base import Keys, Signed, Version
 from openme.wire.knock import BadPacket, IPAddress
 from openme.wire.receipt import Receipt, receipt_text
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _NS = 10**9
 _MAX_SOURCES = 65536  # addresses of which the last clients are remembered, to try their keys first
 _MAX_KEYS_PER_SOURCE = 4  # people behind one address
-_MAX_NEW_SOURCES = 4096
 
 _PLACE_LOST = {Reason.ALLOWED_FROM: End.ALLOWED_FROM, Reason.ALL_OF_IPV4: End.ALL_OF_IPV4}
 
@@ -70,8 +69,11 @@ class Keeper:
         self._is_own = is_own
         self._registry = Registry(config.index, config.disabled)
         self._last_from: dict[IPAddress, tuple[bytes, ...]] = {}
-        self.new_sources: deque[IPAddress] = deque(maxlen=_MAX_NEW_SOURCES)
-        """Addresses that clients have begun to knock from, for whoever passes them on to the listener."""
+        self._passed_on: dict[IPAddress, None] = {}  # the latest ones of `new_sources`
+        self.new_sources: deque[IPAddress] = deque(maxlen=MAX_FAMILIAR_ADDRESSES)
+        """Addresses that clients have begun to knock from, for whoever passes them on to the listener. It forgets the
+        one that it was told first, so that who still knocks then is a new one again.
+        """
 
     # -- the stages that change nothing
 
@@ -207,9 +209,12 @@ class Keeper:
             self.epochs.accepted(knock.epoch)
 
     def _note_source(self, source: IPAddress, client_key: bytes) -> None:
-        known = self._last_from.pop(source, ())
-        if not known:
+        if source not in self._passed_on:
             self.new_sources.append(source)
+            self._passed_on[source] = None
+            if len(self._passed_on) > MAX_FAMILIAR_ADDRESSES:
+                del self._passed_on[next(iter(self._passed_on))]
+        known = self._last_from.pop(source, ())
         self._last_from[source] = (client_key, *(key for key in known if key != client_key))[:_MAX_KEYS_PER_SOURCE]
         if len(self._last_from) > _MAX_SOURCES:
             del self._last_from[next(iter(self._last_from))]

@@ -1,6 +1,5 @@
 """The addresses that clients have knocked from, where the program finds them. No system call."""
 
-import secrets
 import struct
 
 from nacl.bindings import crypto_shorthash_siphash24
@@ -12,7 +11,8 @@ from openme.wire.knock import IPAddress, pack_address
 class Addresses:
     """Hashes of them under a key that nobody else has, so that nobody can choose addresses which take another's room.
 
-    A bucket that is full forgets one by lot: among the first 4,096 addresses that is one in some thousands.
+    A bucket that is full forgets the one that it was told first: of the latest 4,096 addresses that is one in some
+    thousands.
     """
 
     def __init__(self, settings: memoryview, familiar: memoryview) -> None:
@@ -27,7 +27,7 @@ class Addresses:
         (number,) = struct.unpack("<Q", crypto_shorthash_siphash24(pack_address(address), key))
         first = number % layout.BUCKETS * layout.BUCKET_WORDS
         bucket = self._familiar[first : first + layout.BUCKET_WORDS].tolist()
-        if number in bucket:
-            return
-        place = bucket.index(0) if 0 in bucket else secrets.randbelow(layout.BUCKET_WORDS)
-        self._familiar[first + place] = number
+        others = [other for other in bucket if other not in {0, number}][1 - layout.BUCKET_WORDS :]
+        # In this order each of the others is there at any moment: it has its new place before its old one is taken.
+        for place, one in enumerate((*others, number), first):
+            self._familiar[place] = one

@@ -7,13 +7,13 @@ anybody: it only says in which queue a datagram waits (docs/decisions/0033-who-w
 import secrets
 from collections import OrderedDict, deque
 
+from openme.seam.messages import MAX_FAMILIAR_ADDRESSES
 from openme.wire.base import Version
 from openme.wire.knock import IPAddress
 
 MAX_OTHERS = 1024  # datagrams from other addresses that wait
 MAX_PER_SOURCE = 1024  # datagrams that wait from one familiar address
 MAX_FAMILIAR = 16384  # datagrams that wait from all familiar addresses together
-MAX_SOURCES = 4096
 MAX_COPIES = 64  # of one packet that the keeper is given, which reports a copy from another address
 MAX_COPIES_PER_SOURCE = 8
 V2_MAX_COPIES = 8  # fewer, as a version 2 copy is recognised by a hash and the keeper needs no more to report it
@@ -45,7 +45,7 @@ class Waiting:
         for host in (str(source), f"::ffff:{source}") if source.version == 4 else (str(source),):
             self._familiar[host] = None
             self._familiar.move_to_end(host)
-            if len(self._familiar) > 2 * MAX_SOURCES:
+            if len(self._familiar) > 2 * MAX_FAMILIAR_ADDRESSES:
                 self._familiar.popitem(last=False)
 
     def add(self, datagram: bytes, sockaddr: tuple[str, ...]) -> bool:

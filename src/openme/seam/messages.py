@@ -74,6 +74,9 @@ MAX_NUMBER = (1 << 8 * NUMBER_SIZE) - 1
 MAX_RECEIPTS = 1024
 """That the listener keeps, and the keeper may have it forget: the latest ones."""
 
+MAX_FAMILIAR_ADDRESSES = 4096
+"""That the listener keeps of those it is told: the latest ones."""
+
 REFUSALS = reasons_of(Speaker.LISTENER)
 """Why the listener drops a datagram, in the order of the numbers that stand for it in a report."""
 

@@ -46,9 +46,12 @@ class Verdicts:
         )
 
     def tell_sources(self) -> None:
-        """Name the addresses that clients knock from, so that the listener does not make them wait."""
+        """Name the addresses that clients knock from, so that the listener does not make them wait.
+
+        None while it takes no orders, which would be lost: each address is named once.
+        """
         sources = self._keeper.new_sources
-        while sources:
+        while sources and not self._outbox:
             self._outbox.put([FamiliarAddress(sources.popleft())])
 
     def follow(self, events: Events) -> None:

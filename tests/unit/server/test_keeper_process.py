@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,10 +21,13 @@ from openme.firewall.base import Door, Steps
 from openme.keeper import deliveries
 from openme.keeper.events import NewConfig
 from openme.keeper.ratchet_file import read_ratchet
+from openme.listener.load import Waiting
 from openme.reasons import Reason
+from openme.seam import channel as channel_module
 from openme.seam.channel import ChannelClosedError
 from openme.seam.messages import (
     FRAME_SIZE,
+    MAX_FAMILIAR_ADDRESSES,
     Delivered,
     FamiliarAddress,
     ForgetEpochKey,
@@ -132,6 +136,30 @@ def test_the_listener_is_told_of_the_address_of_a_good_knock_and_of_no_other(wor
     assert world.orders(FamiliarAddress) == []
     world.knock(packet_v2())
     assert len(world.orders(FamiliarAddress)) == 1
+
+
+def test_an_address_that_goes_on_knocking_is_told_again_before_the_listener_forgets_it(world: KeeperWorld) -> None:
+    """However many others come: the listener keeps the latest ones that it was told."""
+    keeper, waiting = world.parts.keeper, Waiting()
+    for number in range(2 * MAX_FAMILIAR_ADDRESSES):
+        keeper.remember_sources([(ip_address(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"), ALICE.public.raw)])
+        if number % 1000 == 0:
+            keeper.remember_sources([(HOME, BOB.public.raw)])
+            world.turn()
+            for order in world.orders(FamiliarAddress):
+                waiting.make_familiar(order.address)
+            waiting.add(b"knock", (str(HOME), "1"))
+            assert waiting.take_familiar() is not None, number
+
+
+def test_addresses_wait_while_the_listener_takes_no_orders(world: KeeperWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a flood, when it matters most: an order that may be lost would be, and is not given again."""
+    with monkeypatch.context() as patched:
+        patched.setattr(channel_module, "send", lambda _end, _message: False)
+        world.process.outbox.put([KnockNotOpened()] * 5000)
+        world.knock(packet_v2())
+    world.turn()
+    assert [order.address for order in world.orders(FamiliarAddress)] == [HOME]
 
 
 def test_a_version_2_frame_is_wiped_once_it_is_judged(world: KeeperWorld) -> None:
