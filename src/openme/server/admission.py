@@ -29,6 +29,7 @@ from openme.wire.versions import by_number
 
 _MAX_SEARCHED = 256  # that wait for their client to be searched for
 _PATIENCE = 3.0  # seconds after which one who still waits has knocked again or gone
+_IN_TIME = 0.1  # seconds until the store's answer is late, and what was decided is decided anew
 _SHARE = 0.01  # seconds for them before the people we know get their turn again
 
 
@@ -125,7 +126,9 @@ class Admission:
         asking = True
 
         def answered(outcomes: Sequence[Outcome]) -> None:
-            self._answered(decided, outcomes, now if asking else None)
+            # A disk mostly takes some milliseconds. What a door's time has lost by then, the kernel would give back.
+            in_time = asking and self._clocks().monotonic - now.monotonic < _IN_TIME
+            self._answered(decided, outcomes, now if in_time else None)
 
         self._store.claim(claims, answered)
         asking = False

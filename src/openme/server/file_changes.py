@@ -85,8 +85,8 @@ class FileChanges:
 
     @property
     def tells(self) -> bool:
-        """Whether the kernel tells. It may cease to: where a directory on a way goes, gets another name or is unmounted,
-        or more happens than it keeps.
+        """Whether the kernel tells. It may cease to: where a directory on a way goes, is renamed or unmounted, or more
+        happens than it keeps.
         """
         return self._descriptor >= 0 and not self._is_lost
 

@@ -2,7 +2,8 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from openme.clocks import Now
@@ -11,10 +12,13 @@ from openme.firewall.base import Door, Firewall
 from openme.keeper.grants import Grant
 from openme.keeper.keeper import Keeper
 from openme.keeper.policy import client_lists, door_network, may_come_from
+from openme.server.door_steps import AT_ONCE
 from openme.store.base import Holder, Store
 
 if TYPE_CHECKING:
     from openme.wire.knock import IPAddress
+
+_CLOCKS_AGREE = 1.0  # seconds by which the kernel's clock and the wall clock may differ about a door's end
 
 _log = logging.getLogger("openme.server")
 
@@ -26,11 +30,26 @@ def take_over(firewall: Firewall, keeper: Keeper, store: Store, now: Now) -> Non
         return
     grants, strays = adopted_grants(doors, store.holders(), keeper.config, now)
     keeper.adopt(grants)
+    shortened = _shortened(doors, keeper, now)
+    while some := list(islice(shortened, AT_ONCE)):
+        firewall.open(some)
     for grant in grants:
         _log.info("%s: still open for %s from before this start", grant.client_name, grant.place)
     if strays:
         firewall.close((door.port_list, door.address) for door in strays)
         _log.info("closed %d doors from before this start to which nobody has a right any more", len(strays))
+
+
+def _shortened(doors: Iterable[Door], keeper: Keeper, now: Now) -> Iterator[Door]:
+    """The doors that are open for longer than those who have them still may have them; for just as long.
+
+    Not those for a single use: only the kernel knows whether one is there still.
+    """
+    for door in doors:
+        if not door.port_list.single_use:
+            held = keeper.grants.door((door.port_list, door.address), now.monotonic)
+            if held is not None and held.seconds < door.seconds - _CLOCKS_AGREE:
+                yield held
 
 
 def adopted_grants(
@@ -54,12 +73,14 @@ def adopted_grants(
             continue
         lists = client_lists(client, config.health_port)
         own = [door for door in at.get(holder.address, ()) if door.port_list in lists]
-        # The kernel knows the remaining time; the stored one tells a shared door's holders apart.
-        if not own or holder.expires_at < now.unix - 1:
+        # The kernel knows the remaining time; the stored one tells a shared door's holders apart, and is no longer than
+        # that unless the clock was set back.
+        stored = holder.expires_at - now.unix
+        if not own or stored < -_CLOCKS_AGREE:
             continue
         held.update(id(d) for d in own)
         # Somebody may have put an element there by hand, without an end.
-        remaining = min(max(d.seconds for d in own), config.knock_timeout)
+        remaining = min(max(d.seconds for d in own), max(stored, _CLOCKS_AGREE), config.knock_timeout)
         grants.append(
             Grant(
                 client_key=holder.client_key,

@@ -168,8 +168,8 @@ def test_a_directory_that_is_above_one_file_and_has_another_is_told_of_for_both(
 
 
 def test_a_directory_above_that_may_not_be_read_is_no_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add = FileChanges._add
-    monkeypatch.setattr(FileChanges, "_add", lambda self, path, mask: -1 if path == Path("/") else add(self, path, mask))
+    add, root = FileChanges._add, Path("/")
+    monkeypatch.setattr(FileChanges, "_add", lambda self, path, mask: -1 if path == root else add(self, path, mask))
     with closing(FileChanges([folder / "file"])) as changes:
         assert (changes.tells, changes.interval) == (False, POLL_INTERVAL)
 

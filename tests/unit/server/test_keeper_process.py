@@ -8,9 +8,8 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -44,7 +43,7 @@ from openme.server import admission
 from openme.server.file_changes import LOOK_INTERVAL
 from openme.server.loop import Ending
 from openme.server.trial import Trial
-from openme.store.base import Seen
+from openme.store.base import Answer, Claim, Seen
 from openme.store.reader import read_seen
 from support.keeper_process import KeeperWorld, answered, keeper_world
 from support.knocks import (
@@ -142,7 +141,7 @@ def test_an_address_that_goes_on_knocking_is_told_again_before_the_listener_forg
     """However many others come: the listener keeps the latest ones that it was told."""
     keeper, waiting = world.parts.keeper, Waiting()
     for number in range(2 * MAX_FAMILIAR_ADDRESSES):
-        keeper.remember_sources([(ip_address(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"), ALICE.public.raw)])
+        keeper.remember_sources([(ELSEWHERE + number, ALICE.public.raw)])
         if number % 1000 == 0:
             keeper.remember_sources([(HOME, BOB.public.raw)])
             world.turn()
@@ -160,6 +159,23 @@ def test_addresses_wait_while_the_listener_takes_no_orders(world: KeeperWorld, m
         world.knock(packet_v2())
     world.turn()
     assert [order.address for order in world.orders(FamiliarAddress)] == [HOME]
+
+
+@pytest.mark.parametrize("seconds", [0.5, 7, 45])
+def test_a_door_is_open_for_no_longer_than_we_know_of_it_also_where_the_disk_takes_its_time(
+    world: KeeperWorld, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Else it would be open when nobody is in any more, and no revocation would close it."""
+    claim = world.store.claim
+
+    def slowly(claims: Sequence[Claim], answer: Answer) -> None:
+        world.clock.advance(seconds)
+        claim(claims, answer)
+
+    monkeypatch.setattr(world.store, "claim", slowly)
+    world.knock(packet_v2())
+    (grant,), doors = world.parts.keeper.grants, world.firewall.doors()
+    assert {door.seconds for door in doors} == {30} == {grant.deadline - world.clock.now.monotonic}
 
 
 def test_a_version_2_frame_is_wiped_once_it_is_judged(world: KeeperWorld) -> None:

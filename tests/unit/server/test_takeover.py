@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from math import inf
 
 import pytest
 
@@ -78,6 +79,38 @@ def test_a_holder_whose_time_is_over_holds_nothing() -> None:
 def test_a_shared_door_belongs_to_those_whose_time_is_not_over() -> None:
     both = [holder(ends=-5), holder("bob", key=BOB.public.raw)]
     assert adopted(both) == ([("bob", NOW.monotonic + 20)], [])
+
+
+def test_of_two_behind_one_address_each_goes_on_for_his_own_time() -> None:
+    """The door is open for as long as the longer one's; when that one goes, so does what was his alone."""
+    both = [holder(ends=5), holder("bob", key=BOB.public.raw)]
+    assert adopted(both) == ([("alice", NOW.monotonic + 5), ("bob", NOW.monotonic + 20)], [])
+
+
+@pytest.mark.parametrize("seconds", [20.0, inf])
+def test_a_door_that_was_opened_for_longer_than_those_who_have_it_is_open_for_as_long_as_they_have(
+    seconds: float,
+) -> None:
+    """For one who was revoked while no server ran, or by hand."""
+    ground = Ground()
+    ground.firewall.open([Door(SSH, HOME, min(seconds, 20.0)), Door(HEALTH, HOME, 5.5)])
+    if seconds == inf:
+        ground.firewall._until[SSH, HOME] = inf
+    claim = Claim(ALICE.public.raw, Knock(NOW.unix_ns, nonce("a"), None), HOME, "alice", NOW.unix, holder(ends=5))
+    ground.store.claim([claim], lambda _: None)
+    take_over(ground.firewall, ground.keeper, ground.store, NOW)
+    assert {door.port_list: round(door.seconds, 1) for door in ground.firewall.doors()} == {SSH: 5, HEALTH: 5.5}
+
+
+def test_a_door_for_a_single_use_is_left_as_it_is() -> None:
+    """To set its time is to open it, which would bring one back that is used up meanwhile."""
+    ground = Ground(config("{alice: {ed25519_pubkey: KEY_A, single_use: true}}"))
+    once = PortList(SSH.ports, single_use=True)
+    ground.firewall.open([Door(once, HOME, 20.0)])
+    claim = Claim(ALICE.public.raw, Knock(NOW.unix_ns, nonce("a"), None), HOME, "alice", NOW.unix, holder(ends=5))
+    ground.store.claim([claim], lambda _: None)
+    take_over(ground.firewall, ground.keeper, ground.store, NOW)
+    assert [(door.port_list, door.seconds) for door in ground.firewall.doors()] == [(once, 20)]
 
 
 WIDE, NET = ip_network("203.0.0.0/16"), ip_network("203.0.113.0/24")
