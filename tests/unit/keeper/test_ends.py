@@ -83,6 +83,17 @@ def test_nobody_is_looked_at_before_his_second() -> None:
     assert model.looks < 50
 
 
+def test_an_address_that_was_noted_often_is_known_once_when_its_second_has_come() -> None:
+    """As of one who comes and is sent away again and again: he is not looked at as often ever after."""
+    model = Model()
+    for _ in range(100):
+        model.ends.note(HOME, 10.5)
+    model.times[HOME] = [20.5, 30.5]
+    for now in (10.0, 10.5, 20.0, 20.5, 30.0, 30.5):
+        model.over(now)
+    assert model.looks < 20
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_is_noted_is_found_as_by_a_look_at_all(seed: int) -> None:
     chance, model, now = Random(seed), Model(), 1000.0

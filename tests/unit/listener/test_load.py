@@ -122,6 +122,16 @@ def test_turns_are_bounded_and_say_what_they_drop(steps: list[str | None]) -> No
     assert all(count <= MOST_OF_ONE for count in rest.values())
 
 
+def test_who_sends_more_than_his_part_loses_one_by_lot() -> None:
+    """So that neither the first of a flood nor its latest keeps a knock out that comes in its midst."""
+    turns = Turns(MOST_OF_ONE, MOST)
+    for number in range(100 * MOST_OF_ONE):
+        assert turns.add("a", (str(number).encode(), ("a", "1"))) == (number < MOST_OF_ONE)
+    left = [int(item[0]) for item in iter(turns.take, None)]
+    assert len(left) == MOST_OF_ONE
+    assert not set(left) & set(range(MOST_OF_ONE)), "the first ones went, too"
+
+
 @given(st.lists(SENDERS, min_size=1, max_size=300))
 def test_a_turn_goes_round_all_senders_before_one_has_his_second(added: list[str]) -> None:
     turns = Turns(MOST_OF_ONE, MOST)

@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from ipaddress import ip_network
@@ -265,6 +265,18 @@ def test_it_follows_who_comes_goes_and_is_called_otherwise(stand: Stand) -> None
     assert who(stand.tick()) == ["bob"]
 
 
+def test_whoever_is_called_otherwise_and_has_no_door_is_called_so_there_too(stand: Stand) -> None:
+    alice = stand.let_in("alice")
+    stand.ground.doors.end([(alice, End.CLOSED)], stand.ground.clock.now)
+    stand.tick()
+    plan = stand.ground.keeper.plan(config("{alicia: {ed25519_pubkey: KEY_A}}"), stand.ground.clock.now)
+    stand.ground.keeper.follow(plan)
+    stand.ground.events.publish(NewConfig(plan.config, stand.ground.clock.now))
+    value = stand.tick()
+    assert value is not None
+    assert set(value["last_seen"]) == {"alicia"}
+
+
 def test_a_door_that_is_for_a_network_from_now_on_is_one_line(stand: Stand) -> None:
     stand.let_in("alice")
     stand.tick()
@@ -282,6 +294,22 @@ def test_what_is_written_is_not_written_again_until_something_changes(stand: Sta
     stand.let_in("alice")
     first = stand.tick()
     assert all(stand.tick() == first for _ in range(5))
+
+
+def test_who_has_changed_once_is_looked_at_once(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[bytes] = []
+    change = StateLines.change
+
+    def noted(self: StateLines, client_key: bytes, grants: Sequence[Grant]) -> Steps[None]:
+        looked_at.append(client_key)
+        return change(self, client_key, grants)
+
+    monkeypatch.setattr(StateLines, "change", noted)
+    of_alice, of_bob = (stand.let_in(name, at).client_key for name, at in (("alice", HOME), ("bob", ELSEWHERE)))
+    stand.tick()
+    stand.let_in("bob", ELSEWHERE)
+    stand.tick()
+    assert looked_at in ([of_alice, of_bob, of_bob], [of_bob, of_alice, of_bob])
 
 
 def test_what_happens_while_it_is_written_is_in_the_next_one(stand: Stand) -> None:
