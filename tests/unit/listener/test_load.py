@@ -132,6 +132,15 @@ def test_who_sends_more_than_his_part_loses_one_by_lot() -> None:
     assert not set(left) & set(range(MOST_OF_ONE)), "the first ones went, too"
 
 
+def test_for_a_newcomer_the_latest_goes_of_the_last_in_turn_who_has_more_than_his_part() -> None:
+    """What has waited for longest stays, and so does its order."""
+    turns = Turns(MOST_OF_ONE, MOST_OF_ONE)
+    for name in ("a1", "a2", "b1", "b2"):
+        assert turns.add(name[0], item(name))
+    assert not turns.add("c", item("c1"))
+    assert [name for name, _ in iter(turns.take, None)] == [b"a1", b"b1", b"c1", b"a2"]
+
+
 @given(st.lists(SENDERS, min_size=1, max_size=300))
 def test_a_turn_goes_round_all_senders_before_one_has_his_second(added: list[str]) -> None:
     turns = Turns(MOST_OF_ONE, MOST)

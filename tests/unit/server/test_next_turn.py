@@ -28,7 +28,7 @@ from openme.server.leaving_health_port import LeavingHealthPort
 from openme.server.state_file import StateFile
 from openme.server.trial import Trial
 from support.keeper_process import KeeperWorld, keeper_world
-from support.knocks import EPOCH, NS, STRANGER, WEEK, packet_v2
+from support.knocks import EPOCH, HOME, NS, STRANGER, WEEK, frame, packet, packet_v2
 
 WINDOW = 60  # seconds that an epoch lives on after its end: replay_window
 
@@ -54,6 +54,24 @@ def test_with_nothing_to_do_it_looks_once_a_minute(world: KeeperWorld) -> None:
     until_due(world, LOOK_INTERVAL)
 
 
+def test_while_somebody_is_searched_for_it_does_not_sleep(world: KeeperWorld) -> None:
+    """A version 1 knock from an address that nobody is known to use."""
+    world.send(frame(packet(), HOME))
+    world.process.on_frames()
+    assert world.process.admission
+    assert world.sleeps() == 0
+    world.turn()
+    assert world.grants() == {"alice"}
+    assert world.sleeps() > 0
+
+
+def test_while_long_work_is_under_way_it_does_not_sleep(world: KeeperWorld) -> None:
+    world.process.slices.add(iter([None, None]))  # type: ignore[arg-type]  # steps
+    assert world.sleeps() == 0
+    world.work_off()
+    assert world.sleeps() == LOOK_INTERVAL
+
+
 def test_a_door_is_over_when_its_time_is(world: KeeperWorld) -> None:
     world.knock(packet_v2())
     world.clock.advance(10)
@@ -71,6 +89,28 @@ def test_a_right_ends_at_its_date(world: KeeperWorld) -> None:
     assert world.grants() == {"alice"}
     until_due(world, 15)
     assert world.grants() == set()
+
+
+def test_what_was_begun_through_a_door_ends_with_the_right_also_when_the_door_is_over_already(
+    world: KeeperWorld,
+) -> None:
+    """An UDP exchange outlives the door; nothing else happens at the moment at which its client expires."""
+    end = world.clock.now.unix + 45
+    world.write_config(f"{{alice: {{ed25519_pubkey: KEY_A, expires: '{rfc3339(end)}'}}}}")
+    world.turn()
+    world.knock(packet_v2())
+    until_due(world, 30)
+    assert (world.grants(), world.firewall.cuts) == (set(), [])
+    until_due(world, 15)
+    assert [address for address, _ in world.firewall.cuts] == [HOME]
+
+
+def test_a_right_that_ends_in_days_wakes_nobody_today(world: KeeperWorld) -> None:
+    end = world.clock.now.unix + 2 * 86400 + 5
+    world.write_config(f"{{alice: {{ed25519_pubkey: KEY_A, expires: '{rfc3339(end)}'}}}}")
+    world.turn()
+    world.work_off()
+    assert world.sleeps() == LOOK_INTERVAL
 
 
 def test_the_key_of_an_epoch_is_given_when_it_begins_to_be_live(world: KeeperWorld) -> None:

@@ -425,6 +425,11 @@ def test_a_disk_that_refuses_loses_no_change(stand: Stand) -> None:
     assert record.getMessage() == f"{stand.file._path}: cannot be written: No such file or directory"
     stand.file._path = stand.path
     assert who(stand.tick()) == ["alice", "bob"]
+    stand.file._path = folder / "not" / "there"
+    stand.let_in("bob", ELSEWHERE)
+    with lines("openme.keeper") as records:
+        stand.tick()
+    assert len(records) == 1, "after a time without a fault it is news again"
 
 
 def test_without_a_path_nothing_is_kept(tmp_path: Path) -> None:
