@@ -232,6 +232,13 @@ def test_a_fault_that_is_said_again_in_a_minute_is_nothing_to_do_until_then(worl
     watch._last_said = first - 2 * LOOK_INTERVAL  # a minute goes by
     world.turn()
     assert watch.next_at > first - 2 * LOOK_INTERVAL + LOOK_INTERVAL
+    assert world.process.switch.next_at == watch.next_at
+
+
+def test_so_is_a_list_of_revoked_keys_that_is_damaged(world: KeeperWorld) -> None:
+    (world.state_dir / "revoked").write_text("nonsense\n")
+    world.turn()
+    assert world.process.switch.next_at < inf
 
 
 def test_the_clock_that_is_set_back_keeps_a_door_open_no_longer(world: KeeperWorld) -> None:
