@@ -67,7 +67,9 @@ def files(draw: st.DrawFn) -> str:
         for block in blocks:
             lines += [f"{block}{draw(st.sampled_from(['', '  # note', '']))}" if "\n" not in block else block]
             lines += draw(COMMENTS)
-    return draw(st.sampled_from(["\n", "\r\n"])).join("\n".join(lines).split("\n")) + draw(st.sampled_from(["", "\n"]))
+    # A text block at the end has another value with a line end behind it, so that nothing is put there (it is refused).
+    ends = st.just("\n") if "post_knock: |" in "\n".join(lines[-12:]) else st.sampled_from(["", "\n"])
+    return draw(st.sampled_from(["\n", "\r\n"])).join("\n".join(lines).split("\n")) + draw(ends)
 
 
 def all_of(text: str) -> dict[str, object]:

@@ -235,7 +235,7 @@ class ServerWorld:
         """What the server has said since its last start."""
         return self.log_path.read_text()
 
-    def says(self, text: str, seconds: float = 5) -> None:
+    def says(self, text: str, seconds: float = 20) -> None:
         """Wait until the log has this text."""
         try:
             until(lambda: text in self.log(), seconds)

@@ -50,6 +50,7 @@ def test_what_the_resolver_says_and_what_it_does_not() -> None:
 
 def test_a_resolver_that_never_answers_is_not_waited_for() -> None:
     never = threading.Event()
+    before = set(threading.enumerate())
 
     def ask() -> list[IPv6Address]:
         never.wait()
@@ -57,8 +58,9 @@ def test_a_resolver_that_never_answers_is_not_waited_for() -> None:
 
     try:
         assert look_up(ask, patience=0.01) is None
-        (left,) = (thread for thread in threading.enumerate() if thread.name.startswith("Thread-") and thread.daemon)
+        (left,) = set(threading.enumerate()) - before
         assert left.is_alive()
+        assert left.daemon
     finally:
         never.set()
 
