@@ -66,8 +66,8 @@ _SKB_LENGTH, _SKB_PROTOCOL = 0, 16  # in `struct __sk_buff`, which a program see
 _IPV4, _IPV6 = 0x0008, 0xDD86  # Ethernet's numbers for them, in network order
 _V4_SOURCE, _V4_SIZE = 12, 4  # where the source stands in a header of IP, and its bytes
 _V6_SOURCE, _V6_SIZE = 8, 16
+_V4_MARK = (10, 11)  # the bytes of it that are ff
 _FROM_IP_HEADER = 1  # BPF_HDR_START_NET
-_V4_MAPPED = -0x10000  # the word before an IPv4 address that is written as one of IPv6: 00 00 ff ff
 _MAC_OFFSET = WITH_MAC.filter_mac.start if WITH_MAC.filter_mac else 0  # 32
 _HASHED_SIZE = KNOCK_SIZE - _WORD  # 157: all but M
 _WORDS = -(-KNOCK_SIZE // _WORD)  # 21; M is one of them, and the last one has 5 bytes
@@ -217,7 +217,11 @@ def _find_address(code: Assembler) -> None:
     code.jump_if(R0, If.EQUAL, _IPV6, "IPv6")
     code.jump_if(R0, If.NOT_EQUAL, _IPV4, "stranger")
     code.store(R10, _ADDRESS, 0)
-    code.store(R10, _ADDRESS + _WORD, _V4_MAPPED, Width.WORD)
+    # As IPv6 writes an address of IPv4. Byte by byte: where 64 bits begin, 5.10 and 6.1 take a smaller number for a
+    # register that was put there, and let no helper write beside it.
+    code.store(R10, _ADDRESS + _WORD, 0)
+    for place in _V4_MARK:
+        code.store(R10, _ADDRESS + place, 0xFF, Width.BYTE)
     _take_address(code, _V4_SOURCE, _V4_SIZE)
     code.jump("has address")
     code.label("IPv6")
