@@ -1,6 +1,6 @@
 # `make test`, `make demo` and `make bench` do all the set-up they need by themselves. Everything else is for developers.
 
-.PHONY: test quick test-long demo bench lint coverage venv lock reference fuzz clean
+.PHONY: test quick test-long release demo bench lint coverage venv lock reference fuzz clean
 
 test: ## everything that must hold: lint, types, unit to end-to-end tests
 	tools/with-setup dev tools/run-tests $(ARGS)
@@ -10,6 +10,9 @@ quick: ## lint, types, and the tests that start no process: what to run while wo
 
 test-long: ## what takes minutes: the firewall, the split and the whole way of a knock on other kernels, a real DNS64, the wheel
 	tools/with-setup long tools/run-long-tests $(ARGS)
+
+release: test test-long ## everything that is tried before a version is given out, then its wheel in dist/
+	tools/with-setup dev .venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 demo: ## the whole story on this machine, in network namespaces of its own
 	tools/with-setup run .venv/bin/openme demo
