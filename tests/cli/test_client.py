@@ -11,14 +11,7 @@ import pytest
 from openme import __version__
 from openme.config.server import load_server_config
 from openme.wire import v1
-from support.command import OPENME, Done, Place, place
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
+from support.command import OPENME, Done, Place
 
 
 @pytest.fixture

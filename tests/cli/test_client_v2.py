@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 
 from openme.config.profile import load_client_config
-from support.command import Done, Place, Server, place, until
+from support.command import Done, Place, Server, until
 
 TARGET = "203.0.113.5"
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
 
 
 @pytest.fixture

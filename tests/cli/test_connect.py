@@ -15,17 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from support.command import DEADLINE, OPENME, Done, Place, place
+from support.command import DEADLINE, OPENME, Done, Place
 
 RESET = struct.pack("ii", 1, 0)
 BROKEN = 4
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
 
 
 @pytest.fixture

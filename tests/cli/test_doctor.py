@@ -8,17 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from support.command import Done, Place, place
+from support.command import Done, Place
 from support.ssh_agents import fake_agent
 
 TARGET = "203.0.113.7"
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
 
 
 @pytest.fixture

@@ -27,13 +27,6 @@ from support.command import Place, place
 TWIN, OTHER_TWIN = (ClientPrivateKey(number.to_bytes(32, "big")).public for number in (14_099, 47_417))
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
-
-
 def ratchet(here: Place) -> Ratchet:
     made = read_ratchet(here.state)
     assert made is not None

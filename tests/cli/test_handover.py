@@ -17,14 +17,7 @@ from openme.config.server import load_server_config
 from openme.errors import OpenmeError
 from openme.interrupts import ENDINGS, Interrupted
 from support.another_server import another_server
-from support.command import Place, place, until
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
+from support.command import Place, until
 
 
 def test_the_file_is_whole_private_and_registered(here: Place, tmp_path: Path) -> None:

@@ -16,15 +16,8 @@ from pathlib import Path
 import pytest
 
 from openme.config.server import load_server_config
-from support.command import DEADLINE, Done, Place, place
+from support.command import DEADLINE, Done, Place
 from support.ssh_agents import Agent, fake_agent, new_key, program, public_key, ssh_agent
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
 
 
 @pytest.fixture

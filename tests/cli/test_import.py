@@ -11,18 +11,11 @@ from pathlib import Path
 import pytest
 
 from openme.config.profile import load_client_config
-from support.command import OPENME, Done, Place, place
+from support.command import OPENME, Done, Place
 from support.terminal import with_terminal
 
 PAGE = Path(__file__).parents[2] / "docs/key-management.md"
 LOW = "A" * 43 + "="
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
 
 
 def client(here: Place, *words: str, given: str | bytes = b"") -> Done:

@@ -42,13 +42,6 @@ WORDS = {
 }
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
-
-
 def command(number: int, where: tuple[str, int], *words: str, python: str = sys.executable) -> list[str]:
     name, count = where
     return [python, SCRIPT, str(int(number)), name, str(count), *words]

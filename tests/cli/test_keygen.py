@@ -12,17 +12,10 @@ import pytest
 from openme.config.profile import load_client_config
 from openme.config.server import load_server_config
 from openme.keys.ed25519 import parse_public_key
-from support.command import OPENME, Done, Place, place
+from support.command import OPENME, Done, Place
 from support.ssh_agents import new_key, program, public_key, ssh_agent
 
 PAGE = Path(__file__).parents[2] / "docs/key-management.md"
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
 
 
 def client(here: Place, *words: str, **environment: str) -> Done:

@@ -1,20 +1,12 @@
 """`--log-level`: what every command leaves out on stderr, and what it never does."""
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from support.command import DEADLINE, OPENME, Done, Place, place, until
+from support.command import DEADLINE, OPENME, Done, Place, until
 
 NOBODY = "NOBODY CAN OPEN WHAT IS HIDDEN: no client is registered"
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
 
 
 def kinds(done: Done) -> set[str]:

@@ -19,13 +19,6 @@ from openme.control.place import SOCKET_NAME
 from support.command import Place, Server, place, until
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
-
-
 def knock(here: Place, client: Path, target: str = "203.0.113.5") -> bytes:
     """Send a knock of the client in this file for another address than loopback, which no door opens for."""
     (profile,) = load_client_config(client).profiles.values()

@@ -1,22 +1,14 @@
 """A command whose standard streams are closed, or that is given the other side's file, says so or does its work."""
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from openme.config.server import load_server_config
 from openme.keys.ed25519 import ClientPrivateKey
-from support.command import Place, place, until
+from support.command import Place, until
 
 OWN = ClientPrivateKey(b"\x21" * 32).public
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import openme
-from support.command import Place, place
+from support.command import Place
 
 ELSEWHERE = """
 import sys
@@ -71,13 +71,6 @@ def run_elsewhere(here: Place, *words: str) -> set[str]:
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.rpartition("LOADED")[2].split())
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Place:
-    made = place(tmp_path)
-    made.prepare()
-    return made
 
 
 def test_a_command_is_found_without_loading_any(here: Place) -> None:
